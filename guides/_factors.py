@@ -1,0 +1,103 @@
+"""The families of one site: modules with free parameters whose call returns a distribution."""
+
+import contextlib
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vble.distributions import CentredUniform
+
+
+def local_parameters() -> contextlib.AbstractContextManager:
+    """A scope in which modules keep their parameters to themselves, away from Pyro's global store."""
+    return pyro.settings.context(module_local_params=True)
+
+
+class Factor(PyroModule):
+    """q(v) of one site, with a centre, and a width where the family has one; (B, *event) each."""
+
+    loc: Tensor
+    width: Tensor | None = None
+
+    def __init__(self) -> None:
+        with local_parameters():
+            super().__init__()
+
+    def quantile(self, probability: Tensor) -> Tensor:
+        """Elementwise quantiles."""
+        return self().base_dist.icdf(probability)
+
+
+class LocationWidthFactor(Factor):
+    """A family with a free centre and a free width on the log scale.
+
+    Args:
+        loc: Initial centres (B, *event).
+        width: Initial width of all.
+        bounds: Smallest and largest width.
+        free_loc: Whether the centre is a parameter; otherwise it stays where it starts.
+    """
+
+    def __init__(
+        self, loc: Tensor, width: float, *, bounds: tuple[float, float] = (1.5e-5, 20.0), free_loc: bool = True
+    ) -> None:
+        super().__init__()
+        self.bounds = bounds
+        if free_loc:
+            self.loc = PyroParam(loc.clone())
+        else:
+            self.register_buffer("loc", loc.clone())
+        self.free_width = PyroParam(torch.full_like(loc, width), constraint=constraints.positive)
+
+    @property
+    def width(self) -> Tensor:
+        """Width a: of a Gaussian its standard deviation, of a uniform its full width."""
+        return bounded(self.free_width, *self.bounds)
+
+
+class GaussianFactor(LocationWidthFactor):
+    """q(v) = N(v̄, a²)."""
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution, its batch over the images."""
+        return dist.Normal(self.loc, self.width).to_event(self.loc.dim() - 1)
+
+
+class UniformFactor(LocationWidthFactor):
+    """q(v) = U(v̄ ± a/2)."""
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution, its batch over the images."""
+        return CentredUniform(self.loc, self.width).to_event(self.loc.dim() - 1)
+
+
+class PointFactor(Factor):
+    """q(v) = δ(v - v̄)."""
+
+    def __init__(self, loc: Tensor) -> None:
+        super().__init__()
+        self.loc = PyroParam(loc.clone())
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution, its batch over the images."""
+        return dist.Delta(self.loc).to_event(self.loc.dim() - 1)
+
+    def quantile(self, probability: Tensor) -> Tensor:
+        """All quantiles of a point mass are the point."""
+        return self.loc.expand(torch.broadcast_shapes(probability.shape, self.loc.shape))
+
+
+FAMILIES = {"gaussian": GaussianFactor, "uniform": UniformFactor}
+
+
+def bounded(width: Tensor, low: float, high: float) -> Tensor:
+    """A width on the log scale held within [low, high], by value but not in its gradient.
+
+    A plain clamp has no gradient beyond its bounds: a width that overshoots one could never return.
+    """
+    return width * (width.detach().clamp(low, high) / width.detach())
+

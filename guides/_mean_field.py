@@ -1,0 +1,103 @@
+"""The machinery that all guides share: one independent factor a site."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vble.guides._factors import FAMILIES, Factor, local_parameters
+
+
+class MeanFieldGuide(PyroModule):
+    """A guide q = Π q(site), one location-scale factor a latent site, for one measurement (or a batch of them).
+
+    Parameters are local to the guide: guides of different images, of any sizes, live side by side without touching
+    Pyro's global parameter store.
+
+    Args:
+        model: The model this is a guide of; it is only looked at.
+        factors: The factor of each latent site of the model, in the order they are sampled.
+
+    Raises:
+        ValueError: If the model treats the image as a latent and the guide does not, or the reverse.
+    """
+
+    #: Whether the guide treats the image as a latent of its own; models are built to match.
+    latent_image = False
+
+    def __init__(self, model: nn.Module, factors: dict[str, Factor]) -> None:
+        if model.latent_image != self.latent_image:
+            raise ValueError(
+                f"{type(self).__name__} needs a model with latent_image={self.latent_image}; received one with "
+                f"latent_image={model.latent_image}; build it with RestorationModel(prior, physics, "
+                f"latent_image={type(self).__name__}.latent_image)."
+            )
+        with local_parameters():
+            super().__init__()
+            self.factors = PyroModule[nn.ModuleDict](factors)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the guide, its parameters local."""
+        with local_parameters():
+            return super().__call__(*args, **kwargs)
+
+    def forward(self, y: Tensor) -> dict[str, Tensor]:
+        """Sample every site from its factor; returns the samples by site."""
+        with pyro.plate("image", len(y), dim=-1):
+            return {site: pyro.sample(site, factor()) for site, factor in self.factors.items()}
+
+    @property
+    def loc(self) -> dict[str, Tensor]:
+        """Centres by site, (B, *event)."""
+        return {site: factor.loc.detach() for site, factor in self.factors.items()}
+
+    @property
+    def width(self) -> dict[str, Tensor]:
+        """Widths by site: full width of a uniform factor, standard deviation of a Gaussian one."""
+        return {site: factor.width.detach() for site, factor in self.factors.items() if factor.width is not None}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that build this guide again from a model and a measurement."""
+        return {}
+
+    @torch.no_grad()
+    def median(self, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Posterior medians by site."""
+        return self.loc
+
+    @torch.no_grad()
+    def quantiles(self, quantiles: Sequence[float] | Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Posterior quantiles by site, (number of quantiles, B, *event).
+
+        Raises:
+            ValueError: If a probability is outside [0, 1].
+        """
+        probabilities = torch.as_tensor(quantiles, dtype=torch.float64)
+        if not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
+            raise ValueError(f"quantiles must be probabilities in [0, 1]; received {probabilities.tolist()}.")
+        return {
+            site: factor.quantile(probabilities.to(factor.loc).reshape(-1, *[1] * factor.loc.dim()))
+            for site, factor in self.factors.items()
+        }
+
+    @torch.no_grad()
+    def get_posterior(self, y: Tensor | None = None) -> dict[str, dist.TorchDistribution]:
+        """The fitted distribution of every site."""
+        return {site: factor() for site, factor in self.factors.items()}
+
+
+def latent_factors(model: nn.Module, y: Tensor, family: str) -> dict[str, Factor]:
+    """The factors of the prior's latents, centred on the encoder's view of a first guess.
+
+    Raises:
+        ValueError: If the family is unknown.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}; received {family!r}.")
+    width = model.prior.initial_width[family]
+    return {site: FAMILIES[family](loc, width) for site, loc in model.initial_latents(y).items()}

@@ -1,0 +1,49 @@
+"""VBLE: variational Bayes latent estimation."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from pyro_vble.guides._mean_field import MeanFieldGuide, latent_factors
+
+
+class VBLE(MeanFieldGuide):
+    r"""The mean-field guide q(z, h) with a free centre and width for every latent of this image; x = D(z).
+
+    .. math:: q(z, h) = \textstyle\prod_k \mathcal U(\bar z_k \pm \tfrac{a_k}2) \prod_k
+        \mathcal U(\bar h_k \pm \tfrac{b_k}2) \quad\text{or}\quad
+        \prod_k \mathcal N(\bar z_k, a_k^2) \prod_k \mathcal N(\bar h_k, b_k^2)
+
+    References:
+        | Variational Bayes image restoration with compressive autoencoders (Biquard et al., 2025), section III.C
+        | https://arxiv.org/abs/2311.17744
+
+    Args:
+        model: A :class:`~pyro_vble.models.RestorationModel` without latent image.
+        y: Measurement (B, ...), whose encoding starts the centres.
+        family: "uniform" (the encoder family of a CAE, its default) or "gaussian" (a VAE's).
+
+    Raises:
+        ValueError: If the family is unknown, or y does not fit the model.
+
+    Example:
+        >>> import torch, deepinv
+        >>> from pyro_vble import load_prior
+        >>> from pyro_vble.guides import VBLE
+        >>> from pyro_vble.models import RestorationModel
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> y = torch.rand(1, 3, 64, 64)
+        >>> guide = VBLE(RestorationModel(load_prior("cae-bsd"), physics), y)
+        >>> {site: tuple(value.shape) for site, value in guide(y).items()}
+        {'h': (1, 64, 1, 1), 'z': (1, 128, 4, 4)}
+    """
+
+    def __init__(self, model: nn.Module, y: Tensor, *, family: str | None = None) -> None:
+        family = family or model.prior.default_family
+        super().__init__(model, latent_factors(model, y, family))
+        self.family = family
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that build this guide again."""
+        return {"family": self.family}

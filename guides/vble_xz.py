@@ -1,0 +1,89 @@
+"""VBLE-xz: variational Bayes latent estimation with the image as a latent."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vble.guides._factors import GaussianFactor
+from pyro_vble.guides._mean_field import MeanFieldGuide, latent_factors
+
+_B_BOUNDS = (1e-4, 3.0)
+
+
+class VBLExz(MeanFieldGuide):
+    r"""The guide q(z, h) q(x|z), with one free standard deviation for every pixel and band.
+
+    .. math:: q(x|z) = \mathcal N\big(D(z) + \sigma_\theta(z) u,\; (b\, \sigma_\theta(z))^2\big)
+
+    with u = 0 in the published form, free with ``free_mean``. The model decentres the image, x = D(z) + σ(z) e, so
+    that this is the mean-field factor q(e) = N(u, b²), and the guide needs no decoder. With a free mean the image
+    may leave the decoder's range, and with a linear decoder its mean is the exact posterior mean.
+
+    References:
+        | Deep priors for satellite image restoration with accurate uncertainties (Biquard et al., 2024), section III
+        | https://arxiv.org/abs/2412.04130
+
+    Args:
+        model: A :class:`~pyro_vble.models.RestorationModel` with ``latent_image=True``.
+        y: Measurement (B, ...), whose encoding starts the centres.
+        family: Family of q(z, h): "uniform" (a CAE's default) or "gaussian" (a VAE's).
+        free_mean: Whether u is free.
+
+    Raises:
+        ValueError: If the family is unknown, y does not fit the model, or the model has no latent image.
+
+    Example:
+        >>> import torch, deepinv
+        >>> from pyro_vble import load_prior
+        >>> from pyro_vble.guides import VBLExz
+        >>> from pyro_vble.models import RestorationModel
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> y = torch.rand(1, 3, 64, 64)
+        >>> model = RestorationModel(load_prior("cae-bsd"), physics, latent_image=VBLExz.latent_image)
+        >>> guide = VBLExz(model, y)
+        >>> guide.b.shape, float(guide.b.max())
+        (torch.Size([1, 3, 64, 64]), 1.0)
+    """
+
+    latent_image = True
+
+    def __init__(
+        self, model: nn.Module, y: Tensor, *, family: str | None = None, free_mean: bool = False
+    ) -> None:
+        family = family or model.prior.default_family
+        factors = latent_factors(model, y, family)
+        zero = factors["z"].loc.detach().new_zeros(len(y), *model.image_shape(y))
+        factors["x_decentered"] = GaussianFactor(zero, 1.0, bounds=_B_BOUNDS, free_loc=free_mean)
+        super().__init__(model, factors)
+        self.family, self.free_mean = family, free_mean
+
+    @property
+    def loc(self) -> dict[str, Tensor]:
+        """Centres of the latents by site, (B, *event)."""
+        return {site: loc for site, loc in super().loc.items() if site != "x_decentered"}
+
+    @property
+    def width(self) -> dict[str, Tensor]:
+        """Widths of the latents by site: full width of a uniform factor, standard deviation of a Gaussian one."""
+        return {site: width for site, width in super().width.items() if site != "x_decentered"}
+
+    @property
+    def b(self) -> Tensor:
+        """Standard deviation of x given z in units of σ_θ(z), (B, C, H, W)."""
+        return self.factors["x_decentered"].width.detach()
+
+    @property
+    def u(self) -> Tensor:
+        """Mean of x given z, less D(z), in units of σ_θ(z), (B, C, H, W); zero unless ``free_mean``."""
+        return self.factors["x_decentered"].loc.detach()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that build this guide again."""
+        return {"family": self.family, "free_mean": self.free_mean}
+
+    @torch.no_grad()
+    def median(self, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Posterior medians by site, of the decentred image too."""
+        return super().loc

@@ -1,0 +1,8 @@
+"""The generative side: p(x|z) p(z|h) p(h) of compressive autoencoders, p(x|z) p(z) of VAEs, and p(y|x)."""
+
+from pyro_vble.models._prior import Prior
+from pyro_vble.models.cae import CAE
+from pyro_vble.models.restoration import RestorationModel
+from pyro_vble.models.vae import VAE
+
+__all__ = ["CAE", "VAE", "Prior", "RestorationModel"]

@@ -1,0 +1,65 @@
+"""Running image networks under plates, on any number of bands and in the precision each part needs."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+def batched(network: Callable[[Tensor], Tensor], x: Tensor, event_dim: int = 3) -> Tensor:
+    """Apply a network that knows one batch dimension to ``x`` of shape (*plates, *event)."""
+    plates = x.shape[: x.dim() - event_dim]
+    flat = x.reshape(-1, *x.shape[x.dim() - event_dim :])
+    if flat.dim() == 4:
+        flat = flat.contiguous(memory_format=torch.channels_last)
+    out = network(flat)
+    return out.reshape(*plates, *out.shape[1:]).to(x.dtype)
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """A copy for inference: evaluation mode, no gradients of the weights, convolutions laid out channels-last."""
+
+    def fixed(p: Tensor) -> Tensor:
+        return p.detach().contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p.detach()
+
+    memo = {id(p): nn.Parameter(fixed(p), requires_grad=False) for p in module.parameters()}
+    memo |= {id(b): b.detach() for b in module.buffers()}
+    return copy.deepcopy(module, memo).eval()
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How an image of ``image`` bands goes through a network of ``network`` bands.
+
+    The network's own number of bands passes as it is. A one-band image is replicated on the way in and averaged on
+    the way out. Any other image goes band by band, each band as a one-band image: its latents get one more leading
+    dimension, of size ``image``.
+    """
+
+    image: int
+    network: int
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Leading dimensions of the latents: () or (number of bands,)."""
+        return () if self.image in (1, self.network) else (self.image,)
+
+    def to_network(self, x: Tensor) -> Tensor:
+        """From (*, bands, H, W) to (*, *groups, network bands, H, W)."""
+        if self.groups:
+            x = x.unsqueeze(-3)
+        return x.expand(*x.shape[:-3], self.network, *x.shape[-2:])
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean of p(x|z) from the network's bands (*, *groups, network bands, H, W) to the image's."""
+        if self.image == self.network:
+            return x
+        return x.mean(-3, keepdim=not self.groups)
+
+    def std(self, std: Tensor) -> Tensor:
+        """The standard deviation of p(x|z), likewise: that of the average of independent bands."""
+        if self.image == self.network:
+            return std
+        return std.square().sum(-3, keepdim=not self.groups).sqrt() / self.network

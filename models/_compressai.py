@@ -1,0 +1,117 @@
+"""The one module that imports CompressAI, lazily: its import takes seconds and its wheels are picky."""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Bitrate parameters of the CompressAI zoo's MSE networks, by quality.
+ZOO_ALPHAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.0130, 5: 0.0250, 6: 0.0483, 7: 0.0932, 8: 0.1800}
+
+#: Zoo names of the hyperprior networks, and the class each builds.
+ZOO_CLASSES = {
+    "bmshj2018-hyperprior": "ScaleHyperprior",
+    "mbt2018-mean": "MeanScaleHyperprior",
+    "mbt2018": "JointAutoregressiveHierarchicalPriors",
+    "cheng2020-anchor": "Cheng2020Anchor",
+    "cheng2020-attn": "Cheng2020Attention",
+}
+
+
+@functools.cache
+def compressai() -> Any:
+    """The ``compressai`` package.
+
+    Raises:
+        ImportError: With what to install, if it cannot be imported.
+    """
+    try:
+        import compressai
+        import compressai.models
+        import compressai.zoo.pretrained
+    except Exception as error:  # its compiled parts fail with OSError or RuntimeError as well
+        raise ImportError(
+            "Compressive autoencoders need an importable CompressAI >= 1.2.8; importing it failed with "
+            f"{type(error).__name__}: {error}. Install it with `pip install compressai` on Python 3.11 or 3.12 with "
+            "numpy < 2 and glibc >= 2.34, and torch and torchvision from the same index."
+        ) from error
+    return compressai
+
+
+def check_hyperprior(network: nn.Module) -> None:
+    """Raise TypeError unless ``network`` is a CompressAI network with a hyper-latent."""
+    if not isinstance(network, compressai().models.ScaleHyperprior):
+        raise TypeError(
+            f"CAE needs one of CompressAI's hyperprior networks ({', '.join(ZOO_CLASSES.values())}); "
+            f"received {type(network).__name__}; a network without hyper-latent has no p(z|h)."
+        )
+
+
+def has_context(network: nn.Module) -> bool:
+    """Whether p(z|h) is autoregressive in z."""
+    return isinstance(network, compressai().models.JointAutoregressiveHierarchicalPriors)
+
+
+def has_means(network: nn.Module) -> bool:
+    """Whether the hyper-decoder gives means besides scales."""
+    return isinstance(network, compressai().models.MeanScaleHyperprior)
+
+
+def network_class(state: dict[str, Tensor]) -> str:
+    """The class that a state dict belongs to, from its keys and shapes.
+
+    Raises:
+        ValueError: If it is none of the hyperprior networks.
+    """
+    missing = [part for part in ("g_a", "g_s", "h_a", "h_s") if not any(k.startswith(f"{part}.") for k in state)]
+    if missing:
+        raise ValueError(
+            f"A checkpoint of a hyperprior network has the parts g_a, g_s, h_a and h_s; here {', '.join(missing)} "
+            f"is missing (first keys: {', '.join(list(state)[:4])}); pass the state dict of one of "
+            f"{', '.join(ZOO_CLASSES.values())}."
+        )
+    if "g_a.0.conv1.weight" in state:
+        attention = any(".conv_a." in key for key in state)
+        return "Cheng2020Attention" if attention else "Cheng2020Anchor"
+    if any(key.startswith("context_prediction.") for key in state):
+        return "JointAutoregressiveHierarchicalPriors"
+    latents = state["g_a.6.weight"].shape[0]
+    return "MeanScaleHyperprior" if state["h_s.4.weight"].shape[0] == 2 * latents else "ScaleHyperprior"
+
+
+def build_network(state: dict[str, Tensor], architecture: str | None = None) -> nn.Module:
+    """The network with the weights ``state``, of a named class or of the one its keys tell.
+
+    Raises:
+        ValueError: If the weights do not fit the class.
+    """
+    state = compressai().zoo.pretrained.load_pretrained(state)
+    found = network_class(state)
+    architecture = architecture or found
+    classes = {name: getattr(compressai().models, name) for name in ZOO_CLASSES.values()}
+    if architecture not in classes:
+        raise ValueError(
+            f"architecture must be one of {', '.join(classes)}; received {architecture!r}; leave it out to have it "
+            f"read off the weights (here: {found})."
+        )
+    try:
+        return classes[architecture].from_state_dict(state).eval()
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"The weights must fit the network class; they look like {found} and were to be loaded as "
+            f"{architecture}; name the class they were trained with. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def zoo_network(name: str, quality: int) -> nn.Module:
+    """A pretrained network of the CompressAI zoo, downloaded on first use."""
+    models = compressai().zoo.image_models
+    return models[name](quality=quality, metric="mse", pretrained=True).eval()
+
+
+def dummy_state(architecture: str, *args: int, seed: int = 0) -> dict[str, Tensor]:
+    """State dict of a network with random weights, for tests and benchmarks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return getattr(compressai().models, architecture)(*args).state_dict()

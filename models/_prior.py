@@ -1,0 +1,112 @@
+"""What every generative prior offers."""
+
+import itertools
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vble.models._batching import Bands
+
+
+class Prior(nn.Module, ABC):
+    r"""A generative model of images, p(x|z) p(z) with p(x|z) = N(D(z), σ(z)²), as a Pyro program.
+
+    A prior describes itself by its latents' program, ``latent``, the two halves of its decoder, ``decode_mean`` and
+    ``decode_std``, and its encoder, ``encode``. Everything else follows.
+    """
+
+    #: Variational family of the prior's own encoder: what guides take when none is named.
+    default_family: str = "gaussian"
+    #: Initial width of a guide's factors for each family (full width; standard deviation).
+    initial_width: dict[str, float]
+    #: Number of bands of the network's images.
+    bands: int
+    #: Name by which ``load_prior`` finds it again, if it has one.
+    name: str | None = None
+
+    @abstractmethod
+    def latent(self, image_shape: tuple[int, int, int]) -> Tensor:
+        """Pyro program of the latents of one image (C, H, W): samples the latent sites and returns z."""
+
+    @abstractmethod
+    def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
+        """D(z), the mean of p(x|z), of shape (*, C, H, W)."""
+
+    @abstractmethod
+    def decode_std(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
+        """The standard deviation of p(x|z), broadcastable to D(z)."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> dict[str, Tensor]:
+        """Latent centres by site for images (B, C, H, W)."""
+
+    @abstractmethod
+    def validate_image_shape(self, image_shape: tuple[int, int, int]) -> None:
+        """Raise ValueError if the prior cannot make images (C, H, W)."""
+
+    def forward(self, image_shape: tuple[int, int, int], latent_image: bool = True) -> Tensor:
+        """The generative model of an image (C, H, W): sites of the latents, then "x".
+
+        With ``latent_image`` x is sampled from p(x|z); without, it is the deterministic D(z).
+        """
+        z = self.latent(image_shape)
+        mean = self.decode_mean(z, image_shape)
+        if not latent_image:
+            return pyro.deterministic("x", mean, event_dim=3)
+        std = self.decode_std(z, image_shape).expand_as(mean)
+        return pyro.sample("x", dist.Normal(mean, std).to_event(3))
+
+    def decode(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of p(x|z), each (*, C, H, W).
+
+        Without ``image_shape`` the image has the network's bands and the full size that belongs to z.
+        """
+        mean = self.decode_mean(z, image_shape)
+        return mean, self.decode_std(z, image_shape).expand_as(mean)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, size: tuple[int, int] | tuple[int, int, int] | None = None, *, latent_image: bool = True
+    ) -> Tensor:
+        """Draw n images (n, C, H, W) from the generative model, ancestrally: latents first, then x.
+
+        Args:
+            n: Number of images.
+            size: (H, W), or (C, H, W) for another number of bands than the network's. A prior of one size needs none.
+            latent_image: Draw x from p(x|z); otherwise return D(z).
+
+        Raises:
+            ValueError: If the prior cannot make images of that size.
+        """
+        shape = self._image_shape(size)
+        self.validate_image_shape(shape)
+        with pyro.plate("image", n, dim=-1):
+            return self(shape, latent_image)
+
+    def _image_shape(self, size: tuple[int, ...] | None) -> tuple[int, int, int]:
+        if size is None:
+            raise ValueError("size is needed, this prior makes images of any size; received None; pass size=(H, W).")
+        return tuple(size) if len(size) == 3 else (self.bands, *size)
+
+    def _bands(self, image_shape: tuple[int, int, int] | None) -> Bands:
+        return Bands(self.bands if image_shape is None else image_shape[0], self.bands)
+
+    def _options(self) -> dict[str, Any]:
+        """Data type and device of latents."""
+        like = next(itertools.chain(self.parameters(), self.buffers()), torch.empty(0))
+        return {"dtype": like.dtype, "device": like.device}
+
+    def with_rate_scale(self, rate_scale: float) -> "Prior":
+        """This prior at another effective bitrate, sharing its weights.
+
+        Raises:
+            ValueError: If the prior has no bitrate to scale.
+        """
+        raise ValueError(
+            f"rate_scale is for compressive autoencoders; received {rate_scale} for a {type(self).__name__}; leave it "
+            "at 1."
+        )

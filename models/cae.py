@@ -1,0 +1,205 @@
+"""Compressive autoencoders as generative priors."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_vble._precision import full_precision
+from pyro_vble.distributions import AutoregressiveGaussianUniform, FactorizedEntropy, GaussianUniform
+from pyro_vble.models import _compressai
+from pyro_vble.models._batching import batched
+from pyro_vble.models._prior import Prior
+
+
+class CAE(Prior):
+    r"""The generative model p(x|z) p(z|h) p(h) of a hyperprior compressive autoencoder.
+
+    .. math::
+        p(h) &= \textstyle\prod_k \big[c(h_k + \tfrac12) - c(h_k - \tfrac12)\big] \\
+        p(z|h) &= \textstyle\prod_k \big[\mathcal N(\mu_k, \sigma_k^2) * \mathcal U(-\tfrac12, \tfrac12)\big](z_k),
+            \qquad (\mu, \sigma) = h_s(h) \\
+        p(x|z) &= \mathcal N\big(D(z), \gamma^2 I\big), \qquad \gamma^2 = \frac{C}{2 \ln 2 \cdot \alpha \cdot 255^2}
+
+    or :math:`\mathcal N(D(z), \mathrm{diag}\,\sigma_\theta(z)^2)` with a variance decoder. C is the number of bands
+    if the network was trained with the squared error averaged over bands, as CompressAI does, and 1 if it was summed.
+
+    Images have any size: they are padded to the network's stride and D(z) is cropped. h is (N, h/4, w/4) and z is
+    (M, h, w) per image, with h = H/16 and w = W/16; images of other than 1 or the network's bands have one latent a
+    band, (C, M, h, w).
+
+    References:
+        | Variational Bayes image restoration with compressive autoencoders (Biquard et al., 2025), eq. 8 to 12
+        | https://arxiv.org/abs/2311.17744
+        | Variational image compression with a scale hyperprior (Ballé et al., 2018)
+        | https://arxiv.org/abs/1802.01436
+
+    Args:
+        network: A CompressAI ``ScaleHyperprior``, ``MeanScaleHyperprior``,
+            ``JointAutoregressiveHierarchicalPriors``, ``Cheng2020Anchor`` or ``Cheng2020Attention``.
+        alpha: Bitrate parameter that the network was trained with (CompressAI's lambda). May be None if there is a
+            variance decoder.
+        variance_decoder: Module from z (B, M, h, w) to the standard deviation (B, C, H, W) of p(x|z).
+        distortion: "mean" or "sum": how the training distortion treated the bands.
+        rate_scale: s in (0, 1]: encode s·x, decode D(z)/s and σ/s, which makes the effective bitrate parameter
+            s²·alpha without retraining.
+
+    Raises:
+        TypeError: If the network is not one of CompressAI's hyperprior networks.
+        ValueError: If alpha, distortion or rate_scale is out of range.
+
+    Example:
+        >>> from compressai.models import MeanScaleHyperprior
+        >>> from pyro_vble.models import CAE
+        >>> prior = CAE(MeanScaleHyperprior(N=8, M=12), alpha=0.025)
+        >>> prior.sample(2, (64, 64)).shape
+        torch.Size([2, 3, 64, 64])
+        >>> round(float(prior.gamma), 4)
+        0.0365
+    """
+
+    default_family = "uniform"
+    initial_width = {"uniform": 1.0, "gaussian": 12**-0.5}  # noqa: RUF012
+
+    def __init__(
+        self,
+        network: nn.Module,
+        alpha: float | None = None,
+        *,
+        variance_decoder: nn.Module | None = None,
+        distortion: str = "mean",
+        rate_scale: float = 1.0,
+    ) -> None:
+        _compressai.check_hyperprior(network)
+        if alpha is None and variance_decoder is None:
+            raise ValueError(
+                "p(x|z) needs a variance: received neither alpha nor variance_decoder; pass the bitrate parameter "
+                "the network was trained with, as in CAE(network, alpha=0.025)."
+            )
+        if alpha is not None and not 0 < alpha < math.inf:
+            raise ValueError(f"alpha must be positive and finite; received {alpha}; typical values are 0.0018 to 0.18.")
+        if distortion not in ("mean", "sum"):
+            raise ValueError(
+                f'distortion must be "mean" or "sum" (over bands); received {distortion!r}; '
+                'CompressAI trains with "mean".'
+            )
+        if not 0 < rate_scale <= 1:
+            raise ValueError(
+                f"rate_scale must lie in (0, 1]; received {rate_scale}; for a higher bitrate load a prior of larger "
+                "alpha."
+            )
+        super().__init__()
+        self.network = network
+        self.variance_decoder = variance_decoder
+        self.alpha = alpha
+        self.distortion = distortion
+        self.rate_scale = rate_scale
+        self.bands = next(p for p in network.g_a.parameters() if p.dim() == 4).shape[1]
+        if _compressai.has_context(network):
+            # The network masks this weight at every pass; the raster-order sampler reads it directly.
+            context = network.context_prediction
+            context.weight.data.mul_(context.mask)
+
+    @property
+    def gamma(self) -> float | None:
+        """Standard deviation of p(x|z) that the bitrate parameter implies, at rate scale 1; None without alpha."""
+        if self.alpha is None:
+            return None
+        bands = self.bands if self.distortion == "mean" else 1
+        return math.sqrt(bands / (2 * math.log(2) * self.alpha * 255**2))
+
+    @property
+    def stride(self) -> int:
+        """Image sizes are padded to a multiple of this."""
+        return self.network.downsampling_factor
+
+    def with_rate_scale(self, rate_scale: float) -> "CAE":
+        """This prior at rate scale s, sharing its weights: effective bitrate parameter s²·alpha."""
+        scaled = CAE(
+            self.network,
+            self.alpha,
+            variance_decoder=self.variance_decoder,
+            distortion=self.distortion,
+            rate_scale=rate_scale,
+        )
+        scaled.name = self.name
+        return scaled
+
+    def validate_image_shape(self, image_shape: tuple[int, int, int]) -> None:
+        """Any non-empty size is accepted."""
+        if min(image_shape) < 1:
+            raise ValueError(f"An image needs at least one band, row and column; received {tuple(image_shape)}.")
+
+    # --- the generative model ---
+
+    def latent(self, image_shape: tuple[int, int, int]) -> Tensor:
+        """Sample h ~ p(h) and z ~ p(z|h) for one image (C, H, W); returns z."""
+        h = pyro.sample("h", self.p_h(image_shape))
+        return pyro.sample("z", self.p_z(h, image_shape))
+
+    def p_h(self, image_shape: tuple[int, int, int]) -> dist.TorchDistribution:
+        """The factorised entropy model of h."""
+        groups = self._bands(image_shape).groups
+        height, width = (-(-side // self.stride) for side in image_shape[1:])
+        channels = self.network.entropy_bottleneck.channels
+        p = FactorizedEntropy(self._cdf_logits, (*groups, channels, height, width), **self._options())
+        return p.to_event(3 + len(groups))
+
+    def p_z(self, h: Tensor, image_shape: tuple[int, int, int] | None = None) -> dist.TorchDistribution:
+        """The Gaussian-uniform convolution of z, with parameters from h (and from earlier z, with a context model)."""
+        with full_precision(h):
+            hyper = batched(self.network.h_s, h)
+        groups = len(self._bands(image_shape).groups)
+        if _compressai.has_context(self.network):
+            p = AutoregressiveGaussianUniform(hyper, self.network.context_prediction, self._entropy_parameters)
+            return p.to_event(groups)
+        return GaussianUniform(*self._location_scale(hyper), validate_args=False).to_event(3 + groups)
+
+    def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
+        """D(z)/s, the mean of p(x|z): (*, [C,] M, h, w) -> (*, C, H, W), cropped to ``image_shape``."""
+        decoded = batched(self.network.g_s, z) / self.rate_scale
+        return self._bands(image_shape).mean(_crop(decoded, image_shape))
+
+    def decode_std(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
+        """The standard deviation of p(x|z), σ_θ(z)/s or γ/s, broadcastable to the image."""
+        bands = self._bands(image_shape)
+        if self.variance_decoder is None:
+            std = z.new_full((*z.shape[:-3], self.bands, 1, 1), self.gamma)
+        else:
+            std = _crop(batched(self.variance_decoder, z), image_shape)
+        return bands.std(std / self.rate_scale)
+
+    # --- the encoder ---
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> dict[str, Tensor]:
+        """Centres of the encoder's q(z,h|x) = U(z̄ ± 1/2) U(h̄ ± 1/2) for images (B, C, H, W): {"h": h̄, "z": z̄}."""
+        x = F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode="replicate")
+        x = self._bands(tuple(x.shape[-3:])).to_network(self.rate_scale * x)
+        z = batched(self.network.g_a, x)
+        h = batched(self.network.h_a, z if _compressai.has_means(self.network) else z.abs())
+        return {"h": h, "z": z}
+
+    # --- pieces of the network ---
+
+    def _cdf_logits(self, h: Tensor) -> Tensor:
+        with full_precision(h):
+            return self.network.entropy_bottleneck._logits_cumulative(h, stop_gradient=False)
+
+    def _location_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        if _compressai.has_means(self.network):
+            scale, loc = parameters.chunk(2, dim=-3)
+        else:
+            scale, loc = parameters, torch.zeros_like(parameters)
+        return loc, self.network.gaussian_conditional.lower_bound_scale(scale)
+
+    def _entropy_parameters(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self._location_scale(self.network.entropy_parameters(features))
+
+
+def _crop(x: Tensor, image_shape: tuple[int, int, int] | None) -> Tensor:
+    return x if image_shape is None else x[..., : image_shape[-2], : image_shape[-1]]
+

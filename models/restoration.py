@@ -1,0 +1,136 @@
+"""The probabilistic program of an inverse problem."""
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
+from torch import Tensor, nn
+
+from pyro_vble._precision import full_precision
+from pyro_vble.models._batching import frozen
+from pyro_vble.models._prior import Prior
+from pyro_vble.physics import (
+    fill_unobserved,
+    image_shape_of,
+    initial_image,
+    likelihood,
+    measure,
+    observed_mask,
+    validate_measurement,
+)
+
+
+class RestorationModel(nn.Module):
+    r"""The joint model p(y|x) p(x|z) p(z|h) p(h) of a measurement and its image, as a Pyro program.
+
+    .. math:: z \sim p(z|h)\,p(h), \qquad x = D(z) \;\text{ or }\; x \sim \mathcal N(D(z), \sigma(z)^2), \qquad
+        y \sim p(y \mid A(x))
+
+    Sites "h" and "z" (a VAE has only "z"), "x" and "y", in the plate "image" over the batch, dim -1. With a latent
+    image, "x" is decentred: x = D(z) + σ(z)·e with e ~ N(0, I) at the site "x_decentered", so that a mean-field
+    guide over (h, z, e) is q(z, h) q(x|z). Unobserved values of y (NaN, or off an inpainting mask) carry no
+    likelihood.
+
+    The model holds a frozen copy of the prior, so fitting never touches the prior it was given.
+
+    References:
+        | Variational Bayes image restoration with compressive autoencoders (Biquard et al., 2025), section III
+        | https://arxiv.org/abs/2311.17744
+        | Deep priors for satellite image restoration with accurate uncertainties (Biquard et al., 2024), section III
+        | https://arxiv.org/abs/2412.04130
+
+    Args:
+        prior: The generative model, :class:`CAE` or :class:`VAE`.
+        physics: The forward operator and its noise, a ``deepinv.physics.Physics``; or any object with a method ``A``.
+            None gives the model of images alone.
+        latent_image: Whether x is a latent of its own (VBLE-xz) or D(z) (VBLE). Guides know:
+            ``latent_image=VBLExz.latent_image``.
+        image_shape: (C, H, W) of the image, where it cannot be read off the operator.
+
+    Raises:
+        TypeError: If the prior is no prior, or the operator has no method ``A``.
+
+    Example:
+        >>> import torch, deepinv, pyro
+        >>> from pyro_vble import load_prior
+        >>> from pyro_vble.models import RestorationModel
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> model = RestorationModel(load_prior("cae-bsd"), physics)
+        >>> trace = pyro.poutine.trace(model).get_trace(torch.rand(2, 3, 64, 64))
+        >>> {name: tuple(trace.nodes[name]["value"].shape) for name in ("h", "z", "x", "y")}
+        {'h': (2, 64, 1, 1), 'z': (2, 128, 4, 4), 'x': (2, 3, 64, 64), 'y': (2, 3, 64, 64)}
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        physics: object | None,
+        *,
+        latent_image: bool = False,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        if not isinstance(prior, Prior):
+            raise TypeError(
+                f"prior must be a generative prior such as pyro_vble.models.CAE or VAE; received "
+                f"{type(prior).__name__}; wrap a CompressAI network as CAE(network, alpha=...)."
+            )
+        if physics is not None and not callable(getattr(physics, "A", None)):
+            raise TypeError(
+                "physics must be a deepinv.physics.Physics, or any object with a method A(x); received "
+                f"{type(physics).__name__}; give your operator a method A that maps (B, C, H, W) to measurements."
+            )
+        super().__init__()
+        self.prior = frozen(prior)
+        self.physics = physics
+        self.latent_image = latent_image
+        self._image_shapes = {} if image_shape is None else {None: tuple(image_shape)}
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The joint model, y observed; returns the image x, (*, B, C, H, W)."""
+        if self.physics is None:
+            raise ValueError(
+                "A likelihood needs an operator; this model has physics=None, as after loading a posterior; pass "
+                "physics=... to load_posterior or RestorationModel."
+            )
+        with pyro.plate("image", len(y), dim=-1):
+            x = self._image(y)
+            observed = observed_mask(self.physics, y)
+            with full_precision(x):
+                p_y = likelihood(self.physics, measure(self.physics, x))
+            pyro.sample("y", p_y.mask(observed).to_event(y.dim() - 1), obs=fill_unobserved(y, observed))
+        return x
+
+    def image(self, y: Tensor) -> Tensor:
+        """The generative part alone, p(x|z) p(z|h) p(h), for a measurement of this shape; returns x."""
+        with pyro.plate("image", len(y), dim=-1):
+            return self._image(y)
+
+    def image_shape(self, y: Tensor) -> tuple[int, int, int]:
+        """(C, H, W) of the image that measurements of this shape come from."""
+        key = None if None in self._image_shapes else tuple(y.shape[1:])
+        if key not in self._image_shapes:
+            self._image_shapes[key] = image_shape_of(self.physics, y)
+        return self._image_shapes[key]
+
+    @torch.no_grad()
+    def initial_latents(self, y: Tensor) -> dict[str, Tensor]:
+        """Latent centres by site: the encoder's, of a first guess at the image from y.
+
+        Guides start here, so this is also where a measurement that cannot be right is refused.
+
+        Raises:
+            ValueError: If y does not fit the operator, the prior or the scale [0, 1], or observes nothing.
+            TypeError: If the noise model is unknown.
+        """
+        image_shape = self.image_shape(y)
+        self.prior.validate_image_shape(image_shape)
+        if self.physics is not None:
+            validate_measurement(self.physics, y, image_shape)
+        return self.prior.encode(initial_image(self.physics, y, image_shape))
+
+    def _image(self, y: Tensor) -> Tensor:
+        shape = self.image_shape(y)
+        if not self.latent_image:
+            return self.prior(shape, latent_image=False)
+        with poutine.reparam(config={"x": LocScaleReparam(centered=0.0)}):
+            return self.prior(shape, latent_image=True)

@@ -1,0 +1,59 @@
+"""Bayesian image restoration with generative priors, as Pyro programs.
+
+>>> import deepinv, torch
+>>> import pyro_vble as pv
+>>> from pyro_vble.guides import VBLExz
+>>> prior = pv.load_prior("cae-bsd")
+>>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+>>> y = torch.rand(1, 3, 64, 64)
+>>> posterior = pv.restore(y, physics, prior, guide=VBLExz, num_steps=3, seed=0, progress=False)
+>>> posterior.mmse_x(10).shape
+torch.Size([1, 3, 64, 64])
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pyro_vble._version import __version__
+
+if TYPE_CHECKING:
+    from pyro_vble.inference import FitDivergedError, fit
+    from pyro_vble.io.posteriors import load_posterior
+    from pyro_vble.io.priors import available_priors, load_prior
+    from pyro_vble.posterior import Posterior
+    from pyro_vble.restoration import restore
+
+__all__ = [
+    "FitDivergedError",
+    "Posterior",
+    "__version__",
+    "available_priors",
+    "fit",
+    "load_posterior",
+    "load_prior",
+    "restore",
+]
+
+# Where each public name lives. Resolved on first use: torch, pyro and deepinv take seconds to import.
+_HOMES = {
+    "FitDivergedError": "pyro_vble.inference",
+    "Posterior": "pyro_vble.posterior",
+    "available_priors": "pyro_vble.io.priors",
+    "fit": "pyro_vble.inference",
+    "load_posterior": "pyro_vble.io.posteriors",
+    "load_prior": "pyro_vble.io.priors",
+    "restore": "pyro_vble.restoration",
+}
+_SUBPACKAGES = ("distributions", "guides", "inference", "io", "models", "physics")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"pyro_vble.{name}")
+    raise AttributeError(f"module 'pyro_vble' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBPACKAGES])

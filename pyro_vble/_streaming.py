@@ -1,0 +1,109 @@
+"""Per-pixel statistics of samples that arrive in chunks, in memory that does not grow with their number."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+#: Up to this many samples a quantile is exact; beyond it, it is read off a histogram per pixel.
+EXACT_SAMPLES = 128
+_BINS = 256
+_SORT_BUDGET = 1 << 24
+
+
+class Moments:
+    """Mean and variance of a stream, merged chunk by chunk (Chan, Golub and LeVeque, 1983)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    def update(self, chunk: Tensor) -> None:
+        """Take in samples (n, ...)."""
+        n, mean = len(chunk), chunk.mean(0)
+        squares = (chunk - mean).square().sum(0)
+        if self.mean is None:
+            self.count, self.mean, self._squares = n, mean, squares
+            return
+        total = self.count + n
+        shift = mean - self.mean
+        self.mean = self.mean + shift * (n / total)
+        self._squares = self._squares + squares + shift.square() * (self.count * n / total)
+        self.count = total
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, with n - 1 in the denominator (0 for one sample)."""
+        return (self._squares / max(self.count - 1, 1)).sqrt()
+
+
+def streamed_quantiles(chunks: Callable[[], Iterable[Tensor]], levels: Tensor, num_samples: int) -> Tensor:
+    """Quantiles (number of levels, ...) of a stream of samples (n, ...), linearly interpolated.
+
+    Up to ``EXACT_SAMPLES`` samples they are exact. Beyond, each pixel gets a histogram of 256 equal bins over the
+    range of the first 128 samples, widened by half of it on either side; samples beyond that count in the outermost
+    bins. Within a bin the cdf is taken as linear: the error is a small part of a bin, about 0.03 standard deviations
+    wide for a Gaussian, well below the Monte Carlo error of the quantile itself up to 10,000 samples.
+    """
+    if num_samples <= EXACT_SAMPLES:
+        return _sorted_quantiles(torch.cat(list(chunks())), levels)
+    histogram: _Histogram | None = None
+    first: list[Tensor] = []
+    for chunk in chunks():
+        if histogram is None:
+            first.append(chunk)
+            if sum(map(len, first)) < EXACT_SAMPLES:
+                continue
+            chunk, first = torch.cat(first), []
+            histogram = _Histogram(chunk, num_samples)
+        histogram.update(chunk)
+    return histogram.quantiles(levels)
+
+
+class _Histogram:
+    """One histogram a pixel."""
+
+    def __init__(self, pilot: Tensor, num_samples: int) -> None:
+        low, high = pilot.amin(0), pilot.amax(0)
+        margin = ((high - low) / 2).clamp_min(torch.finfo(pilot.dtype).eps * (1 + high.abs()))
+        self.low, self.step = low - margin, (high - low + 2 * margin) / _BINS
+        dtype = torch.int16 if num_samples < 2**15 else torch.int32
+        self.counts = torch.zeros(_BINS, *low.shape, dtype=dtype, device=pilot.device)
+
+    def update(self, chunk: Tensor) -> None:
+        for sample in chunk:
+            index = ((sample - self.low) / self.step).long().clamp(0, _BINS - 1)
+            self.counts.scatter_add_(0, index[None], torch.ones_like(index[None], dtype=self.counts.dtype))
+
+    def quantiles(self, levels: Tensor) -> Tensor:
+        total = self.counts.sum(0, dtype=torch.int32)
+        results = []
+        for level in levels.tolist():
+            target = level * total
+            below = torch.zeros_like(total)
+            result = self.low + self.step * _BINS
+            found = torch.zeros_like(total, dtype=torch.bool)
+            for b in range(_BINS):
+                inside = self.counts[b]
+                here = ~found & (below + inside >= target) & (inside > 0)
+                fraction = ((target - below) / inside.clamp_min(1)).clamp(0, 1)
+                result = torch.where(here, self.low + self.step * (b + fraction), result)
+                found |= here
+                below = below + inside
+            results.append(result)
+        return torch.stack(results)
+
+
+def _sorted_quantiles(samples: Tensor, levels: Tensor) -> Tensor:
+    """Exact quantiles over the first dimension, a block of pixels at a time to bound the memory of sorting."""
+    n, shape = len(samples), samples.shape[1:]
+    flat = samples.reshape(n, -1)
+    position = levels.to(flat) * (n - 1)
+    low = position.floor().long()
+    fraction = (position - low)[:, None]
+    blocks = []
+    for block in flat.split(max(1, _SORT_BUDGET // n), dim=1):
+        ordered = block.sort(0).values
+        blocks.append(torch.lerp(ordered[low], ordered[(low + 1).clamp_max(n - 1)], fraction))
+    return torch.cat(blocks, 1).reshape(len(levels), *shape)

@@ -1,0 +1,15 @@
+"""Probability distributions of compressive autoencoders, as Pyro distributions."""
+
+from pyro_vble.distributions.autoregressive import AutoregressiveGaussianUniform
+from pyro_vble.distributions.centred_uniform import CentredUniform
+from pyro_vble.distributions.factorized_entropy import FactorizedEntropy
+from pyro_vble.distributions.gaussian_uniform import GaussianUniform
+from pyro_vble.distributions.scaled_poisson import ScaledPoisson
+
+__all__ = [
+    "AutoregressiveGaussianUniform",
+    "CentredUniform",
+    "FactorizedEntropy",
+    "GaussianUniform",
+    "ScaledPoisson",
+]

@@ -1,0 +1,37 @@
+"""Differences of cumulative distribution functions in log space, accurate and differentiable in the tails."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+_LOG_2 = math.log(2.0)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """``log(1 - exp(-x))`` for x > 0, without cancellation at either end (Mächler 2012)."""
+    x = x.clamp_min(torch.finfo(x.dtype).tiny)
+    small = x < _LOG_2
+    # Each branch sees a harmless argument where the other is chosen: `where` also runs the gradient of both.
+    near_zero = torch.log(-torch.expm1(-torch.where(small, x, _LOG_2)))
+    far = torch.log1p(-torch.exp(-torch.where(small, _LOG_2, x)))
+    return torch.where(small, near_zero, far)
+
+
+def log_ndtr_difference(lower: Tensor, upper: Tensor) -> Tensor:
+    """``log(Phi(upper) - Phi(lower))`` for lower < upper and lower + upper <= 0.
+
+    The condition on the sum, which a reflection about the mean always achieves, keeps both terms in the tail where
+    ``log_ndtr`` has relative precision.
+    """
+    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+    return log_upper + log1mexp(log_upper - log_lower)
+
+
+def log_sigmoid_difference(lower: Tensor, upper: Tensor) -> Tensor:
+    """``log(sigmoid(upper) - sigmoid(lower))`` for lower < upper, by the product form of the difference.
+
+    sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)).
+    """
+    return logsigmoid(upper) + logsigmoid(-lower) + log1mexp(upper - lower)

@@ -1,0 +1,218 @@
+"""Fitting a guide to a measurement with Pyro's SVI."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.optim import Adam, PyroOptim
+from torch import Tensor, nn
+
+from pyro_vble.inference.precision import network_precision, resolve_precision
+from pyro_vble.inference.settings import FitSettings, Progress
+from pyro_vble.inference.tempering import tempered
+from pyro_vble.physics import observed_mask
+from pyro_vble.seeding import seeded
+
+if TYPE_CHECKING:
+    from pyro_vble.posterior import Posterior
+
+_ELBOS = {"trace": Trace_ELBO, "mean_field": TraceMeanField_ELBO}
+_MAX_ROLLBACKS = 5
+_SNAPSHOT_EVERY = 10
+
+
+class FitDivergedError(RuntimeError):
+    """The loss would not stay finite.
+
+    Attributes:
+        posterior: The posterior of the last good state of the guide.
+    """
+
+    def __init__(self, message: str, posterior: "Posterior") -> None:
+        super().__init__(message)
+        self.posterior = posterior
+
+
+def fit(
+    model: nn.Module,
+    guide: Callable[[Tensor], Any],
+    y: Tensor,
+    *,
+    num_steps: int = 100,
+    lr: float = 0.2,
+    schedule: str = "cosine",
+    num_particles: int = 1,
+    kl_weight: float = 1.0,
+    elbo: str = "trace",
+    tolerance: float | None = 1e-4,
+    seed: int | None = None,
+    precision: str = "auto",
+    progress: Progress = True,
+) -> "Posterior":
+    r"""Fit a guide to one measurement (or a batch of them) by stochastic variational inference.
+
+    .. math:: \max_q\; E_q[\log p(y|x)] + \lambda\, E_q[\log p(x, z, h) - \log q(x, z, h)]
+
+    by Adam, with Pyro's ``SVI``. A step whose loss is not finite takes the guide back to its last good state, at half
+    the learning rate. Interrupted from the keyboard, it returns the posterior so far.
+
+    Args:
+        model: A :class:`~pyro_vble.models.RestorationModel`.
+        guide: A guide of it, taking y.
+        y: Measurement (B, ...), on the model's device and in its precision; NaN where unobserved.
+        num_steps: Largest number of steps.
+        lr: Learning rate at the first step.
+        schedule: "cosine" (to zero at the last step) or "constant".
+        num_particles: Draws of the guide a step, in one vectorised pass.
+        kl_weight: λ, 1 for Bayes' rule.
+        elbo: "trace" (``Trace_ELBO``) or "mean_field" (``TraceMeanField_ELBO``).
+        tolerance: Stop early when the ELBO averaged over 20 steps gains less than this, in nats per measured value,
+            over the 20 before; None runs all steps.
+        seed: Seed of this fit's random numbers, and of the posterior's; the global generator is left as it was.
+        precision: "auto", "float32", "float64" or "bfloat16" (of the networks only).
+        progress: Show a bar; or a callable that wraps the iterable of steps.
+
+    Returns:
+        The fitted posterior.
+
+    Raises:
+        ValueError: If a setting is out of range.
+        FitDivergedError: After five rollbacks; it carries the posterior of the last good state.
+
+    Example:
+        >>> import torch, deepinv
+        >>> from pyro_vble import fit, load_prior
+        >>> from pyro_vble.guides import VBLE
+        >>> from pyro_vble.models import RestorationModel
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> y = torch.rand(1, 3, 64, 64)
+        >>> model = RestorationModel(load_prior("cae-bsd"), physics)
+        >>> posterior = fit(model, VBLE(model, y), y, num_steps=5, seed=0, progress=False)
+        >>> posterior.elbo.shape
+        torch.Size([5])
+    """
+    from pyro_vble.posterior import Posterior
+
+    settings = FitSettings(
+        num_steps=num_steps,
+        lr=lr,
+        schedule=schedule,
+        num_particles=num_particles,
+        kl_weight=kl_weight,
+        elbo=elbo,
+        tolerance=tolerance,
+    )
+    precision = resolve_precision(precision, model.prior, y.device)
+    trace: list[float] = []
+
+    def posterior() -> Posterior:
+        return Posterior(model, guide, y, elbo=torch.tensor(trace), precision=precision, seed=seed)
+
+    with seeded(seed), network_precision(precision, y.device), pyro.settings.context(module_local_params=True):
+        try:
+            for loss in _losses(model, guide, y, settings, progress):
+                trace.append(-loss)
+                if _converged(trace, settings, int(observed_mask(model.physics, y).sum())):
+                    break
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"Interrupted after {len(trace)} of {num_steps} steps: the posterior so far is returned.", stacklevel=2
+            )
+        except _Diverged as error:
+            raise FitDivergedError(
+                f"The loss must be finite; it was {error} {_MAX_ROLLBACKS} times, at halved learning rates from "
+                f"{lr}; check the noise level and the scale of y, or lower lr. The exception's attribute "
+                "`posterior` holds the last good state.",
+                posterior(),
+            ) from None
+    return posterior()
+
+
+def _losses(
+    model: nn.Module, guide: Callable, y: Tensor, settings: FitSettings, progress: Progress
+) -> Iterator[float]:
+    """Take SVI steps, yielding the loss of each that was finite."""
+    optim = Adam({"lr": settings.lr})
+    loss_fn = _ELBOS[settings.elbo](
+        num_particles=settings.num_particles,
+        vectorize_particles=settings.num_particles > 1,
+        max_plate_nesting=1,
+    )
+    svi = SVI(tempered(model, settings.kl_weight), tempered(guide, settings.kl_weight), optim, loss=loss_fn)
+    snapshot = candidate = _Snapshot(guide, optim)
+    rollbacks = 0
+    bar = _bar(progress, settings.num_steps)
+    for step in bar:
+        _set_rate(optim, settings.rate(step) / 2**rollbacks)
+        if step % _SNAPSHOT_EVERY == 0:
+            candidate = _Snapshot(guide, optim)
+        # The first step is validated; after it, checks would only cost time.
+        with torch.enable_grad(), pyro.validation_enabled(step == 0):
+            loss = svi.step(y)
+        if math.isfinite(loss):
+            snapshot = candidate
+            if step % _SNAPSHOT_EVERY == 0 and hasattr(bar, "set_postfix"):
+                bar.set_postfix(elbo=f"{-loss:,.0f}", refresh=False)
+            yield loss
+            continue
+        snapshot.restore()
+        rollbacks += 1
+        if rollbacks == _MAX_ROLLBACKS:
+            raise _Diverged(loss)
+
+
+class _Diverged(Exception):
+    """Too many rollbacks; carries the last loss."""
+
+
+class _Snapshot:
+    """The state of a guide and its optimiser, to return to."""
+
+    def __init__(self, guide: Callable, optim: PyroOptim) -> None:
+        parameters = dict.fromkeys(optim.optim_objs)
+        if isinstance(guide, nn.Module):
+            parameters |= dict.fromkeys(guide.parameters())
+        self.values = {p: p.detach().clone() for p in parameters}
+        self.optim = optim
+        self.moments = {p: copy.deepcopy(o.state_dict()) for p, o in optim.optim_objs.items()}
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for p, value in self.values.items():
+            p.copy_(value)
+        for p in [p for p in self.optim.optim_objs if p not in self.moments]:
+            del self.optim.optim_objs[p]
+        for p, state in self.moments.items():
+            # The optimiser takes over what it loads, and this snapshot may be needed again.
+            self.optim.optim_objs[p].load_state_dict(copy.deepcopy(state))
+
+
+def _set_rate(optim: PyroOptim, rate: float) -> None:
+    optim.pt_optim_args["lr"] = rate  # for optimisers that are yet to be made, one a parameter, at its first gradient
+    for optimiser in optim.optim_objs.values():
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+
+def _converged(trace: list[float], settings: FitSettings, num_values: int) -> bool:
+    """Whether the ELBO, smoothed over a window, has stopped growing."""
+    window = settings.window
+    if settings.tolerance is None or len(trace) < 2 * window or len(trace) % window:
+        return False
+    gain = (sum(trace[-window:]) - sum(trace[-2 * window : -window])) / window
+    return gain < settings.tolerance * num_values
+
+
+def _bar(progress: Progress, num_steps: int) -> Iterable[int]:
+    if callable(progress):
+        return progress(range(num_steps))
+    if not progress:
+        return range(num_steps)
+    from tqdm.auto import tqdm
+
+    return tqdm(range(num_steps), desc="fit", unit="step", leave=False)

@@ -1,0 +1,59 @@
+"""Where and in which precision to compute."""
+
+import contextlib
+
+import torch
+from torch import nn
+
+_PRECISIONS = ("auto", "float32", "float64", "bfloat16")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device to compute on: "auto" is CUDA where there is one.
+
+    Raises:
+        ValueError: If the device is unknown or absent.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'device must be "auto" or a torch device such as "cpu" or "cuda:0"; received {device!r}.') from (
+            error
+        )
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device={device!r} needs a CUDA GPU, and torch sees none; use device="cpu" or "auto".')
+    return resolved
+
+
+def resolve_precision(precision: str, prior: nn.Module, device: torch.device) -> str:
+    """The precision to compute in: "auto" keeps a float64 prior, and else takes bfloat16 networks where they are fast.
+
+    Raises:
+        ValueError: If the precision is unknown.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}; received {precision!r}.")
+    if precision != "auto":
+        return precision
+    if any(p.dtype == torch.float64 for p in prior.parameters()):
+        return "float64"
+    return "bfloat16" if _bfloat16_is_fast(device) else "float32"
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Data type of everything but the networks."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def network_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """The scope in which networks run in that precision; probabilities never leave theirs."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _bfloat16_is_fast(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and probe is not None and bool(probe())

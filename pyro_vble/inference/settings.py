@@ -1,0 +1,62 @@
+"""The settings of a fit, checked once."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+Progress = bool | Callable[[Iterable], Iterable]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a guide is fitted.
+
+    Attributes:
+        num_steps: Largest number of optimisation steps.
+        lr: Learning rate of Adam at the first step.
+        schedule: "cosine" (to zero at the last step) or "constant".
+        num_particles: Draws of the guide a step.
+        kl_weight: λ >= 0: 1 is Bayes' rule.
+        elbo: "trace" (Trace_ELBO) or "mean_field" (TraceMeanField_ELBO: closed-form KL where there is one).
+        tolerance: Stop when the ELBO, averaged over ``window`` steps, gains less than this many nats per measured
+            value over the previous window; None never stops early.
+        window: Number of steps averaged.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    num_steps: int = 100
+    lr: float = 0.2
+    schedule: str = "cosine"
+    num_particles: int = 1
+    kl_weight: float = 1.0
+    elbo: str = "trace"
+    tolerance: float | None = 1e-4
+    window: int = 20
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        for name in ("num_steps", "num_particles", "window"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name} must be a whole number of at least 1; received {value!r}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite; received {self.lr!r}; 0.2 suits most problems.")
+        if not 0 <= self.kl_weight < math.inf:
+            raise ValueError(
+                f"kl_weight must be finite and not negative; received {self.kl_weight!r}; 1 is Bayes' rule."
+            )
+        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
+            raise ValueError(
+                f"tolerance must be finite and not negative, or None to run all steps; received {self.tolerance!r}."
+            )
+        for name, choices in (("schedule", ("cosine", "constant")), ("elbo", ("trace", "mean_field"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; received {getattr(self, name)!r}.")
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step, counted from 0."""
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.num_steps))

@@ -1,0 +1,1 @@
+"""Files: priors, posteriors, images, InferenceData."""

@@ -1,0 +1,24 @@
+"""From a forward operator and its noise model to a likelihood and a first guess."""
+
+from pyro_vble.physics.initial import fill_missing, initial_image
+from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
+from pyro_vble.physics.operators import (
+    fill_unobserved,
+    image_shape_of,
+    measure,
+    observed_mask,
+)
+from pyro_vble.physics.validation import validate_measurement
+
+__all__ = [
+    "QUANTISATION",
+    "fill_missing",
+    "fill_unobserved",
+    "image_shape_of",
+    "initial_image",
+    "likelihood",
+    "measure",
+    "noise_distribution",
+    "observed_mask",
+    "validate_measurement",
+]

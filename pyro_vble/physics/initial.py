@@ -1,0 +1,87 @@
+"""A physics-aware first guess at the image, from which the encoder takes the latents' starting point."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyro_vble.physics.operators import fill_unobserved, observed_mask
+
+
+@torch.no_grad()
+def initial_image(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    """A first guess at the image, (B, C, H, W), in [0, 1].
+
+    The measurement itself where it has the image's size, with missing pixels interpolated; enlarged bicubically
+    where it is a smaller image; extended at its border where a blur without padding shrank it; the pseudo-inverse
+    (else the adjoint, else mid-grey) otherwise.
+
+    Args:
+        physics: Forward operator; None gives a grey image.
+        y: Measurement (B, ...); NaN where unobserved.
+        image_shape: (C, H, W).
+    """
+    if physics is None:
+        return torch.full((len(y), *image_shape), 0.5, dtype=_real(y), device=y.device)
+    observed = observed_mask(physics, y)
+    if y.dim() == 4 and y.shape[1] == image_shape[0] and not y.is_complex():
+        guess = _resized(fill_missing(y, observed), image_shape)
+    else:
+        guess = _inverted(physics, fill_unobserved(y, observed), image_shape)
+    return torch.nan_to_num(guess, nan=0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def fill_missing(y: Tensor, observed: Tensor) -> Tensor:
+    """Images (B, C, H, W) with unobserved pixels interpolated by normalised convolution.
+
+    Gaussian windows of doubling width are tried; a pixel is filled by the first that reaches an observation.
+    """
+    filled, known = fill_unobserved(y, observed), observed.expand_as(y)
+    sigma, reach = 0.7, max(y.shape[-2:])
+    while not bool(known.all()) and sigma < 2 * reach:
+        weight = _gaussian_filter(observed.expand_as(y).to(y.dtype), sigma)
+        value = _gaussian_filter(fill_unobserved(y, observed), sigma)
+        near = weight > 1e-3
+        filled = torch.where(~known & near, value / weight.clamp_min(1e-3), filled)
+        known = known | near
+        sigma *= 2
+    return torch.where(known, filled, 0.5)
+
+
+def _resized(y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    """An image brought to the size (H, W): enlarged if clearly smaller, else cropped or extended about its centre."""
+    height, width = image_shape[1:]
+    if max(height / y.shape[-2], width / y.shape[-1]) >= 1.5:
+        return F.interpolate(y, size=(height, width), mode="bicubic", align_corners=False)
+    missing_rows, missing_columns = height - y.shape[-2], width - y.shape[-1]
+    left, top = missing_columns // 2, missing_rows // 2
+    return F.pad(y, (left, missing_columns - left, top, missing_rows - top), mode="replicate")
+
+
+def _inverted(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    """Pseudo-inverse of y, else adjoint, else grey."""
+    for name in ("A_dagger", "A_adjoint"):
+        try:
+            guess = getattr(physics, name)(y)
+        except Exception:  # an operator may lack it or refuse y in any way; the next one is tried
+            continue
+        if isinstance(guess, Tensor) and tuple(guess.shape[1:]) == tuple(image_shape):
+            return guess.real if guess.is_complex() else guess
+    return torch.full((len(y), *image_shape), 0.5, dtype=_real(y), device=y.device)
+
+
+def _gaussian_filter(x: Tensor, sigma: float) -> Tensor:
+    """Separable Gaussian filter with zero border, band by band."""
+    radius = max(1, round(3 * sigma))
+    window = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device) / sigma) ** 2)
+    window = window / window.sum()
+    flat = x.reshape(-1, 1, *x.shape[-2:])
+    flat = F.conv2d(flat, window.reshape(1, 1, -1, 1), padding=(radius, 0))
+    flat = F.conv2d(flat, window.reshape(1, 1, 1, -1), padding=(0, radius))
+    return flat.reshape(x.shape)
+
+
+def _real(y: Tensor) -> torch.dtype:
+    return y.real.dtype if y.is_complex() else y.dtype

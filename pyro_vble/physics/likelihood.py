@@ -1,0 +1,152 @@
+"""The density of a measurement given its noiseless signal, by noise model."""
+
+import functools
+import itertools
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from deepinv.physics import (
+    GammaNoise,
+    GaussianNoise,
+    LaplaceNoise,
+    PoissonGaussianNoise,
+    PoissonNoise,
+    UniformNoise,
+    ZeroNoise,
+)
+from torch import Tensor
+
+from pyro_vble.distributions import GaussianUniform, ScaledPoisson
+
+#: Standard deviation given to a measurement without noise: the step of 8-bit quantisation.
+QUANTISATION = 1 / 255
+
+# Where a signal must be positive, this is the smallest value it is taken to have.
+_FLOOR = 1e-6
+
+
+def likelihood(physics: Any, signal: Tensor) -> dist.TorchDistribution:
+    """The distribution p(y|x) of a measurement whose noiseless signal is A(x), elementwise.
+
+    Args:
+        physics: Operator whose ``noise_model`` decides the family; without one the signal is taken as noise-free.
+        signal: A(x), any shape.
+
+    Raises:
+        TypeError: If the noise model is of an unknown type.
+        ValueError: If a noise parameter is out of range.
+
+    Example:
+        >>> import torch, deepinv
+        >>> from pyro_vble.physics import likelihood
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.LaplaceNoise(0.1))
+        >>> likelihood(physics, torch.zeros(2))
+        Laplace(loc: torch.Size([2]), scale: torch.Size([2]))
+    """
+    noise_model = getattr(physics, "noise_model", None)
+    return noise_distribution(ZeroNoise() if noise_model is None else noise_model, signal)
+
+
+@functools.singledispatch
+def noise_distribution(noise_model: Any, signal: Tensor) -> dist.TorchDistribution:
+    """The distribution of y given its noiseless signal, dispatched on the type of the noise model.
+
+    A new noise model is one registered function::
+
+        @noise_distribution.register
+        def _(noise_model: MyNoise, signal):
+            return dist.StudentT(4.0, signal, noise_model.scale)
+
+    Raises:
+        TypeError: If no function is registered for the type.
+    """
+    known = sorted(cls.__name__ for cls in noise_distribution.registry if cls is not object)
+    raise TypeError(
+        f"The noise model must be one whose density is known ({', '.join(known)}); received "
+        f"{type(noise_model).__name__}; register its density with "
+        "@pyro_vble.physics.noise_distribution.register."
+    )
+
+
+@noise_distribution.register
+def _gaussian(noise_model: GaussianNoise, signal: Tensor) -> dist.TorchDistribution:
+    """Normal(Ax, sigma²)."""
+    return dist.Normal(signal, _parameter(noise_model, "sigma", signal))
+
+
+@noise_distribution.register
+def _zero(noise_model: ZeroNoise, signal: Tensor) -> dist.TorchDistribution:
+    """Normal(Ax, q²) with q the step of 8-bit quantisation."""
+    return dist.Normal(signal, torch.full_like(signal, QUANTISATION))
+
+
+@noise_distribution.register
+def _poisson_gaussian(noise_model: PoissonGaussianNoise, signal: Tensor) -> dist.TorchDistribution:
+    """Normal(Ax, gain · max(Ax, 0) + sigma²), the usual Gaussian approximation of photon plus read noise."""
+    gain = _parameter(noise_model, "gain", signal)
+    sigma = _parameter(noise_model, "sigma", signal, minimum_included=True)
+    variance = gain * signal.clamp_min(0) + sigma**2
+    return dist.Normal(signal, variance.clamp_min(_FLOOR**2).sqrt())
+
+
+@noise_distribution.register
+def _poisson(noise_model: PoissonNoise, signal: Tensor) -> dist.TorchDistribution:
+    """gain · Poisson(Ax / gain), or Poisson(Ax / gain) where the noise model does not normalise."""
+    gain = _parameter(noise_model, "gain", signal)
+    rate = signal.clamp_min(_FLOOR)
+    return ScaledPoisson(rate, gain) if noise_model.normalize else ScaledPoisson(rate / gain, torch.ones_like(gain))
+
+
+@noise_distribution.register
+def _gamma(noise_model: GammaNoise, signal: Tensor) -> dist.TorchDistribution:
+    """Gamma(l, l / Ax), speckle of l looks."""
+    looks = _parameter(noise_model, "l", signal).expand_as(signal)
+    return dist.Gamma(looks, looks / signal.clamp_min(_FLOOR))
+
+
+@noise_distribution.register
+def _laplace(noise_model: LaplaceNoise, signal: Tensor) -> dist.TorchDistribution:
+    """Laplace(Ax, b)."""
+    return dist.Laplace(signal, _parameter(noise_model, "b", signal).expand_as(signal))
+
+
+@noise_distribution.register
+def _uniform(noise_model: UniformNoise, signal: Tensor) -> dist.TorchDistribution:
+    """U(Ax ± a) convolved with a narrow Gaussian of standard deviation a/20.
+
+    The exact density is zero outside its interval and flat inside: it has no gradient to fit anything with.
+    """
+    a = _parameter(noise_model, "a", signal).expand_as(signal)
+    return GaussianUniform(signal, a / 20, 2 * a)
+
+
+def _parameter(noise_model: Any, name: str, signal: Tensor, *, minimum_included: bool = False) -> Tensor:
+    """A checked noise parameter, broadcastable to the signal: a scalar, one value an image, or one a value of y."""
+    value = torch.as_tensor(getattr(noise_model, name)).to(signal)
+    valid = value >= 0 if minimum_included else value > 0
+    if not torch.all(valid & torch.isfinite(value)):
+        raise ValueError(
+            f"{name} of {type(noise_model).__name__} must be finite and "
+            f"{'not negative' if minimum_included else 'positive'}; received {_brief(value)}; for a noise-free "
+            "measurement use deepinv.physics.ZeroNoise(), which gets the width of 8-bit quantisation."
+        )
+    if value.dim() == 1 and value.numel() > 1:
+        value = value.reshape(-1, *itertools.repeat(1, _event_dim(signal)))
+    try:
+        torch.broadcast_shapes(value.shape, signal.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} of {type(noise_model).__name__} must be a scalar, one value an image, or broadcastable to the "
+            f"measurement {tuple(signal.shape)}; received shape {tuple(value.shape)}."
+        ) from error
+    return value
+
+
+def _event_dim(signal: Tensor) -> int:
+    """Dimensions of one measurement; a signal with particles has the batch one place further in."""
+    return min(signal.dim() - 1, 3)
+
+
+def _brief(value: Tensor) -> str:
+    return f"{value.item():g}" if value.numel() == 1 else f"values from {value.min():g} to {value.max():g}"

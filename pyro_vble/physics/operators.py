@@ -1,0 +1,85 @@
+"""Applying forward operators under plates, and reading off them which values they observe."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def measure(physics: Any, x: Tensor) -> Tensor:
+    """A(x) for images x of shape (*particles, B, C, H, W).
+
+    An operator may hold one filter or mask per image of the batch, so particles are looped over, not flattened.
+    """
+    if x.dim() == 4:
+        return physics.A(x)
+    return torch.stack([measure(physics, particle) for particle in x])
+
+
+def image_shape_of(physics: Any, y: Tensor) -> tuple[int, int, int]:
+    """(C, H, W) of the images whose measurements have the shape of y.
+
+    The operator is asked: its adjoint's output if A maps it back to the shape of y, else the shape of y itself.
+
+    Raises:
+        ValueError: If neither is an image that A maps to the shape of y.
+    """
+    candidates = [_adjoint_shape(physics, y), tuple(y.shape)]
+    tried = []
+    for shape in filter(None, candidates):
+        found = _measured_shape(physics, y, shape)
+        if found == tuple(y.shape):
+            return shape[1:]
+        tried.append(f"A maps {shape} to {found}")
+    hint = ""
+    if getattr(physics, "padding", None) == "valid":
+        hint = ' deepinv\'s Blur defaults to padding="valid", which shrinks the image.'
+    if y.dim() == 3:
+        hint += " Measurements have a batch dimension first: y[None]."
+    raise ValueError(
+        f"The measurement must have a shape that physics.A produces; received y of shape {tuple(y.shape)}, but "
+        f"{'; '.join(map(str, tried)) or 'A accepts no image of that shape'}.{hint} Pass the y that belongs to this "
+        "operator, or image_shape=(C, H, W) to RestorationModel if the operator has no adjoint."
+    )
+
+
+def observed_mask(physics: Any, y: Tensor) -> Tensor:
+    """Boolean mask, of the shape of y, of the values that carry likelihood: finite, and not masked out by A."""
+    mask = _inpainting_mask(physics)
+    observed = torch.isfinite(y)
+    return observed if mask is None else observed & (mask != 0)
+
+
+def fill_unobserved(y: Tensor, observed: Tensor) -> Tensor:
+    """Y with zeros where it is not observed: a NaN, even masked, would poison gradients."""
+    return torch.where(observed, y, 0.0)
+
+
+def _inpainting_mask(physics: Any) -> Tensor | None:
+    """The mask that A ends with, if A ends with one."""
+    from deepinv.physics import Inpainting
+    from deepinv.physics.forward import ComposedPhysics
+
+    if isinstance(physics, ComposedPhysics):
+        return _inpainting_mask(physics.physics_list[-1])
+    return physics.mask if isinstance(physics, Inpainting) else None
+
+
+@torch.no_grad()
+def _adjoint_shape(physics: Any, y: Tensor) -> tuple[int, ...] | None:
+    """Shape of the adjoint of y; None where there is no adjoint or it refuses y."""
+    if not hasattr(physics, "A_adjoint"):
+        return None
+    try:
+        return tuple(physics.A_adjoint(torch.zeros_like(y)).shape)
+    except Exception:  # an operator may refuse in any way; the caller then asks A itself
+        return None
+
+
+@torch.no_grad()
+def _measured_shape(physics: Any, y: Tensor, image_shape: tuple[int, ...]) -> tuple[int, ...] | str:
+    """Shape of A(image), or what A said."""
+    try:
+        return tuple(physics.A(torch.zeros(image_shape, dtype=y.dtype, device=y.device)).shape)
+    except Exception as error:  # reported to the user with the shape that caused it
+        return f"an error ({type(error).__name__}: {error})"

@@ -1,0 +1,240 @@
+"""The posterior of an image: estimates, samples and error bars."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vble._precision import full_precision
+from pyro_vble._streaming import Moments, streamed_quantiles
+from pyro_vble.inference.precision import network_precision
+from pyro_vble.physics import likelihood, measure
+from pyro_vble.seeding import seeded
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+
+# Pixels decoded at once: on CPU small batches stay in cache, on CUDA large ones fill the device.
+_PIXELS_AT_ONCE = {"cpu": 4 * 256 * 256, "cuda": 64 * 256 * 256}
+
+
+class Posterior:
+    r"""The fitted posterior q(x, z, h) ≈ p(x, z, h | y) of a batch of images.
+
+    Samples are drawn in chunks and statistics are streamed: memory does not grow with their number. With a seed
+    (that of the fit, or one passed to a method) every statistic is reproducible, and those of one seed and number of
+    samples belong to the same samples.
+
+    Args:
+        model: The :class:`~pyro_vble.models.RestorationModel`.
+        guide: The fitted guide.
+        y: Measurement (B, ...).
+        elbo: ELBO of every step of the fit, in nats (tempered, if the KL weight was not 1).
+        precision: Precision of the networks in sampling.
+        seed: Default seed of the methods.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: Callable[[Tensor], Any],
+        y: Tensor,
+        *,
+        elbo: Tensor | None = None,
+        precision: str = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.y = y
+        self.elbo = torch.empty(0) if elbo is None else elbo
+        self.precision = precision
+        self.seed = seed
+        self.output_device = y.device
+        self.image_shape = (len(y), *model.image_shape(y))
+
+    def __repr__(self) -> str:
+        """A line: guide, shape, ELBO."""
+        last = f", elbo={self.elbo[-1]:,.0f} after {len(self.elbo)} steps" if len(self.elbo) else ""
+        return f"Posterior({_name(self.guide)}, image_shape={self.image_shape}{last})"
+
+    # --- estimates ---
+
+    @property
+    def mmse_z(self) -> Tensor:
+        """D(z̄), the decoding of the posterior median of the latent, (B, C, H, W)."""
+        with torch.no_grad(), network_precision(self.precision, self.y.device):
+            z = self.guide.median(self.y)["z"]
+            return self._out(self.model.prior.decode_mean(z, self.image_shape[1:]))
+
+    def mmse_x(self, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
+        """The mean of posterior image samples, (B, C, H, W)."""
+        return self._out(self._moments(num_samples, seed).mean)
+
+    def std(self, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
+        """The standard deviation of every pixel, (B, C, H, W)."""
+        return self._out(self._moments(num_samples, seed).std)
+
+    def quantile(self, q: float, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
+        """The q-quantile of every pixel, (B, C, H, W).
+
+        Exact for up to 128 samples; beyond, interpolated in a histogram of 256 bins per pixel.
+
+        Raises:
+            ValueError: If q is not a probability.
+        """
+        return self._out(self._quantiles((_probability("q", q),), num_samples, seed)[0])
+
+    def interval(self, probability: float, num_samples: int = 100, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the central interval that holds every pixel with this probability.
+
+        Raises:
+            ValueError: If ``probability`` is not one.
+        """
+        tail = (1 - _probability("probability", probability)) / 2
+        low, high = self._quantiles((tail, 1 - tail), num_samples, seed)
+        return self._out(low), self._out(high)
+
+    def error_quantile(self, q: float, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
+        """The q-quantile of |sample - MMSE-x| at every pixel, (B, C, H, W): the predicted size of the error.
+
+        Raises:
+            ValueError: If q is not a probability.
+        """
+        q = _probability("q", q)
+        seed = self._seed(seed) if self._seed(seed) is not None else _fresh_seed()
+        mean = self._moments(num_samples, seed).mean
+        return self._out(self._quantiles((q,), num_samples, seed, lambda x: (x - mean).abs())[0])
+
+    # --- samples ---
+
+    def sample(self, n: int = 1, *, seed: int | None = None) -> Tensor:
+        """Draw n posterior images, (n, B, C, H, W)."""
+        return self._out(torch.cat(list(self._chunks(n, seed))))
+
+    def sample_latents(self, n: int = 1, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draw n posterior latents by site, each (n, B, *event)."""
+        _check_count(n)
+        with torch.no_grad(), seeded(self._seed(seed)), pyro.plate("samples", n, dim=-2):
+            trace = poutine.trace(self.guide).get_trace(self.y)
+        return {name: self._out(site["value"]) for name, site in trace.nodes.items() if _is_latent(site)}
+
+    def predictive(self, n: int = 1, *, seed: int | None = None) -> Tensor:
+        """Draw n measurements from the posterior predictive p(y'|y), (n, B, ...).
+
+        Raises:
+            ValueError: If the model has no operator, as after loading without one.
+        """
+        if self.model.physics is None:
+            raise ValueError(
+                "Posterior predictive samples need the forward operator, which is not saved with a posterior; pass "
+                "physics=... to load_posterior."
+            )
+        seed, chunks = self._seed(seed), []
+        for index, x in enumerate(self._chunks(n, seed)):
+            with torch.no_grad(), full_precision(x), seeded(None if seed is None else _chunk_seed(seed, -1 - index)):
+                chunks.append(likelihood(self.model.physics, measure(self.model.physics, x)).sample())
+        return self._out(torch.cat(chunks))
+
+    # --- elsewhere ---
+
+    def to_arviz(
+        self,
+        num_samples: int = 200,
+        *,
+        region: tuple[slice, slice] | None = None,
+        truth: Tensor | None = None,
+        seed: int | None = None,
+    ) -> "InferenceData":
+        """Samples as ArviZ ``InferenceData``; see :func:`pyro_vble.io.inference_data.to_inference_data`."""
+        from pyro_vble.io.inference_data import to_inference_data
+
+        return to_inference_data(self, num_samples, region=region, truth=truth, seed=seed)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the posterior to one file, to be read by :func:`pyro_vble.load_posterior`.
+
+        Raises:
+            TypeError: If the guide is none of this library's.
+        """
+        from pyro_vble.io.posteriors import save_posterior
+
+        save_posterior(self, path)
+
+    # --- how samples are made ---
+
+    def _chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
+        """Posterior images in chunks (n, B, C, H, W).
+
+        A generator's scope is its consumer's between chunks, so the random state is carried from chunk to chunk
+        rather than forked around all of them.
+        """
+        _check_count(num_samples)
+        pixels = self.image_shape[0] * self.image_shape[2] * self.image_shape[3]
+        size = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
+        seed = self._seed(seed)
+        for index, start in enumerate(range(0, num_samples, size)):
+            with seeded(None if seed is None else _chunk_seed(seed, index)):
+                yield self._images(min(size, num_samples - start))
+
+    @torch.no_grad()
+    def _images(self, n: int) -> Tensor:
+        """Replay the generative half of the model on n draws of the guide."""
+        with network_precision(self.precision, self.y.device), pyro.plate("samples", n, dim=-2):
+            trace = poutine.trace(self.guide).get_trace(self.y)
+            x = poutine.replay(self.model.image, trace=trace)(self.y)
+        return x.expand(n, *self.image_shape)
+
+    def _moments(self, num_samples: int, seed: int | None) -> Moments:
+        moments = Moments()
+        for chunk in self._chunks(num_samples, seed):
+            moments.update(chunk)
+        return moments
+
+    def _quantiles(
+        self,
+        levels: tuple[float, ...],
+        num_samples: int,
+        seed: int | None,
+        transform: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> Tensor:
+        chunks = lambda: map(transform, self._chunks(num_samples, seed))  # noqa: E731
+        return streamed_quantiles(chunks, torch.tensor(levels), num_samples)
+
+    def _seed(self, seed: int | None) -> int | None:
+        return self.seed if seed is None else seed
+
+    def _out(self, value: Tensor) -> Tensor:
+        return value.to(self.output_device)
+
+
+def _chunk_seed(seed: int, index: int) -> int:
+    """A seed for one chunk; the multiplier scatters neighbouring seeds over the generator's states."""
+    return (seed * 0x9E3779B97F4A7C15 + index) % 2**63
+
+
+def _fresh_seed() -> int:
+    return int(torch.randint(2**62, ()))
+
+
+def _is_latent(site: dict[str, Any]) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and not type(site["fn"]).__name__.startswith("_Subsample")
+
+
+def _probability(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a probability in [0, 1]; received {value!r}; write 90 % as 0.9.")
+    return float(value)
+
+
+def _check_count(n: int) -> None:
+    if not (isinstance(n, int) and n >= 1):
+        raise ValueError(f"The number of samples must be a whole number of at least 1; received {n!r}.")
+
+
+def _name(guide: Callable) -> str:
+    return getattr(type(guide), "__name__", "guide")
