@@ -59,7 +59,9 @@ class Bands:
         return x.mean(-3, keepdim=not self.groups)
 
     def std(self, std: Tensor) -> Tensor:
-        """The standard deviation of p(x|z), likewise: that of the average of independent bands."""
-        if self.image == self.network:
-            return std
-        return std.square().sum(-3, keepdim=not self.groups).sqrt() / self.network
+        """The standard deviation of p(x|z), likewise.
+
+        A network errs alike on replicated bands, so averaging them does not average its errors away: the standard
+        deviation of the average is the average of the standard deviations.
+        """
+        return self.mean(std)

@@ -133,7 +133,7 @@ def _prior(prior: Prior | str, rate_scale: float) -> Prior:
 
 def _on(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The operator on the device, copied: calls and conversions change deepinv's operators in place."""
-    physics = copy.deepcopy(physics)
+    physics = physics.clone() if hasattr(physics, "clone") else copy.deepcopy(physics)
     return physics.to(device=device, dtype=dtype) if isinstance(physics, torch.nn.Module) else physics
 
 

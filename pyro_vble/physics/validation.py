@@ -8,8 +8,9 @@ from torch import Tensor
 from pyro_vble.physics.likelihood import likelihood
 from pyro_vble.physics.operators import measure, observed_mask
 
-# A measurement this many times brighter than that of a white image is on another scale, not a bright image.
-_SCALE_LIMIT = 4.0
+# A measurement this many times larger than those of images in [0, 1] is on another scale. The factor is generous: it
+# is to catch 0-255 and sensor counts, not priors whose images leave [0, 1].
+_SCALE_LIMIT = 32.0
 
 
 @torch.no_grad()
@@ -33,16 +34,22 @@ def validate_measurement(physics: Any, y: Tensor, image_shape: tuple[int, int, i
             f"{int(empty.sum())} of {len(y)} images (first: {int(empty.nonzero()[0])}); check how y was read and the "
             "sense of the mask (1 is observed)."
         )
-    white = torch.ones(1, *image_shape, dtype=y.real.dtype if y.is_complex() else y.dtype, device=y.device)
+    probe = _probe(image_shape).to(y.device, y.real.dtype if y.is_complex() else y.dtype)
     try:
-        p_white = likelihood(physics, measure(physics, white))
+        p_probe = likelihood(physics, measure(physics, probe))
     except (RuntimeError, IndexError):  # an operator with parameters per image takes whole batches only
-        p_white = likelihood(physics, measure(physics, white.expand(len(y), *image_shape)))
-    limit = float(_SCALE_LIMIT * p_white.mean.abs().max() + 6 * p_white.variance.max().sqrt())
+        p_probe = likelihood(physics, measure(physics, probe[:1].expand(len(y), *image_shape)))
+    expected = float(p_probe.mean.abs().max())
     largest = float(y[observed].abs().max())
-    if largest > limit:
+    if largest > _SCALE_LIMIT * expected + 6 * float(p_probe.variance.max().sqrt()):
         raise ValueError(
-            f"The image must be on the scale [0, 1]; received a measurement up to {largest:g}, where a white image "
-            f"would give {float(p_white.mean.abs().max()):g}; divide by the sensor's maximum (255 for 8 bits, 65535 "
-            "for 16) and state the noise level on that scale too."
+            f"The image must be on the scale [0, 1]; received a measurement up to {largest:g}, where images in [0, 1] "
+            f"give about {expected:g}; divide by the sensor's maximum (255 for 8 bits, 65535 for 16) and state the "
+            "noise level on that scale too."
         )
+
+
+def _probe(image_shape: tuple[int, int, int]) -> torch.Tensor:
+    """A white image and one of black and white pixels at random: operators that cancel constants answer the second."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack((torch.ones(image_shape), torch.rand(image_shape, generator=generator).round()))

@@ -1,0 +1,1 @@
+"""Tables and timings. The library imports nothing from here."""

@@ -1,0 +1,187 @@
+"""``pyro-vble restore``: restore a user's own image."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyro_vble.cli import options
+from pyro_vble.cli.options import GuideName, Problem
+
+# Above this many values, draws are not written unless asked for: a file of gigabytes surprises.
+_LARGE = 50_000_000
+
+
+def restore(
+    image: Annotated[Path, typer.Argument(metavar="IN", help="PNG, JPEG, WebP, TIFF (8 or 16 bit, float) or .npy.")],
+    output: Annotated[Path, typer.Option(help="Folder for the results; it is made.")],
+    problem: Annotated[Problem, typer.Option(help="What happened to the image.")],
+    noise: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Noise level (standard deviation) on the scale [0, 1]; estimated if left out."),
+    ] = None,
+    blur_sigma: Annotated[float, typer.Option(help="deblur: standard deviation of a Gaussian blur, in pixels.")] = 1.0,
+    kernel: Annotated[
+        Path | None, typer.Option(help="deblur: point-spread function, an image or .npy, instead of --blur-sigma.")
+    ] = None,
+    factor: Annotated[int, typer.Option(min=2, help="super-resolve: enlargement.")] = 2,
+    mask: Annotated[
+        Path | None, typer.Option(help="inpaint: image of the same size, 0 where pixels are missing.")
+    ] = None,
+    nodata: Annotated[
+        float | None, typer.Option(help="Value in the file that marks missing pixels; NaN and transparent ones always do.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Value in the file that is white: 4095 for 12 bits. Default: the type's largest.")
+    ] = None,
+    guide: Annotated[
+        GuideName, typer.Option(help="vble-xz has the best error bars; map-z has none, and is the fastest.")
+    ] = GuideName.vble_xz,
+    prior: options.Prior = "cae-bsd",
+    steps: options.Steps = 100,
+    lr: options.LearningRate = 0.2,
+    kl_weight: options.KLWeight = 1.0,
+    rate_scale: options.RateScale = 1.0,
+    samples: options.Samples = 100,
+    draws: Annotated[
+        int | None, typer.Option(min=0, help="Draws in posterior.nc; by default 16, none for large images.")
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+) -> None:
+    """Restore an image of your own, with an error bar on every pixel.
+
+    Writes into the output folder **restored** (the posterior mean, in the input's type), **std** and
+    **error_quantile_90** (float TIFFs on the scale [0, 1]: the error is below the latter in 90 % of cases, says the
+    posterior), two posterior samples, **figure.png**, **fit.pvble** (the posterior itself, for
+    pyro_vble.load_posterior), **posterior.nc** (draws, for ArviZ) and **metrics.json**.
+
+    Examples:
+
+        pyro-vble restore photo.jpg --output out --problem denoise
+
+        pyro-vble restore scan.tif --output out --problem deblur --blur-sigma 1.5 --noise 0.01
+
+        pyro-vble restore small.png --output out --problem super-resolve --factor 2
+
+        pyro-vble restore holes.png --output out --problem inpaint --mask mask.png
+    """
+    import numpy as np
+    import torch
+
+    import pyro_vble as pv
+    from pyro_vble.cli import report
+    from pyro_vble.figures import restoration_figure
+    from pyro_vble.io.images import read_image
+
+    source = read_image(image, scale=scale, nodata=nodata)
+    y = source.values
+    if noise is None:
+        noise = _estimated_noise(y)
+        report.console.print(f"Noise level estimated from the image: {noise:.4f} (set it with --noise)")
+    physics, y = _operator(problem, y, noise, blur_sigma, kernel, factor, mask)
+    prior_model = pv.load_prior(prior)
+
+    start = time.perf_counter()
+    posterior = pv.restore(
+        y,
+        physics,
+        prior_model,
+        guide=options.guide_of(guide),
+        num_steps=steps,
+        lr=lr,
+        kl_weight=kl_weight,
+        rate_scale=rate_scale,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    fitted = time.perf_counter()
+    result = report.estimates(posterior, samples, guide.value)
+    seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
+
+    suffix = {".npy": ".npy", ".tif": ".tif", ".tiff": ".tif"}.get(image.suffix.lower(), ".png")
+    kept = np.uint8 if source.dtype == bool else source.dtype
+    paths = report.write_estimates(output, result, suffix=suffix, dtype=kept, scale=source.scale)
+    posterior.save(output / "fit.pvble")
+    restoration_figure(output / "figure.png", y[0], [result.row], title=f"{image.name}: {problem.value}")
+    if draws is None:
+        draws = 16 if 16 * result.mmse_x.numel() <= _LARGE else 0
+        if not draws:
+            report.console.print("The image is large: no draws are written; --draws 16 writes them all the same.")
+    if draws:
+        report.write_netcdf(output / "posterior.nc", posterior, draws)
+    report.write_metrics(
+        output / "metrics.json",
+        {
+            "input": str(image),
+            "problem": problem.value,
+            "noise": noise,
+            "guide": guide.value,
+            "prior": prior,
+            "kl_weight": kl_weight,
+            "rate_scale": rate_scale,
+            "seed": seed,
+            "num_samples": samples,
+            "mean_std": float(result.std.mean()),
+            "seconds": seconds,
+        }
+        | result.figures,
+    )
+    report.print_table(
+        [
+            {
+                "guide": guide.value,
+                "ELBO": f"{result.figures['elbo']:,.0f}",
+                "steps": result.figures["steps"],
+                "mean error bar (std)": f"{float(result.std.mean()):.4f}",
+                "fit": f"{seconds['fit']:.1f} s",
+                f"{samples} samples and statistics": f"{seconds['sampling']:.1f} s",
+            }
+        ],
+        f"Restoration of {image.name}, {y.shape[-1]}x{y.shape[-2]} -> "
+        f"{result.mmse_x.shape[-1]}x{result.mmse_x.shape[-2]}",
+    )
+    report.console.print(f"Written to {output}/ ({paths['restored'].name} first)")
+
+
+def _estimated_noise(y) -> float:
+    """Robust wavelet estimate of the noise level, pooled over bands; at least half an 8-bit step."""
+    import numpy as np
+    from skimage.restoration import estimate_sigma
+
+    bands = np.nan_to_num(y[0].numpy(), nan=float(y[y.isfinite()].mean()))
+    return max(float(estimate_sigma(bands, channel_axis=0, average_sigmas=True)), 0.5 / 255)
+
+
+def _operator(problem: Problem, y, noise: float, blur_sigma: float, kernel, factor: int, mask):
+    """The operator of a problem, and the measurement it explains."""
+    import torch
+
+    from pyro_vble.io.images import read_image
+    from pyro_vble.physics import problems
+
+    if problem is Problem.denoise:
+        return problems.denoising(noise), y
+    if problem is Problem.deblur:
+        psf = problems.gaussian_kernel(blur_sigma) if kernel is None else read_image(kernel).values[0].mean(0)
+        return problems.deblurring(noise, psf), y
+    if problem is Problem.super_resolve:
+        shape = (y.shape[1], factor * y.shape[2], factor * y.shape[3])
+        return problems.super_resolution(noise, shape, factor), y
+    observed = torch.isfinite(y)
+    if mask is not None:
+        known = read_image(mask).values
+        if known.shape[-2:] != y.shape[-2:]:
+            raise ValueError(
+                f"The mask must have the image's size {tuple(y.shape[-2:])}; received {tuple(known.shape[-2:])}."
+            )
+        observed = observed & (known > 0).all(1, keepdim=True)
+    elif bool(observed.all()):
+        raise ValueError(
+            "Inpainting needs to know which pixels are missing; received no --mask, no --nodata, and an image without "
+            "NaN or transparent pixels; pass one of them."
+        )
+    return problems.inpainting(noise, observed[0].float()), torch.where(observed, y, torch.nan)

@@ -1,0 +1,108 @@
+"""Figures as a paper would print them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vble.io.atomic import atomic_path
+
+
+@dataclass(frozen=True)
+class RestorationRow:
+    """What one row of the figure shows, all (C, H, W).
+
+    Attributes:
+        label: Name of the guide.
+        estimate: MMSE-x.
+        samples: Posterior samples, (2, C, H, W).
+        error_quantile: Predicted 90 % quantile of the error.
+        note: Text under the estimate, such as its PSNR.
+        coverage_note: Text under the error quantile, such as the coverage.
+    """
+
+    label: str
+    estimate: Tensor
+    samples: Tensor
+    error_quantile: Tensor
+    note: str = ""
+    coverage_note: str = ""
+
+
+def restoration_figure(
+    path: str | os.PathLike,
+    measurement: Tensor,
+    rows: list[RestorationRow],
+    *,
+    truth: Tensor | None = None,
+    measurement_note: str = "",
+    title: str = "",
+) -> None:
+    """Draw truth, measurement, estimate, two samples, true error and predicted error quantile, one row a guide.
+
+    Without a truth its two columns are left out. Errors are averaged over bands and share one colour scale, so that the
+    predicted error can be compared with the true one by eye.
+
+    Args:
+        path: Where to write; the suffix chooses the format.
+        measurement: (C, H', W').
+        rows: One for each guide.
+        truth: (C, H, W).
+        measurement_note: Text under the measurement.
+        title: Title of the figure.
+    """
+    from matplotlib.figure import Figure
+
+    columns = ["measurement", "MMSE-x", "sample 1", "sample 2", "90 % error quantile"]
+    if truth is not None:
+        columns = ["truth", *columns[:-1], "true error |x - MMSE-x|", columns[-1]]
+    maps = [row.error_quantile for row in rows]
+    errors = [] if truth is None else [(truth - row.estimate).abs() for row in rows]
+    top = float(np.quantile(np.concatenate([_grey(m).ravel() for m in maps + errors]), 0.995))
+
+    height, width = rows[0].estimate.shape[-2:]
+    cell = 2.4
+    figure = Figure(
+        figsize=(cell * len(columns) + 0.9, (cell * height / width + 0.3) * len(rows) + 0.7),
+        layout="constrained",
+        dpi=130,
+    )
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for i, row in enumerate(rows):
+        content = {
+            "truth": (truth, ""),
+            "measurement": (measurement, measurement_note),
+            "MMSE-x": (row.estimate, row.note),
+            "sample 1": (row.samples[0], ""),
+            "sample 2": (row.samples[1], ""),
+            "true error |x - MMSE-x|": (errors[i] if errors else None, ""),
+            "90 % error quantile": (row.error_quantile, row.coverage_note),
+        }
+        for axis, name in zip(axes[i], columns, strict=True):
+            image, note = content[name]
+            axis.set(xticks=[], yticks=[])
+            if i == 0:
+                axis.set_title(name, fontsize=10)
+            axis.set_xlabel(note, fontsize=9)
+            if "error" in name:
+                drawn = axis.imshow(_grey(image), cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+            else:
+                axis.imshow(_colour(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes[i, 0].set_ylabel(row.label, fontsize=11)
+    figure.colorbar(drawn, ax=axes[:, -1], label="error (image in [0, 1])", fraction=0.06, pad=0.03)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    with atomic_path(Path(path)) as temporary:
+        figure.savefig(temporary)
+
+
+def _colour(image: Tensor) -> np.ndarray:
+    """(H, W, 3) or (H, W) in [0, 1], missing pixels grey; of other numbers of bands the first, or first three."""
+    array = np.nan_to_num(image.detach().cpu().float().numpy(), nan=0.5).clip(0, 1)
+    return array[:3].transpose(1, 2, 0) if len(array) >= 3 else array[0]
+
+
+def _grey(image: Tensor) -> np.ndarray:
+    return image.detach().cpu().float().mean(0).numpy()

@@ -1,0 +1,156 @@
+"""Images as arrays in [0, 1], from and to files."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vble.io.atomic import atomic_path
+
+_TIFF = (".tif", ".tiff")
+_PHOTO = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (*_PHOTO, *_TIFF, ".npy")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image as it was read: values in [0, 1], NaN where there is no data, and the scale of the file.
+
+    Attributes:
+        values: (1, C, H, W) float32.
+        dtype: The file's data type.
+        scale: The file's value that is 1 here.
+    """
+
+    values: Tensor
+    dtype: np.dtype
+    scale: float
+
+
+def read_image(path: str | os.PathLike, *, scale: float | None = None, nodata: float | None = None) -> ImageFile:
+    """Read a PNG, JPEG, WebP, TIFF or NumPy file: 8 and 16 bit integers, or floats.
+
+    Integers are divided by their type's largest value, so that 255 or 65535 is 1; floats are taken as they are. Photographs
+    are turned upright by their EXIF orientation. Fully transparent pixels become NaN and the alpha channel is dropped.
+
+    Args:
+        path: The file. NumPy arrays are (H, W), (H, W, C) or (C, H, W), with C up to 16.
+        scale: The value that is 1, where the type's largest is not: 4095 for 12 bits in 16.
+        nodata: Value that marks missing pixels; NaN always does.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If its kind is not known, it is damaged, or its shape is no image's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No image at {path}; check the path.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"An image file must be one of {', '.join(SUFFIXES)}; received {path.name}; convert it.")
+    try:
+        array = _read_array(path)
+    except Exception as error:  # every decoder has exceptions of its own
+        raise ValueError(
+            f"An image file must be complete and of the kind its name says; {path} cannot be read "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    array = _bands_first(array, path)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        raise ValueError(f"An image must hold real numbers; {path} holds {array.dtype}.")
+    if scale is None:
+        scale = float(np.iinfo(array.dtype).max) if np.issubdtype(array.dtype, np.integer) else 1.0
+    elif not scale > 0:
+        raise ValueError(f"scale must be positive; received {scale}.")
+    # float64 in between: float32 cannot hold every 32-bit integer.
+    values = array.astype(np.float64)
+    if nodata is not None:
+        values[array == nodata] = np.nan
+    values /= scale
+    alpha = len(values) in (2, 4) and path.suffix.lower() in _PHOTO
+    if alpha:
+        values, opacity = values[:-1], values[-1]
+        values[:, opacity == 0] = np.nan
+    return ImageFile(torch.from_numpy(values.astype(np.float32))[None], array.dtype, scale)
+
+
+def write_image(path: str | os.PathLike, values: Tensor, *, dtype: np.dtype | type = np.uint8, scale: float | None = None) -> Path:
+    """Write an image (1, C, H, W) or (C, H, W), clipped and rounded for integer types; returns the path written.
+
+    The suffix chooses the format; a type or number of bands that PNG cannot hold goes into a TIFF beside it.
+
+    Args:
+        path: Where to; the folder is made.
+        values: The image, 1 standing for ``scale``.
+        dtype: Data type in the file.
+        scale: The value written for 1: by default the largest of an integer type, 1 for floats.
+
+    Raises:
+        ValueError: If the suffix is not one of .png, .tif, .tiff or .npy.
+    """
+    path, dtype = Path(path), np.dtype(dtype)
+    if path.suffix not in (".png", *_TIFF, ".npy"):
+        raise ValueError(f"Images are written as .png, .tif or .npy; received {path.name}.")
+    array = values.detach().cpu().double().numpy()
+    array = array[0] if array.ndim == 4 else array
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        array = np.clip(np.rint(array * (scale or limits.max)), limits.min, limits.max)
+    else:
+        array = array * (scale or 1.0)
+    array = array.astype(dtype)
+    if path.suffix == ".png" and (dtype != np.uint8 or len(array) not in (1, 3)):
+        path = path.with_suffix(".tif")
+    with atomic_path(path) as temporary:
+        if path.suffix == ".npy":
+            np.save(temporary, array)
+        elif path.suffix == ".png":
+            from PIL import Image
+
+            Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0)).save(temporary)
+        else:
+            import tifffile
+
+            colour = len(array) == 3 and dtype.kind == "u"
+            tifffile.imwrite(
+                temporary,
+                array.transpose(1, 2, 0) if colour else array,
+                photometric="rgb" if colour else "minisblack",
+                compression="zlib",
+            )
+    return path
+
+
+def _read_array(path: Path) -> np.ndarray:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if suffix in _TIFF:
+        import tifffile
+
+        return tifffile.imread(path)
+    if suffix == ".png":
+        # Pillow reads 16-bit colour PNGs as 8-bit ones.
+        from torchvision.io import ImageReadMode, decode_image
+
+        return decode_image(str(path), mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True).numpy()
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _bands_first(array: np.ndarray, path: Path) -> np.ndarray:
+    """(H, W), (H, W, C) or (C, H, W) as (C, H, W); the bands are the shortest side."""
+    array = array.squeeze() if array.ndim > 3 else array
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim != 3 or 0 in array.shape or min(array.shape[0], array.shape[-1]) > 16:
+        raise ValueError(
+            f"An image must have the shape (H, W), (H, W, C) or (C, H, W) with up to 16 bands; {path} has {array.shape}."
+        )
+    return array.transpose(2, 0, 1) if array.shape[-1] < array.shape[0] else array

@@ -1,0 +1,151 @@
+"""Posteriors as files: safetensors, with JSON in the header."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pyro_vble import guides as guide_classes
+from pyro_vble._version import __version__
+from pyro_vble.io.atomic import atomic_path
+from pyro_vble.models import Prior, RestorationModel
+from pyro_vble.posterior import Posterior
+
+_FORMAT = "pyro-vble posterior 1"
+_GUIDE_PREFIX = "guide."
+
+
+def save_posterior(posterior: Posterior, path: str | os.PathLike) -> None:
+    """Write a posterior to one file: the guide's parameters, the measurement, the ELBO trace and their description.
+
+    The prior is stored by name and fingerprint, the operator not at all.
+
+    Raises:
+        TypeError: If the guide is none of this library's.
+    """
+    guide = posterior.guide
+    if getattr(guide_classes, type(guide).__name__, None) is not type(guide):
+        raise TypeError(
+            f"Posteriors of this library's guides can be saved ({', '.join(guide_classes.__all__)}); received "
+            f"{type(guide).__name__}; save guide.state_dict() yourself."
+        )
+    prior = posterior.model.prior
+    description = {
+        "format": _FORMAT,
+        "version": __version__,
+        "guide": type(guide).__name__,
+        "options": guide.options,
+        "prior": prior.name,
+        "prior_fingerprint": fingerprint(prior),
+        "rate_scale": getattr(prior, "rate_scale", 1.0),
+        "image_shape": list(posterior.image_shape[1:]),
+        "precision": posterior.precision,
+        "seed": posterior.seed,
+    }
+    tensors = {_GUIDE_PREFIX + name: value for name, value in guide.state_dict().items()}
+    tensors |= {"y": posterior.y, "elbo": posterior.elbo}
+    with atomic_path(path) as temporary:
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            temporary,
+            metadata={"pyro_vble": json.dumps(description)},
+        )
+
+
+def load_posterior(
+    path: str | os.PathLike, *, prior: Prior | None = None, physics: Any = None, device: str | torch.device = "cpu"
+) -> Posterior:
+    """Read a posterior that :meth:`Posterior.save` wrote.
+
+    Args:
+        path: The file.
+        prior: The prior, where it was not loaded by name (one of your own).
+        physics: The forward operator; only ``predictive`` and further fitting need it.
+        device: Where to put it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or of another kind, or the prior is missing or another one.
+
+    Example:
+        >>> import tempfile, torch, deepinv
+        >>> import pyro_vble as pv
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> posterior = pv.restore(torch.rand(1, 3, 64, 64), physics, "cae-bsd", num_steps=2, seed=0, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     posterior.save(f"{folder}/fit.pvble")
+        ...     again = pv.load_posterior(f"{folder}/fit.pvble")
+        >>> bool((again.mmse_x(4) == posterior.mmse_x(4)).all())
+        True
+    """
+    description, tensors = _read(Path(path))
+    prior = _prior_of(description, prior)
+    dtype = torch.float64 if description["precision"] == "float64" else torch.float32
+    guide_class = getattr(guide_classes, description["guide"])
+    model = RestorationModel(
+        prior,
+        None,
+        latent_image=guide_class.latent_image,
+        image_shape=tuple(description["image_shape"]),
+    ).to(device, dtype)
+    y = tensors.pop("y").to(device)
+    elbo = tensors.pop("elbo")
+    guide = guide_class(model, y, **description["options"])
+    guide.load_state_dict({name.removeprefix(_GUIDE_PREFIX): value.to(device) for name, value in tensors.items()})
+    if physics is not None:
+        model.physics = physics
+    return Posterior(model, guide, y, elbo=elbo, precision=description["precision"], seed=description["seed"])
+
+
+def fingerprint(prior: torch.nn.Module) -> str:
+    """A short hash of a prior's weights: enough to tell one prior from another."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, value in sorted(prior.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"No posterior at {path}; give the path that Posterior.save wrote.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {}).get("pyro_vble", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"A posterior must be a complete file that Posterior.save wrote; {path} cannot be read ({error}); it may "
+            "be truncated: copy it again."
+        ) from error
+    if description.get("format") != _FORMAT:
+        raise ValueError(
+            f"A posterior must be a file of the format {_FORMAT!r}; {path} has {description.get('format')!r}; give a "
+            "file that Posterior.save wrote with this version."
+        )
+    return description, tensors
+
+
+def _prior_of(description: dict[str, Any], prior: Prior | None) -> Prior:
+    if prior is None and description["prior"] is None:
+        raise ValueError(
+            "This posterior was fitted with a prior of your own, which is not saved with it; pass prior=..., the same "
+            "prior."
+        )
+    if prior is None:
+        from pyro_vble.io.priors import load_prior
+
+        prior = load_prior(description["prior"], rate_scale=description["rate_scale"])
+    found = fingerprint(prior)
+    if found != description["prior_fingerprint"]:
+        raise ValueError(
+            f"The prior must be the one that the posterior was fitted with (weights {description['prior_fingerprint']}, "
+            f"name {description['prior']!r}); received weights {found}; pass that prior as prior=..."
+        )
+    return prior
