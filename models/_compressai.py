@@ -96,7 +96,8 @@ def build_network(state: dict[str, Tensor], architecture: str | None = None) -> 
             f"read off the weights (here: {found})."
         )
     try:
-        return classes[architecture].from_state_dict(state).eval()
+        with torch.random.fork_rng(devices=[]):  # the class first fills itself with random weights
+            return classes[architecture].from_state_dict(state).eval()
     except (RuntimeError, KeyError) as error:
         raise ValueError(
             f"The weights must fit the network class; they look like {found} and were to be loaded as "

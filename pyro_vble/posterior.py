@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vble._precision import full_precision
@@ -251,7 +252,7 @@ def _fresh_seed() -> int:
 
 
 def _is_latent(site: dict[str, Any]) -> bool:
-    return site["type"] == "sample" and not site["is_observed"] and not type(site["fn"]).__name__.startswith("_Subsample")
+    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
 
 
 def _probability(name: str, value: float) -> float:

@@ -86,7 +86,8 @@ def restore(
     dtype = dtype_of(precision)
 
     latent_image = getattr(_unwrapped(guide), "latent_image", False)
-    model = RestorationModel(prior, _on(physics, device, dtype), latent_image=latent_image).to(device, dtype)
+    model = RestorationModel(prior, _on(physics, device, dtype), latent_image=latent_image)
+    model.prior.to(device, dtype)
     data = y.to(device, dtype)
     posterior = fit(
         model,
@@ -134,7 +135,16 @@ def _prior(prior: Prior | str, rate_scale: float) -> Prior:
 def _on(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The operator on the device, copied: calls and conversions change deepinv's operators in place."""
     physics = physics.clone() if hasattr(physics, "clone") else copy.deepcopy(physics)
-    return physics.to(device=device, dtype=dtype) if isinstance(physics, torch.nn.Module) else physics
+    if not isinstance(physics, torch.nn.Module):
+        return physics
+    physics = physics.to(device)
+    # Module.to(dtype) would drop the imaginary part of a filter kept in the Fourier domain.
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    for module in physics.modules():
+        for value in [*module.buffers(recurse=False), *module.parameters(recurse=False)]:
+            if value.is_complex() or value.is_floating_point():
+                value.data = value.data.to(complex_dtype if value.is_complex() else dtype)
+    return physics
 
 
 def _unwrapped(guide: Callable) -> Callable:

@@ -91,7 +91,8 @@ def load_posterior(
         None,
         latent_image=guide_class.latent_image,
         image_shape=tuple(description["image_shape"]),
-    ).to(device, dtype)
+    )
+    model.prior.to(device, dtype)
     y = tensors.pop("y").to(device)
     elbo = tensors.pop("elbo")
     guide = guide_class(model, y, **description["options"])

@@ -26,7 +26,7 @@ def initial_image(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) ->
         return torch.full((len(y), *image_shape), 0.5, dtype=_real(y), device=y.device)
     observed = observed_mask(physics, y)
     if y.dim() == 4 and y.shape[1] == image_shape[0] and not y.is_complex():
-        guess = _resized(fill_missing(y, observed), image_shape)
+        guess = _resized(physics, fill_missing(y, observed), image_shape)
     else:
         guess = _inverted(physics, fill_unobserved(y, observed), image_shape)
     return torch.nan_to_num(guess, nan=0.5).clamp(0, 1)
@@ -36,7 +36,8 @@ def initial_image(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) ->
 def fill_missing(y: Tensor, observed: Tensor) -> Tensor:
     """Images (B, C, H, W) with unobserved pixels interpolated by normalised convolution.
 
-    Gaussian windows of doubling width are tried; a pixel is filled by the first that reaches an observation.
+    Gaussian windows of doubling width are tried; a pixel is filled by the first that reaches enough observations, or
+    by the mean of its band.
     """
     filled, known = fill_unobserved(y, observed), observed.expand_as(y)
     sigma, reach = 0.7, max(y.shape[-2:])
@@ -47,17 +48,33 @@ def fill_missing(y: Tensor, observed: Tensor) -> Tensor:
         filled = torch.where(~known & near, value / weight.clamp_min(1e-3), filled)
         known = known | near
         sigma *= 2
-    return torch.where(known, filled, 0.5)
+    count = observed.expand_as(y).sum((-2, -1), keepdim=True)
+    mean = fill_unobserved(y, observed).sum((-2, -1), keepdim=True) / count.clamp_min(1)
+    return torch.where(known, filled, torch.where(count > 0, mean, 0.5))
 
 
-def _resized(y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+def _resized(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     """An image brought to the size (H, W): enlarged if clearly smaller, else cropped or extended about its centre."""
     height, width = image_shape[1:]
     if max(height / y.shape[-2], width / y.shape[-1]) >= 1.5:
-        return F.interpolate(y, size=(height, width), mode="bicubic", align_corners=False)
+        # Operators keep either the first pixel of a block or its centre; the measurement tells which.
+        candidates = [_enlarged(y, height, width, corner) for corner in (False, True)]
+        return min(candidates, key=lambda x: float((physics.A(x) - y).square().mean()))
     missing_rows, missing_columns = height - y.shape[-2], width - y.shape[-1]
     left, top = missing_columns // 2, missing_rows // 2
     return F.pad(y, (left, missing_columns - left, top, missing_rows - top), mode="replicate")
+
+
+def _enlarged(y: Tensor, height: int, width: int, corner: bool) -> Tensor:
+    """Bicubic enlargement, the pixels of y standing at the corners or at the centres of their blocks."""
+    grids = []
+    for large, small in ((height, y.shape[-2]), (width, y.shape[-1])):
+        t = torch.arange(large, dtype=y.dtype, device=y.device) * (small / large)
+        position = t if corner else t + 0.5 * (small / large - 1)
+        grids.append((2 * position + 1) / small - 1)  # in the [-1, 1] of grid_sample, pixel centres inside
+    rows, columns = torch.meshgrid(*grids, indexing="ij")
+    grid = torch.stack((columns, rows), -1).expand(len(y), -1, -1, -1)
+    return F.grid_sample(y, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
 
 def _inverted(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:

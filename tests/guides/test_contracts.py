@@ -1,0 +1,146 @@
+"""What every guide must keep, whatever its family."""
+
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from deepinv.physics import Denoising, GaussianNoise
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import ClippedAdam
+
+from pyro_vble.guides import VBLE, MAPz, MeanFieldGuide, VBLExz
+from pyro_vble.models import RestorationModel
+
+PHYSICS = Denoising(GaussianNoise(0.1))
+
+
+class GuideContract:
+    """Subclasses say which guide; the tests are shared."""
+
+    guide_class: type[MeanFieldGuide]
+    options: dict = {}  # noqa: RUF012
+
+    def build(self, prior, y):
+        model = RestorationModel(prior, PHYSICS, latent_image=self.guide_class.latent_image)
+        return model, self.guide_class(model, y, **self.options)
+
+    @pytest.fixture
+    def y(self):
+        return torch.rand(2, 3, 70, 64)
+
+    def test_its_sites_are_the_models_latents(self, cae, y):
+        model, guide = self.build(cae, y)
+        sites = set(poutine.trace(guide).get_trace(y).stochastic_nodes)
+        assert sites == set(poutine.trace(model).get_trace(y).stochastic_nodes)
+
+    def test_it_takes_what_the_model_takes_and_fits_by_hand(self, cae, y):
+        model, guide = self.build(cae, y)
+        before = {name: value.clone() for name, value in guide.state_dict().items()}
+        svi = SVI(model, guide, ClippedAdam({"lr": 0.1}), Trace_ELBO(max_plate_nesting=1))
+        losses = [svi.step(y) for _ in range(5)]
+        assert all(torch.isfinite(torch.tensor(losses)))
+        moved = [name for name, value in guide.state_dict().items() if not torch.equal(value, before[name])]
+        assert set(moved) == {name for name, _ in guide.named_parameters()}
+
+    def test_parameters_are_local(self, cae, y):
+        first = self.build(cae, y)[1]
+        second = self.build(cae, y[:1, :, :50, :40])[1]
+        for guide, data in ((first, y), (second, y[:1, :, :50, :40]), (first, y)):
+            guide(data)
+        assert len(pyro.get_param_store()) == 0
+        assert first.loc["z"].shape == (2, 12, 8, 4)
+        assert second.loc["z"].shape == (1, 12, 4, 4)
+
+    def test_starts_at_the_encoder(self, cae, y):
+        _, guide = self.build(cae, y)
+        torch.testing.assert_close(guide.loc["z"], cae.encode(y)["z"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(guide.loc["h"], cae.encode(y)["h"], rtol=1e-4, atol=1e-4)
+
+    def test_median_quantiles_and_posterior_agree(self, cae, y):
+        _, guide = self.build(cae, y)
+        posterior = guide.get_posterior()
+        levels = guide.quantiles([0.05, 0.5, 0.95])
+        for site, median in guide.median().items():
+            assert posterior[site].batch_shape == (2,)
+            torch.testing.assert_close(levels[site][1], median)
+            assert bool((levels[site][0] <= levels[site][2]).all())
+            draws = posterior[site].sample((400,))
+            inside = ((levels[site][0] <= draws) & (draws <= levels[site][2])).float().mean()
+            expected = 1.0 if guide.width == {} else 0.9
+            assert float(inside) == pytest.approx(expected, abs=5 * (0.09 / draws.numel()) ** 0.5)
+        with pytest.raises(ValueError, match="probabilities"):
+            guide.quantiles([1.2])
+
+    def test_its_state_dict_restores_it(self, cae, y):
+        model, guide = self.build(cae, y)
+        with torch.no_grad():
+            for p in guide.parameters():
+                p.add_(torch.randn_like(p))
+        again = self.guide_class(model, y, **guide.options)
+        again.load_state_dict(guide.state_dict())
+        for site, median in guide.median().items():
+            assert torch.equal(again.median()[site], median)
+
+    def test_a_model_of_the_other_kind_is_refused(self, cae, y):
+        model = RestorationModel(cae, PHYSICS, latent_image=not self.guide_class.latent_image)
+        with pytest.raises(ValueError, match=rf"{self.guide_class.__name__} needs a model with latent_image"):
+            self.guide_class(model, y)
+
+
+class TestVBLE(GuideContract):
+    guide_class = VBLE
+
+
+class TestVBLEGaussian(GuideContract):
+    guide_class = VBLE
+    options = {"family": "gaussian"}  # noqa: RUF012
+
+
+class TestVBLExz(GuideContract):
+    guide_class = VBLExz
+
+
+class TestVBLExzFreeMean(GuideContract):
+    guide_class = VBLExz
+    options = {"free_mean": True}  # noqa: RUF012
+
+
+class TestMAPz(GuideContract):
+    guide_class = MAPz
+
+
+def test_default_families(cae):
+    y = torch.rand(1, 3, 64, 64)
+    guide = VBLE(RestorationModel(cae, PHYSICS), y)
+    assert guide.family == "uniform"
+    assert bool((guide.width["z"] == 1).all())
+    xz = VBLExz(RestorationModel(cae, PHYSICS, latent_image=True), y)
+    assert bool((xz.b == 1).all())
+    assert set(xz.width) == set(xz.loc) == {"h", "z"}
+
+
+def test_widths_stay_in_bounds_and_find_back():
+    """Driven far outside, a width is held at its bound by value, and a gradient that leads back moves it at once."""
+    from pyro_vble.guides._factors import UniformFactor
+
+    factor = UniformFactor(torch.zeros(1, 4), 1.0)
+    with torch.no_grad():
+        factor.free_width_unconstrained.fill_(9.0)
+    assert float(factor.width.max()) == pytest.approx(20.0)
+    factor.width.sum().backward()
+    torch.testing.assert_close(factor.free_width_unconstrained.grad, torch.full((1, 4), 20.0))
+
+
+def test_unknown_family(cae):
+    with pytest.raises(ValueError, match="family must be one of gaussian, uniform; received 'laplace'"):
+        VBLE(RestorationModel(cae, PHYSICS), torch.rand(1, 3, 64, 64), family="laplace")
+
+
+def test_options_travel_in_a_partial(cae):
+    import pyro_vble as pv
+
+    y = torch.rand(1, 3, 64, 64)
+    posterior = pv.restore(y, PHYSICS, cae, guide=partial(VBLE, family="gaussian"), num_steps=2, progress=False)
+    assert posterior.guide.family == "gaussian"
