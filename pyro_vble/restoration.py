@@ -29,7 +29,7 @@ def restore(
     num_particles: int = 1,
     kl_weight: float = 1.0,
     rate_scale: float = 1.0,
-    elbo: str = "trace",
+    elbo: str = "auto",
     tolerance: float | None = 1e-4,
     seed: int | None = None,
     device: str | torch.device = "auto",
@@ -52,7 +52,7 @@ def restore(
         num_particles: Draws of the guide a step.
         kl_weight: λ, 1 for Bayes' rule.
         rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha.
-        elbo: "trace" or "mean_field", see :func:`fit`.
+        elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
         seed: The same seed gives the same bits on CPU.
         device: "auto" (CUDA where there is one) or a torch device.

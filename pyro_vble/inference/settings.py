@@ -17,7 +17,7 @@ class FitSettings:
         schedule: "cosine" (to zero at the last step) or "constant".
         num_particles: Draws of the guide a step.
         kl_weight: λ >= 0: 1 is Bayes' rule.
-        elbo: "trace" (Trace_ELBO) or "mean_field" (TraceMeanField_ELBO: closed-form KL where there is one).
+        elbo: "trace" (Trace_ELBO), "mean_field" (TraceMeanField_ELBO: closed-form KL where there is one) or "auto".
         tolerance: Stop when the ELBO, averaged over ``window`` steps, gains less than this many nats per measured
             value over the previous window; None never stops early.
         window: Number of steps averaged.
@@ -31,7 +31,7 @@ class FitSettings:
     schedule: str = "cosine"
     num_particles: int = 1
     kl_weight: float = 1.0
-    elbo: str = "trace"
+    elbo: str = "auto"
     tolerance: float | None = 1e-4
     window: int = 20
 
@@ -51,7 +51,7 @@ class FitSettings:
             raise ValueError(
                 f"tolerance must be finite and not negative, or None to run all steps; received {self.tolerance!r}."
             )
-        for name, choices in (("schedule", ("cosine", "constant")), ("elbo", ("trace", "mean_field"))):
+        for name, choices in (("schedule", ("cosine", "constant")), ("elbo", ("auto", "trace", "mean_field"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; received {getattr(self, name)!r}.")
 

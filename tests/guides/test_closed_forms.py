@@ -35,7 +35,7 @@ class Problem:
 
     def fit(self, guide, **options):
         model = RestorationModel(self.prior, self.physics, latent_image=guide_class(guide).latent_image, image_shape=IMAGE)
-        settings = {"num_steps": 1500, "lr": 0.05, "num_particles": 8, "tolerance": None, "seed": 0, "progress": False}
+        settings = {"num_steps": 600, "lr": 0.05, "num_particles": 64, "tolerance": None, "seed": 0, "progress": False}
         return pv.fit(model, guide(model, self.y), self.y, **settings | options)
 
     @property
@@ -67,9 +67,9 @@ def guide_class(guide):
 
 
 def assert_close(found, expected, tolerance=0.02):
-    """Within a relative tolerance in norm, and each value within it of the largest."""
+    """Within a relative tolerance in norm, and every value within it of the largest."""
     assert float((found - expected).norm() / expected.norm()) < tolerance
-    assert float((found - expected).abs().max() / expected.abs().max()) < 2 * tolerance
+    assert float((found - expected).abs().max() / expected.abs().max()) < tolerance
 
 
 @pytest.fixture(params=[1, 2])
@@ -105,7 +105,7 @@ def test_vble_xz_with_a_free_mean_has_the_exact_posterior_mean(problem):
 
 
 def test_the_samples_have_the_fitted_moments(problem):
-    posterior = problem.fit(VBLExz, num_steps=400)
+    posterior = problem.fit(VBLExz, num_steps=200, lr=0.1, num_particles=8)
     guide, n = posterior.guide, 4000
     x = posterior.sample(n, seed=1).flatten(2)
     mean = guide.loc["z"] @ problem.W.T + problem.c
@@ -115,9 +115,9 @@ def test_the_samples_have_the_fitted_moments(problem):
 
 
 def test_map_z_is_the_ridge_solution_and_csgm_least_squares(problem):
-    ridge = problem.fit(MAPz, num_particles=1, num_steps=3000, lr=0.1).guide.loc["z"]
+    ridge = problem.fit(MAPz, num_particles=1, num_steps=1000, lr=0.3).guide.loc["z"]
     assert_close(ridge, problem.ridge, 1e-3)
-    csgm = problem.fit(MAPz, num_particles=1, num_steps=5000, lr=0.1, kl_weight=0.0).guide.loc["z"]
+    csgm = problem.fit(MAPz, num_particles=1, num_steps=1500, lr=0.3, kl_weight=0.0).guide.loc["z"]
     assert_close(csgm, torch.linalg.lstsq(problem.AW, problem.residual.T).solution.T, 1e-2)
 
 
@@ -146,7 +146,7 @@ def test_with_no_data_the_posterior_is_the_prior():
 
 def test_the_elbo_at_the_optimum_is_the_closed_form(problem):
     """E_q log p(y|x) - KL, which for Gaussians is a formula; the trace's tail estimates it."""
-    posterior = problem.fit(VBLExz, num_particles=32)
+    posterior = problem.fit(VBLExz)
     a, b, z = problem.a, problem.b, problem.ridge
     mean = problem.residual - z @ problem.AW.T
     spread = (problem.AW.square() * a.square()).sum() + problem.s**2 * (problem.A.square() * b.square()).sum()
@@ -155,6 +155,6 @@ def test_the_elbo_at_the_optimum_is_the_closed_form(problem):
     )
     kl = 2 * ((a.square() - 1) / 2 - a.log()).sum() + z.square().sum() / 2
     kl = kl + 2 * ((b.square() - 1) / 2 - b.log()).sum()
-    tail = posterior.elbo[-200:]
-    error = float(tail.std()) / 200**0.5
+    tail = posterior.elbo[-100:]
+    error = float(tail.std()) / 100**0.5
     assert float(tail.mean()) == pytest.approx(float(log_likelihood - kl), abs=4 * error + 0.05)
