@@ -1,8 +1,5 @@
 """The families of one site: modules with free parameters whose call returns a distribution."""
 
-import contextlib
-
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule, PyroParam
@@ -10,11 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vble.distributions import CentredUniform
-
-
-def local_parameters() -> contextlib.AbstractContextManager:
-    """A scope in which modules keep their parameters to themselves, away from Pyro's global store."""
-    return pyro.settings.context(module_local_params=True)
+from pyro_vble.guides._parameters import local_parameters
 
 
 class Factor(PyroModule):

@@ -9,7 +9,8 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vble.guides._factors import FAMILIES, Factor, local_parameters
+from pyro_vble.guides._factors import FAMILIES, Factor
+from pyro_vble.guides._parameters import local_parameters
 
 
 class MeanFieldGuide(PyroModule):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vble._precision import full_precision
 from pyro_vble._streaming import Moments, streamed_quantiles
+from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.physics import likelihood, measure
 from pyro_vble.seeding import seeded
@@ -72,7 +73,7 @@ class Posterior:
     @property
     def mmse_z(self) -> Tensor:
         """D(z̄), the decoding of the posterior median of the latent, (B, C, H, W)."""
-        with torch.no_grad(), network_precision(self.precision, self.y.device):
+        with torch.no_grad(), network_precision(self.precision, self.y.device), parameter_scope(self.guide):
             z = self.guide.median(self.y)["z"]
             return self._out(self.model.prior.decode_mean(z, self.image_shape[1:]))
 
@@ -126,7 +127,12 @@ class Posterior:
     def sample_latents(self, n: int = 1, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draw n posterior latents by site, each (n, B, *event)."""
         _check_count(n)
-        with torch.no_grad(), seeded(self._seed(seed)), pyro.plate("samples", n, dim=-2):
+        with (
+            torch.no_grad(),
+            seeded(self._seed(seed)),
+            parameter_scope(self.guide),
+            pyro.plate("samples", n, dim=-2),
+        ):
             trace = poutine.trace(self.guide).get_trace(self.y)
         return {name: self._out(site["value"]) for name, site in trace.nodes.items() if _is_latent(site)}
 
@@ -209,7 +215,11 @@ class Posterior:
     @torch.no_grad()
     def _images(self, n: int) -> Tensor:
         """Replay the generative half of the model on n draws of the guide."""
-        with network_precision(self.precision, self.y.device), pyro.plate("samples", n, dim=-2):
+        with (
+            network_precision(self.precision, self.y.device),
+            parameter_scope(self.guide),
+            pyro.plate("samples", n, dim=-2),
+        ):
             trace = poutine.trace(self.guide).get_trace(self.y)
             x = poutine.replay(self.model.image, trace=trace)(self.y)
         return x.expand(n, *self.image_shape)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vble.guides import VBLE
+from pyro_vble.guides._parameters import local_parameters
 from pyro_vble.inference import fit, resolve_device, resolve_precision
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.inference.settings import Progress
@@ -89,9 +90,11 @@ def restore(
     model = RestorationModel(prior, _on(physics, device, dtype), latent_image=latent_image)
     model.prior.to(device, dtype)
     data = y.to(device, dtype)
+    with local_parameters():  # fits of several images must not meet in Pyro's global store
+        fitted_guide = guide(model, data)
     posterior = fit(
         model,
-        guide(model, data),
+        fitted_guide,
         data,
         num_steps=num_steps,
         lr=lr,

@@ -13,6 +13,7 @@ from pyro.optim import Adam, PyroOptim
 from torch import Tensor, nn
 
 from pyro_vble.guides import MeanFieldGuide
+from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.precision import network_precision, resolve_precision
 from pyro_vble.inference.settings import FitSettings, Progress
 from pyro_vble.inference.tempering import tempered
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from pyro_vble.posterior import Posterior
 
 _ELBOS = {"trace": Trace_ELBO, "mean_field": TraceMeanField_ELBO}
-# Gradients are orders of magnitude larger at the encoder's guess than at the optimum. With Adam's usual second decay,
-# 0.999, their memory outlasts a fit and stalls it.
-_BETAS = (0.9, 0.99)
 _MAX_ROLLBACKS = 5
 _SNAPSHOT_EVERY = 10
 
@@ -119,7 +117,7 @@ def fit(
     def posterior() -> Posterior:
         return Posterior(model, guide, y, elbo=torch.tensor(trace), precision=precision, seed=seed)
 
-    with seeded(seed), network_precision(precision, y.device), pyro.settings.context(module_local_params=True):
+    with seeded(seed), network_precision(precision, y.device), parameter_scope(guide):
         try:
             for loss in _losses(model, guide, y, settings, progress):
                 trace.append(-loss)
@@ -143,7 +141,7 @@ def _losses(
     model: nn.Module, guide: Callable, y: Tensor, settings: FitSettings, progress: Progress
 ) -> Iterator[float]:
     """Take SVI steps, yielding the loss of each that was finite."""
-    optim = Adam({"lr": settings.lr, "betas": _BETAS})
+    optim = Adam({"lr": settings.lr, "betas": settings.betas})
     loss_fn = _ELBOS[_elbo_name(settings, guide)](
         num_particles=settings.num_particles,
         vectorize_particles=settings.num_particles > 1,

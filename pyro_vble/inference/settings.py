@@ -60,3 +60,13 @@ class FitSettings:
         if self.schedule == "constant":
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decay of Adam's moments.
+
+        Gradients are orders of magnitude larger at the encoder's guess than at the optimum. With Adam's usual second
+        decay, 0.999, their memory outlasts a fit and stalls it: a cosine forgets faster. At a constant rate that
+        stall is what quietens the last steps of the published algorithm, so it keeps the usual decay.
+        """
+        return (0.9, 0.99) if self.schedule == "cosine" else (0.9, 0.999)
