@@ -1,0 +1,146 @@
+import json
+
+import arviz as az
+import numpy as np
+import pytest
+import skimage.data
+import tifffile
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import pyro_vble as pv
+from pyro_vble.cli.app import app, main
+from pyro_vble.io.images import read_image, write_image
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    path = tmp_path / "cat.png"
+    Image.fromarray(skimage.data.cat()[60:124, 160:240]).save(path)
+    return path
+
+
+@pytest.mark.parametrize("problem", ["deblur", "denoise", "super-resolve", "inpaint"])
+def test_demo_writes_what_it_promises(tmp_path, problem):
+    result = run("demo", "--output", tmp_path / "out", "--size", 64, "--steps", 10, "--samples", 6, "--problem", problem)
+    assert result.exit_code == 0, result.output
+    for word in ("PSNR before", "coverage", "VBLE-xz", " s "):
+        assert word in " ".join(result.output.split()) or word.split()[0] in result.output
+    out = tmp_path / "out"
+    written = {p.name for p in out.iterdir()}
+    assert {"figure.png", "posterior.nc", "metrics.json", "truth.png", "measurement.png", "vble_restored.png"} <= written
+    assert not [name for name in written if "partial" in name]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["guides"]) == {"VBLE", "VBLE-xz"}
+    assert 0 <= metrics["guides"]["VBLE-xz"]["coverage_90"] <= 1
+    assert metrics["guides"]["VBLE"]["seconds"]["fit"] > 0
+    assert az.from_netcdf(str(out / "posterior.nc")).posterior["image"].sizes["draw"] == 6
+    with Image.open(out / "figure.png") as figure:
+        assert figure.width > 2 * figure.height
+
+
+@pytest.mark.parametrize(
+    ("problem", "options"),
+    [
+        ("denoise", []),
+        ("deblur", ["--blur-sigma", "1.2", "--noise", "0.02"]),
+        ("super-resolve", ["--factor", "2", "--noise", "0"]),
+        ("denoise", ["--noise", "0.05", "--guide", "map-z"]),
+        ("denoise", ["--noise", "0.05", "--guide", "vble-xz-free", "--rate-scale", "0.5"]),
+    ],
+)
+def test_restore(photograph, tmp_path, problem, options):
+    out = tmp_path / "out"
+    result = run(
+        "restore", photograph, "--output", out, "--problem", problem, "--steps", 5, "--samples", 4, *options
+    )
+    assert result.exit_code == 0, result.output
+    factor = 2 if problem == "super-resolve" else 1
+    assert read_image(out / "restored.png").values.shape == (1, 3, 64 * factor, 80 * factor)
+    assert read_image(out / "std.tif").dtype == np.float32
+    assert {"fit.pvble", "posterior.nc", "figure.png", "metrics.json"} <= {p.name for p in out.iterdir()}
+    posterior = pv.load_posterior(out / "fit.pvble")
+    torch.testing.assert_close(posterior.std(4), read_image(out / "std.tif").values, rtol=0, atol=1e-6)
+
+
+def test_restore_inpaints_by_mask_transparency_and_nodata(tmp_path):
+    rgb = skimage.data.cat()[60:124, 160:224]
+    known = np.full((64, 64), 255, np.uint8)
+    known[20:30, 20:40] = 0
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    Image.fromarray(known).save(tmp_path / "mask.png")
+    Image.fromarray(np.dstack((rgb, known))).save(tmp_path / "rgba.png")
+    with_nodata = rgb.astype(np.uint16) + 1
+    with_nodata[known == 0] = 0
+    tifffile.imwrite(tmp_path / "scene.tif", with_nodata, photometric="rgb")
+    common = ("--problem", "inpaint", "--noise", 0.02, "--steps", 5, "--samples", 4)
+    results = {}
+    for name, extra in {
+        "rgb.png": ("--mask", tmp_path / "mask.png"),
+        "rgba.png": (),
+        "scene.tif": ("--nodata", 0, "--scale", 256),
+    }.items():
+        result = run("restore", tmp_path / name, "--output", tmp_path / f"out-{name}", *common, *extra)
+        assert result.exit_code == 0, result.output
+        results[name] = pv.load_posterior(tmp_path / f"out-{name}" / "fit.pvble")
+    for posterior in results.values():
+        assert torch.equal(torch.isnan(posterior.y[0, 0]), torch.from_numpy(known == 0))
+    torch.testing.assert_close(results["rgb.png"].mmse_x(4), results["rgba.png"].mmse_x(4))
+    assert read_image(tmp_path / "out-scene.tif" / "restored.tif").dtype == np.uint16
+
+
+def test_restore_with_a_kernel_file_and_numpy(tmp_path):
+    kernel = np.zeros((5, 5))
+    kernel[2] = 0.2
+    np.save(tmp_path / "kernel.npy", kernel)
+    np.save(tmp_path / "image.npy", np.random.default_rng(0).random((2, 70, 64)))
+    result = run(
+        "restore", tmp_path / "image.npy", "--output", tmp_path / "out", "--problem", "deblur", "--kernel",
+        tmp_path / "kernel.npy", "--noise", 0.05, "--steps", 3, "--samples", 3, "--draws", 0,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert np.load(tmp_path / "out" / "restored.npy").shape == (2, 70, 64)
+    assert not (tmp_path / "out" / "posterior.nc").exists()
+
+
+def test_the_noise_level_is_estimated_where_it_is_not_given(tmp_path):
+    from pyro_vble.cli.restore import _estimated_noise
+
+    x = torch.from_numpy(skimage.data.astronaut().copy()).permute(2, 0, 1)[None].float() / 255
+    for sigma in (0.03, 0.1):
+        assert _estimated_noise(x + sigma * torch.randn_like(x)) == pytest.approx(sigma, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["restore", "none.png", "--output", "out", "--problem", "denoise"], "No image at none.png"),
+        (["restore", "rgb.png", "--output", "out", "--problem", "inpaint"], "pass one of them"),
+        (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--prior", "moon"], "bundled name"),
+        (["demo", "--image", "dog"], "image must be one of cat"),
+        (["demo", "--size", "5000"], "must not exceed"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_image("rgb.png", torch.rand(1, 3, 64, 64))
+    monkeypatch.setattr("sys.argv", ["pyro-vble", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_help_and_version():
+    for command in ([], ["demo"], ["restore"]):
+        result = run(*command, "--help")
+        assert result.exit_code == 0
+    assert "--problem" in run("restore", "--help").output.replace("\n", "")
+    assert pv.__version__ in run("--version").output

@@ -1,0 +1,102 @@
+"""The package as it is installed: layout, import cost, examples."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+import pyro_vble
+
+ROOT = Path(__file__).parents[1]
+
+
+def modules() -> list[str]:
+    packages = [pyro_vble, importlib.import_module("pyro_vble.models"), importlib.import_module("pyro_vble.guides")]
+    found = {"pyro_vble"}
+    for package in packages:
+        found |= {m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")}
+        found.add(package.__name__)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    outcome = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert outcome.failed == 0
+
+
+def test_public_classes_and_functions_have_examples():
+    for name in ("VBLE", "VBLExz", "MAPz"):
+        assert ">>>" in getattr(importlib.import_module("pyro_vble.guides"), name).__doc__
+    for name in ("CAE", "VAE", "RestorationModel"):
+        assert ">>>" in getattr(importlib.import_module("pyro_vble.models"), name).__doc__
+    for name in ("restore", "fit", "load_prior", "load_posterior", "available_priors"):
+        assert ">>>" in getattr(pyro_vble, name).__doc__
+
+
+def test_import_is_light():
+    """Nothing heavy is imported until it is used; what a command line needs to print its help is not either."""
+    heavy = ("torch", "pyro", "deepinv", "compressai", "arviz", "matplotlib")
+    code = f"import sys, pyro_vble, pyro_vble.cli.options; print([m for m in {heavy!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_layers_import_one_way():
+    """Models never import guides, inference or I/O; guides never import inference; the library imports no benchmark."""
+    forbidden = {
+        "models": ("pyro_vble.guides", "pyro_vble.inference", "pyro_vble.io", "pyro_vble.posterior"),
+        "guides": ("pyro_vble.inference", "pyro_vble.io", "pyro_vble.posterior", "pyro_vble.models"),
+        "pyro_vble": ("benchmarks",),
+        "pyro_vble/distributions": ("pyro_vble.models", "pyro_vble.guides", "pyro_vble.physics", "pyro_vble.inference"),
+        "pyro_vble/physics": ("pyro_vble.models", "pyro_vble.guides", "pyro_vble.inference", "pyro_vble.io"),
+    }
+    for folder, names in forbidden.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            lines = [line.strip() for line in path.read_text().splitlines()]
+            imports = [line for line in lines if line.startswith(("import ", "from "))]
+            assert not [line for line in imports for name in names if line.split()[1].startswith(name)], path
+
+
+def test_only_one_module_imports_compressai():
+    importing = [
+        str(path.relative_to(ROOT))
+        for folder in ("models", "guides", "pyro_vble")
+        for path in (ROOT / folder).rglob("*.py")
+        if any(line.strip().startswith(("import compressai", "from compressai")) for line in path.read_text().splitlines())
+    ]
+    assert importing == ["models/_compressai.py"]
+
+
+def test_the_wheel_holds_all_three_packages(tmp_path):
+    """Built, installed into a fresh environment and imported from outside the checkout."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert wheel.stat().st_size < 60e6
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True, cwd=tmp_path)
+    # The dependencies are those of this environment: a second copy would be 5 GB. A path in a .pth file does not
+    # process that folder's own .pth files, so an editable install there stays invisible.
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    code = (
+        "import pyro_vble, pyro_vble.models, pyro_vble.guides\n"
+        "for m in (pyro_vble, pyro_vble.models, pyro_vble.guides): print(m.__file__)\n"
+        "print(pyro_vble.load_prior('cae-bsd').alpha)"
+    )
+    out = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path).stdout.split()
+    assert all(str(site) in path for path in out[:3]), out
+    assert out[3] == "0.025"

@@ -1,0 +1,175 @@
+import math
+
+import pytest
+import torch
+from deepinv.physics import Denoising, GaussianNoise
+from helpers import linear_vae
+from scipy import stats
+
+import pyro_vble as pv
+from pyro_vble import _streaming
+from pyro_vble._streaming import Moments, streamed_quantiles
+from pyro_vble.guides import VBLExz
+from pyro_vble.models import RestorationModel
+from pyro_vble.posterior import Posterior
+
+PHYSICS = Denoising(GaussianNoise(0.1))
+
+
+@pytest.fixture
+def posterior(cae):
+    return pv.restore(
+        torch.rand(2, 3, 64, 64), PHYSICS, cae, guide=VBLExz, num_steps=3, seed=0, progress=False, precision="float32"
+    )
+
+
+@pytest.fixture
+def gaussian_posterior():
+    """Known marginals: x = W z + s e under the guide as it starts, z ~ N(z̄, a²), e ~ N(0, 1)."""
+    W = torch.randn(16, 3, dtype=torch.float64)
+    prior = linear_vae(W, torch.zeros(16), 0.5, (1, 4, 4))
+    model = RestorationModel(prior, PHYSICS, latent_image=True)
+    y = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    guide = VBLExz(model, y)
+    mean = (guide.loc["z"] @ W.T).reshape(1, 1, 4, 4)
+    std = (guide.width["z"].square() @ W.square().T + 0.25).sqrt().reshape(1, 1, 4, 4)
+    return Posterior(model, guide, y, precision="float64", seed=0), mean, std
+
+
+class TestStatistics:
+    def test_they_are_those_of_the_samples_of_the_same_seed(self, posterior):
+        n = 37
+        posterior._kept = None
+        x = torch.cat(list(posterior._chunks(n, None)))
+        torch.testing.assert_close(posterior.sample(n), x)
+        torch.testing.assert_close(posterior.mmse_x(n), x.mean(0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(posterior.std(n), x.std(0), rtol=1e-4, atol=1e-5)
+        for q in (0.0, 0.05, 0.5, 0.9, 1.0):
+            torch.testing.assert_close(posterior.quantile(q, n), x.quantile(q, dim=0), rtol=0, atol=1e-5)
+        low, high = posterior.interval(0.8, n)
+        torch.testing.assert_close(low, x.quantile(0.1, dim=0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(high, x.quantile(0.9, dim=0), rtol=0, atol=1e-5)
+        error = (x - x.mean(0)).abs().quantile(0.9, dim=0)
+        torch.testing.assert_close(posterior.error_quantile(0.9, n), error, rtol=0, atol=1e-5)
+
+    def test_they_converge_to_the_posteriors(self, gaussian_posterior):
+        posterior, mean, std = gaussian_posterior
+        n = 10_000
+        error = 5 / n**0.5
+        assert float(((posterior.mmse_x(n) - mean) / std).abs().max()) < error
+        assert float((posterior.std(n) / std - 1).abs().max()) < error
+        for q in (0.01, 0.05, 0.5, 0.95):
+            # The sampling error of a quantile is sqrt(q (1 - q) / n) over the density there.
+            z = stats.norm.ppf(q)
+            bound = 5 * math.sqrt(q * (1 - q) / n) / stats.norm.pdf(z)
+            assert float(((posterior.quantile(q, n) - mean) / std - z).abs().max()) < bound
+        half = stats.norm.ppf(0.95)
+        assert float((posterior.error_quantile(0.9, n) / std - half).abs().max()) < 0.1
+
+    def test_without_a_seed_two_passes_still_see_the_same_samples(self, gaussian_posterior):
+        posterior, _, _ = gaussian_posterior
+        posterior.seed = None
+        # With one sample the error is exactly zero, if both passes draw the same.
+        assert float(posterior.error_quantile(0.9, 1).abs().max()) == 0.0
+
+    def test_seeds(self, posterior):
+        assert torch.equal(posterior.sample(3), posterior.sample(3))
+        assert not torch.equal(posterior.sample(3, seed=1), posterior.sample(3, seed=2))
+        posterior.seed = None
+        assert not torch.equal(posterior.sample(3), posterior.sample(3))
+
+    def test_kept_samples_are_not_those_of_an_older_guide(self, posterior):
+        before = posterior.mmse_x(5)
+        with torch.no_grad():
+            posterior.guide.factors["z"].loc.add_(1.0)
+        assert not torch.allclose(posterior.mmse_x(5), before)
+
+    def test_mmse_z_is_the_decoded_median(self, posterior):
+        z = posterior.guide.median()["z"]
+        torch.testing.assert_close(posterior.mmse_z, posterior.model.prior.decode_mean(z, (3, 64, 64)))
+
+    @pytest.mark.parametrize("call", ["quantile", "interval", "error_quantile"])
+    def test_probabilities_are_checked(self, posterior, call):
+        with pytest.raises(ValueError, match=r"probability in \[0, 1\]; received 90"):
+            getattr(posterior, call)(90)
+
+    def test_counts_are_checked(self, posterior):
+        with pytest.raises(ValueError, match="number of samples"):
+            posterior.mmse_x(0)
+
+
+class TestStreaming:
+    def test_moments_of_uneven_chunks(self):
+        x = torch.randn(100, 7, dtype=torch.float64) + 1e4
+        moments = Moments()
+        for chunk in x.split([1, 30, 2, 67]):
+            moments.update(chunk)
+        torch.testing.assert_close(moments.mean, x.mean(0))
+        torch.testing.assert_close(moments.std, x.std(0))
+
+    @pytest.mark.parametrize("draw", [torch.randn, torch.rand, lambda *s: -torch.rand(*s).log()])
+    def test_histogram_quantiles_are_those_of_all_samples(self, draw):
+        x = draw(3000, 50)
+        levels = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99])
+        found = streamed_quantiles(lambda: x.split(17), levels, len(x))
+        bin_width = 2 * (x[:128].amax(0) - x[:128].amin(0)) / 256
+        for level, value in zip(levels, found, strict=True):  # the sample fractions either side bracket the level
+            assert bool(((x <= value + bin_width).float().mean(0) >= level - 1 / 3000).all())
+            assert bool(((x < value - bin_width).float().mean(0) <= level + 1 / 3000).all())
+
+    def test_constant_pixels(self):
+        x = torch.full((500, 3), 0.25)
+        found = streamed_quantiles(lambda: x.split(50), torch.tensor([0.1, 0.9]), 500)
+        torch.testing.assert_close(found, torch.full((2, 3), 0.25), rtol=0, atol=1e-5)
+
+    def test_memory_does_not_grow_with_the_number_of_samples(self, gaussian_posterior, monkeypatch):
+        """The largest number of values alive in chunks and state is the same for 1,000 and for 10,000 samples."""
+        posterior, _, _ = gaussian_posterior
+        monkeypatch.setattr("pyro_vble.posterior._KEEP_VALUES", 0)
+        monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 64 * 16})
+        peaks = {}
+        for n in (1000, 10_000):
+            sizes = []
+            original = _streaming._Histogram.update
+
+            def update(self, chunk, sizes=sizes, original=original):
+                sizes.append(self.counts.numel() + chunk.numel())
+                original(self, chunk)
+
+            monkeypatch.setattr(_streaming._Histogram, "update", update)
+            posterior.quantile(0.9, n)
+            peaks[n] = max(sizes)
+            monkeypatch.setattr(_streaming._Histogram, "update", original)
+        assert peaks[1000] == peaks[10_000]
+
+    def test_sorting_in_blocks(self, monkeypatch):
+        x = torch.rand(20, 1000)
+        whole = streamed_quantiles(lambda: [x], torch.tensor([0.3]), 20)
+        monkeypatch.setattr(_streaming, "_SORT_BUDGET", 100)
+        torch.testing.assert_close(streamed_quantiles(lambda: [x], torch.tensor([0.3]), 20), whole)
+
+
+class TestSamples:
+    def test_latents_and_predictive(self, posterior):
+        latents = posterior.sample_latents(6)
+        assert {k: tuple(v.shape[:2]) for k, v in latents.items()} == {"h": (6, 2), "z": (6, 2), "x_decentered": (6, 2)}
+        assert posterior.predictive(4).shape == (4, 2, 3, 64, 64)
+
+    def test_predictive_is_the_image_plus_noise(self, gaussian_posterior):
+        posterior, mean, std = gaussian_posterior
+        y = posterior.predictive(20_000)
+        error = 5 / 20_000**0.5
+        assert float(((y.mean(0) - mean) / std).abs().max()) < error
+        assert float((y.var(0) / (std**2 + 0.01) - 1).abs().max()) < 2 * error
+
+    def test_repr(self, posterior):
+        assert "VBLExz" in repr(posterior)
+        assert "after 3 steps" in repr(posterior)
+
+
+def test_public_names():
+    for name in pv.__all__:
+        assert getattr(pv, name) is not None
+    assert set(pv.__all__) <= set(dir(pv))
+    with pytest.raises(AttributeError, match="no attribute 'restoree'"):
+        _ = pv.restoree
