@@ -15,7 +15,9 @@ def batched(network: Callable[[Tensor], Tensor], x: Tensor, event_dim: int = 3) 
     if flat.dim() == 4:
         flat = flat.contiguous(memory_format=torch.channels_last)
     out = network(flat)
-    return out.reshape(*plates, *out.shape[1:]).to(x.dtype)
+    # Back to plain layout and precision: what follows (operators, likelihoods) is not made of wide convolutions.
+    out = out.to(x.dtype, memory_format=torch.contiguous_format)
+    return out.reshape(*plates, *out.shape[1:])
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -150,8 +150,7 @@ class CAE(Prior):
 
     def p_z(self, h: Tensor, image_shape: tuple[int, int, int] | None = None) -> dist.TorchDistribution:
         """The Gaussian-uniform convolution of z, with parameters from h (and from earlier z, with a context model)."""
-        with full_precision(h):
-            hyper = batched(self.network.h_s, h)
+        hyper = batched(self.network.h_s, h)
         groups = len(self._bands(image_shape).groups)
         if _compressai.has_context(self.network):
             p = AutoregressiveGaussianUniform(hyper, self.network.context_prediction, self._entropy_parameters)
