@@ -158,9 +158,7 @@ def compare(image: str, guide_name: str, seed: int = 0) -> dict:
 
 def _as_published(guide, gamma: float | None) -> PublishedFit:
     log_b = guide.b.log() if gamma is not None else None
-    return PublishedFit(
-        guide.loc["z"], guide.loc["h"], guide.width["z"].log(), guide.width["h"].log(), log_b, []
-    )
+    return PublishedFit(guide.loc["z"], guide.loc["h"], guide.width["z"].log(), guide.width["h"].log(), log_b, [])
 
 
 def _row(fit_seconds: float, total_seconds: float, elbo: list[float], decibels: float) -> dict:
@@ -194,6 +192,7 @@ def main() -> None:
             )
         print(f"  the loop takes {r['total_ratio']:.1f} times as long; ELBO gain {r['elbo_gain']:+,.0f} nats")
     if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(results, indent=2) + "\n")
 
 

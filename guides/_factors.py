@@ -93,4 +93,3 @@ def bounded(width: Tensor, low: float, high: float) -> Tensor:
     A plain clamp has no gradient beyond its bounds: a width that overshoots one could never return.
     """
     return width * (width.detach().clamp(low, high) / width.detach())
-

@@ -48,9 +48,7 @@ class VBLExz(MeanFieldGuide):
 
     latent_image = True
 
-    def __init__(
-        self, model: nn.Module, y: Tensor, *, family: str | None = None, free_mean: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, y: Tensor, *, family: str | None = None, free_mean: bool = False) -> None:
         family = family or model.prior.default_family
         factors = latent_factors(model, y, family)
         zero = factors["z"].loc.detach().new_zeros(len(y), *model.image_shape(y))

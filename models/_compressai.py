@@ -1,6 +1,7 @@
 """The one module that imports CompressAI, lazily: its import takes seconds and its wheels are picky."""
 
 import functools
+import warnings
 from typing import Any
 
 import torch
@@ -27,9 +28,12 @@ def compressai() -> Any:
         ImportError: With what to install, if it cannot be imported.
     """
     try:
-        import compressai
-        import compressai.models
-        import compressai.zoo.pretrained
+        with warnings.catch_warnings():  # its dependencies announce deprecations that only it can act on
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import compressai
+            import compressai.models
+            import compressai.zoo.pretrained
     except Exception as error:  # its compiled parts fail with OSError or RuntimeError as well
         raise ImportError(
             "Compressive autoencoders need an importable CompressAI >= 1.2.8; importing it failed with "

@@ -201,4 +201,3 @@ class CAE(Prior):
 
 def _crop(x: Tensor, image_shape: tuple[int, int, int] | None) -> Tensor:
     return x if image_shape is None else x[..., : image_shape[-2], : image_shape[-1]]
-

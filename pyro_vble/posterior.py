@@ -191,14 +191,15 @@ class Posterior:
     def _fresh_chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
         """The same, drawn anew.
 
-        Each chunk has a seed of its own: a generator's scope is its consumer's between chunks, so the random state
-        cannot be forked around all of them.
+        Each chunk has a seed of its own: what a generator yields within a scope, its consumer gets within that scope,
+        so the random state cannot be forked around all chunks at once.
         """
         pixels = self.image_shape[0] * self.image_shape[2] * self.image_shape[3]
         size = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
         for index, start in enumerate(range(0, num_samples, size)):
             with seeded(None if seed is None else _chunk_seed(seed, index)):
-                yield self._images(min(size, num_samples - start))
+                images = self._images(min(size, num_samples - start))
+            yield images
 
     def _predictive_chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
         """Posterior predictive measurements in chunks (n, B, ...)."""
@@ -210,7 +211,8 @@ class Posterior:
         seed = self._seed(seed)
         for index, x in enumerate(self._chunks(num_samples, seed)):
             with torch.no_grad(), full_precision(x), seeded(None if seed is None else _chunk_seed(seed, -1 - index)):
-                yield likelihood(self.model.physics, measure(self.model.physics, x)).sample()
+                y = likelihood(self.model.physics, measure(self.model.physics, x)).sample()
+            yield y
 
     @torch.no_grad()
     def _images(self, n: int) -> Tensor:

@@ -31,7 +31,7 @@ def restore(
     kl_weight: float = 1.0,
     rate_scale: float = 1.0,
     elbo: str = "auto",
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = 1e-3,
     seed: int | None = None,
     device: str | torch.device = "auto",
     precision: str = "auto",

@@ -11,6 +11,7 @@ from helpers import small_network
 import pyro_vble as pv
 from pyro_vble.models import CAE
 
+
 @pytest.fixture(autouse=True)
 def _fresh_state():
     """Every test starts from the same random state and an empty parameter store."""

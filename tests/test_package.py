@@ -70,7 +70,9 @@ def test_only_one_module_imports_compressai():
         str(path.relative_to(ROOT))
         for folder in ("models", "guides", "pyro_vble")
         for path in (ROOT / folder).rglob("*.py")
-        if any(line.strip().startswith(("import compressai", "from compressai")) for line in path.read_text().splitlines())
+        if any(
+            line.strip().startswith(("import compressai", "from compressai")) for line in path.read_text().splitlines()
+        )
     ]
     assert importing == ["models/_compressai.py"]
 

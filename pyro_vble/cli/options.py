@@ -27,7 +27,7 @@ class GuideName(StrEnum):
 
 Prior = Annotated[
     str,
-    typer.Option(help="Bundled prior, CompressAI zoo name (mbt2018-mean/5), or path of a checkpoint.", show_default=True),
+    typer.Option(help="Bundled prior, CompressAI zoo name (mbt2018-mean/5), or path of a checkpoint."),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate at the first step; a cosine takes it to 0.")]

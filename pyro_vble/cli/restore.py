@@ -30,14 +30,17 @@ def restore(
         Path | None, typer.Option(help="inpaint: image of the same size, 0 where pixels are missing.")
     ] = None,
     nodata: Annotated[
-        float | None, typer.Option(help="Value in the file that marks missing pixels; NaN and transparent ones always do.")
+        float | None, typer.Option(help="Value that marks missing pixels; NaN and transparent ones always do.")
     ] = None,
     scale: Annotated[
-        float | None, typer.Option(help="Value in the file that is white: 4095 for 12 bits. Default: the type's largest.")
+        float | None, typer.Option(help="Value that is white: 4095 for 12 bits. Default: the type's largest.")
     ] = None,
     guide: Annotated[
-        GuideName, typer.Option(help="vble-xz has the best error bars; map-z has none, and is the fastest.")
-    ] = GuideName.vble_xz,
+        GuideName,
+        typer.Option(
+            help="vble-xz-free restores best; vble-xz and vble as published; map-z is fast, without error bars."
+        ),
+    ] = GuideName.vble_xz_free,
     prior: options.Prior = "cae-bsd",
     steps: options.Steps = 100,
     lr: options.LearningRate = 0.2,
@@ -69,7 +72,6 @@ def restore(
         pyro-vble restore holes.png --output out --problem inpaint --mask mask.png
     """
     import numpy as np
-    import torch
 
     import pyro_vble as pv
     from pyro_vble.cli import report

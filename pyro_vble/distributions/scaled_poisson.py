@@ -66,6 +66,6 @@ class ScaledPoisson(TorchDistribution):
             self._validate_sample(value)
         count, intensity = value / self.gain, self.rate / self.gain
         # A zero rate explains a zero count: xlogy is 0 there, where 0 · log 0 would be NaN.
-        return torch.xlogy(count, intensity.clamp_min(torch.finfo(value.dtype).tiny)) - intensity - torch.lgamma(
-            count + 1
+        return (
+            torch.xlogy(count, intensity.clamp_min(torch.finfo(value.dtype).tiny)) - intensity - torch.lgamma(count + 1)
         )

@@ -51,7 +51,7 @@ def fit(
     num_particles: int = 1,
     kl_weight: float = 1.0,
     elbo: str = "auto",
-    tolerance: float | None = 1e-4,
+    tolerance: float | None = 1e-3,
     seed: int | None = None,
     precision: str = "auto",
     progress: Progress = True,
@@ -75,8 +75,9 @@ def fit(
         elbo: "trace" (``Trace_ELBO``), "mean_field" (``TraceMeanField_ELBO``: KL terms in closed form where there is
             one, which quietens the gradient of VBLE-xz's b; without one the same estimator), or "auto": the latter
             for this library's guides, which are all mean-field, the former for others.
-        tolerance: Stop early when the ELBO averaged over 20 steps gains less than this, in nats per measured value,
-            over the 20 before; None runs all steps.
+        tolerance: Stop early when the ELBO, averaged over the last quarter of the steps, surely gains less than this
+            over the quarter before, in nats per measured value (with a cosine, only once the rate has fallen to a
+            tenth); None runs all steps.
         seed: Seed of this fit's random numbers, and of the posterior's; the global generator is left as it was.
         precision: "auto", "float32", "float64" or "bfloat16" (of the networks only).
         progress: Show a bar; or a callable that wraps the iterable of steps.
@@ -112,6 +113,7 @@ def fit(
         tolerance=tolerance,
     )
     precision = resolve_precision(precision, model.prior, y.device)
+    num_values = int(observed_mask(model.physics, y).sum())
     trace: list[float] = []
 
     def posterior() -> Posterior:
@@ -121,7 +123,7 @@ def fit(
         try:
             for loss in _losses(model, guide, y, settings, progress):
                 trace.append(-loss)
-                if _converged(trace, settings, int(observed_mask(model.physics, y).sum())):
+                if _converged(trace, settings, num_values):
                     break
         except KeyboardInterrupt:
             warnings.warn(
@@ -137,9 +139,7 @@ def fit(
     return posterior()
 
 
-def _losses(
-    model: nn.Module, guide: Callable, y: Tensor, settings: FitSettings, progress: Progress
-) -> Iterator[float]:
+def _losses(model: nn.Module, guide: Callable, y: Tensor, settings: FitSettings, progress: Progress) -> Iterator[float]:
     """Take SVI steps, yielding the loss of each that was finite."""
     optim = Adam({"lr": settings.lr, "betas": settings.betas})
     loss_fn = _ELBOS[_elbo_name(settings, guide)](
@@ -165,9 +165,13 @@ def _losses(
             yield loss
             continue
         snapshot.restore()
+        candidate = snapshot
         rollbacks += 1
         if rollbacks == _MAX_ROLLBACKS:
             raise _Diverged(loss)
+    # The last update has had no loss to judge it.
+    if not all(bool(p.isfinite().all()) for p in optim.optim_objs):
+        snapshot.restore()
 
 
 def _elbo_name(settings: FitSettings, guide: Callable) -> str:
@@ -210,12 +214,20 @@ def _set_rate(optim: PyroOptim, rate: float) -> None:
 
 
 def _converged(trace: list[float], settings: FitSettings, num_values: int) -> bool:
-    """Whether the ELBO, smoothed over a window, has stopped growing."""
-    window = settings.window
-    if settings.tolerance is None or len(trace) < 2 * window or len(trace) % window:
+    """Whether the ELBO, smoothed over a window, has surely stopped growing.
+
+    The window is the last quarter of the trace, so that it averages the more noise away the longer the fit takes; sure
+    means two standard errors. Under a cosine a plateau at a high rate is the rate's own noise, which the rest of the
+    schedule removes: it is left to.
+    """
+    step, window = len(trace), max(settings.window, len(trace) // 4)
+    if settings.tolerance is None or step < 2 * window or step % settings.window:
         return False
-    gain = (sum(trace[-window:]) - sum(trace[-2 * window : -window])) / window
-    return gain < settings.tolerance * num_values
+    if settings.rate(step) > settings.lr / 10 and settings.schedule == "cosine":
+        return False
+    last, before = torch.tensor(trace[-2 * window :], dtype=torch.float64).reshape(2, window).flip(0)
+    error = ((last.var() + before.var()) / window).sqrt()
+    return float(last.mean() - before.mean() + 2 * error) < settings.tolerance * num_values
 
 
 def _bar(progress: Progress, num_steps: int) -> Iterable[int]:

@@ -19,9 +19,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f'device must be "auto" or a torch device such as "cpu" or "cuda:0"; received {device!r}.') from (
-            error
-        )
+        raise ValueError(
+            f'device must be "auto" or a torch device such as "cpu" or "cuda:0"; received {device!r}.'
+        ) from (error)
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f'device={device!r} needs a CUDA GPU, and torch sees none; use device="cpu" or "auto".')
     return resolved

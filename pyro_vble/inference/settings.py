@@ -18,9 +18,9 @@ class FitSettings:
         num_particles: Draws of the guide a step.
         kl_weight: λ >= 0: 1 is Bayes' rule.
         elbo: "trace" (Trace_ELBO), "mean_field" (TraceMeanField_ELBO: closed-form KL where there is one) or "auto".
-        tolerance: Stop when the ELBO, averaged over ``window`` steps, gains less than this many nats per measured
-            value over the previous window; None never stops early.
-        window: Number of steps averaged.
+        tolerance: Stop when the smoothed ELBO surely gains less than this many nats per measured value; None never
+            stops early.
+        window: Smallest number of steps that are averaged, and how often convergence is looked at.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -32,7 +32,7 @@ class FitSettings:
     num_particles: int = 1
     kl_weight: float = 1.0
     elbo: str = "auto"
-    tolerance: float | None = 1e-4
+    tolerance: float | None = 1e-3
     window: int = 20
 
     def __post_init__(self) -> None:

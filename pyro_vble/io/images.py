@@ -33,8 +33,9 @@ class ImageFile:
 def read_image(path: str | os.PathLike, *, scale: float | None = None, nodata: float | None = None) -> ImageFile:
     """Read a PNG, JPEG, WebP, TIFF or NumPy file: 8 and 16 bit integers, or floats.
 
-    Integers are divided by their type's largest value, so that 255 or 65535 is 1; floats are taken as they are. Photographs
-    are turned upright by their EXIF orientation. Fully transparent pixels become NaN and the alpha channel is dropped.
+    Integers are divided by their type's largest value, so that 255 or 65535 is 1; floats are taken as they are.
+    Photographs are turned upright by their EXIF orientation. Fully transparent pixels become NaN, the alpha channel is
+    dropped.
 
     Args:
         path: The file. NumPy arrays are (H, W), (H, W, C) or (C, H, W), with C up to 16.
@@ -78,7 +79,9 @@ def read_image(path: str | os.PathLike, *, scale: float | None = None, nodata: f
     return ImageFile(torch.from_numpy(values.astype(np.float32))[None], array.dtype, scale)
 
 
-def write_image(path: str | os.PathLike, values: Tensor, *, dtype: np.dtype | type = np.uint8, scale: float | None = None) -> Path:
+def write_image(
+    path: str | os.PathLike, values: Tensor, *, dtype: np.dtype | type = np.uint8, scale: float | None = None
+) -> Path:
     """Write an image (1, C, H, W) or (C, H, W), clipped and rounded for integer types; returns the path written.
 
     The suffix chooses the format; a type or number of bands that PNG cannot hold goes into a TIFF beside it.
@@ -151,6 +154,6 @@ def _bands_first(array: np.ndarray, path: Path) -> np.ndarray:
         return array[None]
     if array.ndim != 3 or 0 in array.shape or min(array.shape[0], array.shape[-1]) > 16:
         raise ValueError(
-            f"An image must have the shape (H, W), (H, W, C) or (C, H, W) with up to 16 bands; {path} has {array.shape}."
+            f"An image must have the shape (H, W), (H, W, C) or (C, H, W), up to 16 bands; {path} has {array.shape}."
         )
     return array.transpose(2, 0, 1) if array.shape[-1] < array.shape[0] else array

@@ -146,7 +146,8 @@ def _prior_of(description: dict[str, Any], prior: Prior | None) -> Prior:
     found = fingerprint(prior)
     if found != description["prior_fingerprint"]:
         raise ValueError(
-            f"The prior must be the one that the posterior was fitted with (weights {description['prior_fingerprint']}, "
-            f"name {description['prior']!r}); received weights {found}; pass that prior as prior=..."
+            "The prior must be the one that the posterior was fitted with (weights "
+            f"{description['prior_fingerprint']}, name {description['prior']!r}); received weights {found}; pass that "
+            "prior as prior=..."
         )
     return prior

@@ -172,8 +172,8 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(
-            f"A checkpoint must be a state dict, or hold one under 'state_dict'; {path} holds {type(content).__name__}; "
-            "save network.state_dict()."
+            f"A checkpoint must be a state dict, or hold one under 'state_dict'; {path} holds "
+            f"{type(content).__name__}; save network.state_dict()."
         )
     return {k.removeprefix("module."): v for k, v in content.items()}, metadata
 
@@ -191,4 +191,3 @@ def _variance_decoder(network: nn.Module, state: dict[str, Tensor]) -> StandardD
             f"({str(error).splitlines()[-1].strip()})."
         ) from error
     return StandardDeviationDecoder(decoder)
-

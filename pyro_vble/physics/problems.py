@@ -14,7 +14,9 @@ def gaussian_noise(sigma: float) -> Any:
         ValueError: If sigma is negative.
     """
     if not sigma >= 0:
-        raise ValueError(f"The noise level must not be negative; received {sigma}; give a standard deviation on [0, 1].")
+        raise ValueError(
+            f"The noise level must not be negative; received {sigma}; it is a standard deviation on [0, 1]."
+        )
     return deepinv.physics.ZeroNoise() if sigma == 0 else deepinv.physics.GaussianNoise(sigma)
 
 

@@ -27,13 +27,22 @@ def photograph(tmp_path):
 
 @pytest.mark.parametrize("problem", ["deblur", "denoise", "super-resolve", "inpaint"])
 def test_demo_writes_what_it_promises(tmp_path, problem):
-    result = run("demo", "--output", tmp_path / "out", "--size", 64, "--steps", 10, "--samples", 6, "--problem", problem)
+    result = run(
+        "demo", "--output", tmp_path / "out", "--size", 64, "--steps", 10, "--samples", 6, "--problem", problem
+    )
     assert result.exit_code == 0, result.output
     for word in ("PSNR before", "coverage", "VBLE-xz", " s "):
         assert word in " ".join(result.output.split()) or word.split()[0] in result.output
     out = tmp_path / "out"
     written = {p.name for p in out.iterdir()}
-    assert {"figure.png", "posterior.nc", "metrics.json", "truth.png", "measurement.png", "vble_restored.png"} <= written
+    assert {
+        "figure.png",
+        "posterior.nc",
+        "metrics.json",
+        "truth.png",
+        "measurement.png",
+        "vble_restored.png",
+    } <= written
     assert not [name for name in written if "partial" in name]
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics["guides"]) == {"VBLE", "VBLE-xz"}
@@ -56,9 +65,7 @@ def test_demo_writes_what_it_promises(tmp_path, problem):
 )
 def test_restore(photograph, tmp_path, problem, options):
     out = tmp_path / "out"
-    result = run(
-        "restore", photograph, "--output", out, "--problem", problem, "--steps", 5, "--samples", 4, *options
-    )
+    result = run("restore", photograph, "--output", out, "--problem", problem, "--steps", 5, "--samples", 4, *options)
     assert result.exit_code == 0, result.output
     factor = 2 if problem == "super-resolve" else 1
     assert read_image(out / "restored.png").values.shape == (1, 3, 64 * factor, 80 * factor)

@@ -85,7 +85,10 @@ class TestAutoregressive:
         z = p.expand((200, 5)).sample()
         levels = p.expand((200, 5)).conditional(z).cdf(z)
         assert stats.kstest(levels.flatten().numpy(), "uniform").pvalue > 1e-3
-        assert abs(float(torch.corrcoef(torch.stack((levels[..., 1, 1].flatten(), levels[..., 1, 2].flatten())))[0, 1])) < 0.1
+        assert (
+            abs(float(torch.corrcoef(torch.stack((levels[..., 1, 1].flatten(), levels[..., 1, 2].flatten())))[0, 1]))
+            < 0.1
+        )
 
     @torch.no_grad()
     def test_log_prob_is_the_sum_of_the_conditionals(self, p):

@@ -34,7 +34,9 @@ class Problem:
         self.AW = self.A @ self.W
 
     def fit(self, guide, **options):
-        model = RestorationModel(self.prior, self.physics, latent_image=guide_class(guide).latent_image, image_shape=IMAGE)
+        model = RestorationModel(
+            self.prior, self.physics, latent_image=guide_class(guide).latent_image, image_shape=IMAGE
+        )
         settings = {"num_steps": 600, "lr": 0.05, "num_particles": 64, "tolerance": None, "seed": 0, "progress": False}
         return pv.fit(model, guide(model, self.y), self.y, **settings | options)
 
@@ -56,8 +58,10 @@ class Problem:
     def exact_mean(self):
         """E[x|y] of the full model."""
         covariance = self.W @ self.W.T + self.s**2 * torch.eye(PIXELS, dtype=torch.float64)
-        gain = covariance @ self.A.T @ torch.linalg.inv(
-            self.A @ covariance @ self.A.T + self.t**2 * torch.eye(VALUES, dtype=torch.float64)
+        gain = (
+            covariance
+            @ self.A.T
+            @ torch.linalg.inv(self.A @ covariance @ self.A.T + self.t**2 * torch.eye(VALUES, dtype=torch.float64))
         )
         return self.c + self.residual @ gain.T
 

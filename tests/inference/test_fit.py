@@ -33,7 +33,14 @@ class TestPlainPyro:
     def test_svi_by_hand_gives_the_same_numbers(self, cae, guide_class, elbo):
         y = torch.rand(2, 3, 64, 64)
         posterior = pv.fit(
-            *pair(cae, y, guide_class), y, num_steps=8, lr=0.1, schedule="constant", elbo=elbo, precision="float32", **QUIET
+            *pair(cae, y, guide_class),
+            y,
+            num_steps=8,
+            lr=0.1,
+            schedule="constant",
+            elbo=elbo,
+            precision="float32",
+            **QUIET,
         )
         model, guide = pair(cae, y, guide_class)
         loss = {"trace": Trace_ELBO, "mean_field": TraceMeanField_ELBO}[elbo]()
@@ -91,7 +98,7 @@ class TestBatches:
         options = {"num_steps": 15, "precision": "float32", "tolerance": None, "progress": False}
         batch = pv.fit(*pair(cae, y, guide_class), y, **options)
         losses = []
-        for image in range(3):  # noqa: B007 - `shared` reads it
+        for image in range(3):
             counter.clear()
             one = y[image : image + 1]
             single = pv.fit(*pair(cae, one, guide_class), one, **options)
@@ -118,7 +125,10 @@ def test_sizes_and_bands(bundled, shape, guide):
 class TestPrecision:
     def test_float32_and_float64_agree(self, bundled):
         y = torch.rand(1, 3, 64, 64)
-        fits = {p: pv.restore(y, PHYSICS, bundled, guide=MAPz, num_steps=20, precision=p, **QUIET) for p in ("float32", "float64")}
+        fits = {
+            p: pv.restore(y, PHYSICS, bundled, guide=MAPz, num_steps=20, precision=p, **QUIET)
+            for p in ("float32", "float64")
+        }
         assert fits["float64"].mmse_z.dtype == torch.float64
         torch.testing.assert_close(fits["float32"].mmse_z.double(), fits["float64"].mmse_z, rtol=0, atol=5e-3)
         torch.testing.assert_close(fits["float32"].elbo, fits["float64"].elbo, rtol=1e-4, atol=0)
@@ -192,14 +202,26 @@ class TestTempering:
 
 
 class TestStopping:
-    def test_a_settled_fit_stops_early_and_none_never_does(self):
+    @pytest.fixture
+    def settled(self):
         prior = linear_vae(torch.randn(16, 2, dtype=torch.float64), torch.zeros(16), 0.5, (1, 4, 4))
         y = torch.rand(1, 1, 4, 4, dtype=torch.float64)
-        options = {"num_steps": 2000, "schedule": "constant", "lr": 0.05, "num_particles": 16, **QUIET}
-        early = pv.restore(y, PHYSICS, prior, tolerance=1e-3, **options)
-        assert 40 <= len(early.elbo) < 2000
-        assert len(early.elbo) % FitSettings().window == 0
-        assert len(pv.restore(y, PHYSICS, prior, tolerance=None, **(options | {"num_steps": 300})).elbo) == 300
+        return partial(pv.restore, y, PHYSICS, prior, lr=0.05, num_particles=16, **QUIET)
+
+    def test_a_settled_fit_stops_early(self, settled):
+        steps = len(settled(tolerance=0.05, num_steps=2000, schedule="constant").elbo)
+        assert 40 <= steps < 2000
+        assert steps % FitSettings().window == 0
+
+    def test_none_never_stops(self, settled):
+        assert len(settled(tolerance=None, num_steps=300, schedule="constant").elbo) == 300
+
+    def test_noise_is_not_taken_for_a_plateau(self, settled):
+        assert len(settled(tolerance=1e-6, num_steps=300, schedule="constant").elbo) == 300
+
+    def test_a_cosine_is_not_cut_at_a_high_rate(self, settled):
+        steps = len(settled(tolerance=10.0, num_steps=300).elbo)
+        assert 0.75 * 300 < steps < 300
 
     def test_an_interrupt_returns_the_posterior_so_far(self, cae):
         def impatient(steps):
@@ -239,6 +261,26 @@ class TestRollback:
         assert posterior.elbo.isfinite().all()
         assert all(p.isfinite().all() for p in posterior.guide.parameters())
         assert posterior.elbo[-5:].mean() > posterior.elbo[0]
+
+    @pytest.mark.parametrize("step", [9, 10, 28, 29])
+    def test_a_bad_gradient_is_noticed_a_step_later_even_when_it_was_the_last(self, cae, step):
+        """A finite loss with a NaN gradient spoils the guide; the state saved just after it must not be kept."""
+
+        class BadGradient(RestorationModel):
+            calls = 0
+
+            def forward(self, y):
+                x = super().forward(y)
+                if BadGradient.calls == step:
+                    pyro.factor("bad gradient", (x.sum() - x.sum().detach()) * torch.nan_to_num(torch.tensor(torch.inf)) ** 2)
+                BadGradient.calls += 1
+                return x
+
+        y = torch.rand(1, 3, 64, 64)
+        model = BadGradient(cae, PHYSICS)
+        posterior = pv.fit(model, VBLE(model, y), y, num_steps=30, tolerance=None, **QUIET)
+        assert all(p.isfinite().all() for p in posterior.guide.parameters())
+        assert posterior.elbo.isfinite().all()
 
     def test_the_rate_halves_with_every_rollback(self, cae, monkeypatch):
         import pyro_vble.inference.fitting as fitting

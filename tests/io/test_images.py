@@ -10,7 +10,8 @@ from pyro_vble.io.images import read_image, write_image
 
 @pytest.mark.parametrize("bands", [1, 3, 4])
 @pytest.mark.parametrize(
-    ("suffix", "dtype"), [(".png", np.uint8), (".tif", np.uint8), (".tif", np.uint16), (".tif", np.float32), (".npy", np.float64)]
+    ("suffix", "dtype"),
+    [(".png", np.uint8), (".tif", np.uint8), (".tif", np.uint16), (".tif", np.float32), (".npy", np.float64)],
 )
 def test_round_trip(tmp_path, suffix, dtype, bands):
     limit = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1.0

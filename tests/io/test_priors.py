@@ -92,7 +92,7 @@ class TestErrors:
         state = small_network().state_dict()
         save_file(state, whole) if suffix == ".safetensors" else torch.save(state, whole)
         path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-        with pytest.raises(ValueError, match="may be\\s+truncated"):
+        with pytest.raises(ValueError, match=r"may be\s+truncated"):
             pv.load_prior(path, alpha=ALPHA)
 
     def test_a_checkpoint_of_another_class(self, tmp_path):

@@ -33,7 +33,7 @@ def test_convolutional_latents_and_per_pixel_variance():
     x = torch.rand(2, 3, 20, 12)
     z = prior.encode(x)["z"]
     assert z.shape == (2, 4, 5, 3)
-    mean, sigma = prior.decode(z)
+    _, sigma = prior.decode(z)
     torch.testing.assert_close(sigma, std(z))
     assert prior.decode(z.expand(7, 2, 4, 5, 3))[0].shape == (7, 2, 3, 20, 12)
 

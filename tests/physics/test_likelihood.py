@@ -72,7 +72,9 @@ def test_sigma_must_be_positive(sigma):
 
 
 def test_a_shape_that_fits_nothing():
-    with pytest.raises(ValueError, match=r"broadcastable to the measurement \(2, 3, 4, 5\); received shape \(7, 1, 1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"broadcastable to the measurement \(2, 3, 4, 5\); received shape \(7, 1, 1, 1\)"
+    ):
         likelihood(physics_with(GaussianNoise(torch.ones(7))), torch.zeros(2, 3, 4, 5))
 
 

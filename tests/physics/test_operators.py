@@ -2,8 +2,8 @@ import deepinv
 import pytest
 import skimage.data
 import torch
-from helpers import MatrixPhysics
 from deepinv.physics import Blur, Denoising, Downsampling, GaussianNoise, Inpainting
+from helpers import MatrixPhysics
 
 import pyro_vble as pv
 from pyro_vble.metrics import psnr
