@@ -1,5 +1,7 @@
 """The families of one site: modules with free parameters whose call returns a distribution."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule, PyroParam
@@ -19,6 +21,11 @@ class Factor(PyroModule):
     def __init__(self) -> None:
         with local_parameters():
             super().__init__()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dist.TorchDistribution:
+        """The distribution; its parameters stay local, whoever asks."""
+        with local_parameters():
+            return super().__call__(*args, **kwargs)
 
     def quantile(self, probability: Tensor) -> Tensor:
         """Elementwise quantiles."""

@@ -13,6 +13,10 @@ from pyro_vble.guides._factors import FAMILIES, Factor
 from pyro_vble.guides._parameters import local_parameters
 
 
+class LatentImageError(ValueError):
+    """The model treats the image as a latent and the guide does not, or the reverse."""
+
+
 class MeanFieldGuide(PyroModule):
     """A guide q = Π q(site), one location-scale factor a latent site, for one measurement (or a batch of them).
 
@@ -24,7 +28,7 @@ class MeanFieldGuide(PyroModule):
         factors: The factor of each latent site of the model, in the order they are sampled.
 
     Raises:
-        ValueError: If the model treats the image as a latent and the guide does not, or the reverse.
+        LatentImageError: A ValueError: the model treats the image as a latent and the guide does not, or the reverse.
     """
 
     #: Whether the guide treats the image as a latent of its own; models are built to match.
@@ -32,7 +36,7 @@ class MeanFieldGuide(PyroModule):
 
     def __init__(self, model: nn.Module, factors: dict[str, Factor]) -> None:
         if model.latent_image != self.latent_image:
-            raise ValueError(
+            raise LatentImageError(
                 f"{type(self).__name__} needs a model with latent_image={self.latent_image}; received one with "
                 f"latent_image={model.latent_image}; build it with RestorationModel(prior, physics, "
                 f"latent_image={type(self).__name__}.latent_image)."
@@ -48,7 +52,13 @@ class MeanFieldGuide(PyroModule):
 
     def forward(self, y: Tensor) -> dict[str, Tensor]:
         """Sample every site from its factor; returns the samples by site."""
-        with pyro.plate("image", len(y), dim=-1):
+        size = len(next(iter(self.factors.values())).loc)
+        if len(y) != size:
+            raise ValueError(
+                f"A guide belongs to the batch it was built for, of {size}; received a measurement of {len(y)}; build "
+                f"another: {type(self).__name__}(model, y)."
+            )
+        with pyro.plate("image", size, dim=-1):
             return {site: pyro.sample(site, factor()) for site, factor in self.factors.items()}
 
     @property

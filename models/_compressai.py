@@ -50,6 +50,11 @@ def check_hyperprior(network: nn.Module) -> None:
             f"CAE needs one of CompressAI's hyperprior networks ({', '.join(ZOO_CLASSES.values())}); "
             f"received {type(network).__name__}; a network without hyper-latent has no p(z|h)."
         )
+    if type(network).__name__.endswith("Vbr"):
+        raise TypeError(
+            f"CAE needs a network of one bitrate; received {type(network).__name__}, whose gains it would ignore; use "
+            "rate_scale for other bitrates."
+        )
 
 
 def has_context(network: nn.Module) -> bool:
@@ -80,6 +85,11 @@ def network_class(state: dict[str, Tensor]) -> str:
         return "Cheng2020Attention" if attention else "Cheng2020Anchor"
     if any(key.startswith("context_prediction.") for key in state):
         return "JointAutoregressiveHierarchicalPriors"
+    if "g_a.6.weight" not in state or "h_s.4.weight" not in state:
+        raise ValueError(
+            "The weights must be those of a known hyperprior network; their encoder g_a has another layout than "
+            f"{', '.join(ZOO_CLASSES.values())}; build the network yourself and pass it as CAE(network, alpha=...)."
+        )
     latents = state["g_a.6.weight"].shape[0]
     return "MeanScaleHyperprior" if state["h_s.4.weight"].shape[0] == 2 * latents else "ScaleHyperprior"
 

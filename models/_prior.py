@@ -100,6 +100,11 @@ class Prior(nn.Module, ABC):
         like = next(itertools.chain(self.parameters(), self.buffers()), torch.empty(0))
         return {"dtype": like.dtype, "device": like.device}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What besides the weights makes this prior: numbers and words, for a posterior's file."""
+        return {}
+
     def with_rate_scale(self, rate_scale: float) -> "Prior":
         """This prior at another effective bitrate, sharing its weights.
 

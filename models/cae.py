@@ -1,6 +1,7 @@
 """Compressive autoencoders as generative priors."""
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -115,6 +116,11 @@ class CAE(Prior):
     def stride(self) -> int:
         """Image sizes are padded to a multiple of this."""
         return self.network.downsampling_factor
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Bitrate parameter, distortion and rate scale."""
+        return {"alpha": self.alpha, "distortion": self.distortion, "rate_scale": self.rate_scale}
 
     def with_rate_scale(self, rate_scale: float) -> "CAE":
         """This prior at rate scale s, sharing its weights: effective bitrate parameter s²·alpha."""

@@ -109,7 +109,7 @@ class RestorationModel(nn.Module):
         """(C, H, W) of the image that measurements of this shape come from."""
         key = None if None in self._image_shapes else tuple(y.shape[1:])
         if key not in self._image_shapes:
-            self._image_shapes[key] = image_shape_of(self.physics, y)
+            self._image_shapes[key] = image_shape_of(self.physics, y, getattr(self.prior, "image_shape", None))
         return self._image_shapes[key]
 
     @torch.no_grad()
@@ -122,6 +122,12 @@ class RestorationModel(nn.Module):
             ValueError: If y does not fit the operator, the prior or the scale [0, 1], or observes nothing.
             TypeError: If the noise model is unknown.
         """
+        dtype = self.prior._options()["dtype"]
+        if y.is_floating_point() and y.dtype != dtype:
+            raise TypeError(
+                f"y and the prior must have one data type; received y in {y.dtype} for a prior in {dtype}; convert y, or "
+                "let restore do it."
+            )
         image_shape = self.image_shape(y)
         self.prior.validate_image_shape(image_shape)
         if self.physics is not None:

@@ -1,5 +1,7 @@
 """Variational autoencoders as generative priors."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -100,6 +102,11 @@ class VAE(Prior):
         """The mean of the encoder's q(z|x) for images (B, C, H, W): {"z": z̄}."""
         x = self._bands(tuple(x.shape[-3:])).to_network(x)
         return {"z": batched(lambda image: self.encoder(image)[0], x)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The decoder's standard deviation, where it is a number."""
+        return {} if isinstance(self.decoder_std, nn.Module) else {"decoder_std": float(self.decoder_std)}
 
     def _image_shape(self, size: tuple[int, ...] | None) -> tuple[int, int, int]:
         return self.image_shape if size is None else super()._image_shape(size)

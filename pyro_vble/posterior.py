@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -16,7 +17,7 @@ from pyro_vble._streaming import Moments, streamed_quantiles
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.physics import likelihood, measure
-from pyro_vble.seeding import seeded
+from pyro_vble.seeding import as_seed, seeded
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -58,7 +59,7 @@ class Posterior:
         self.y = y
         self.elbo = torch.empty(0) if elbo is None else elbo
         self.precision = precision
-        self.seed = seed
+        self.seed = as_seed(seed)
         self.output_device = y.device
         self._kept: tuple[tuple, list[Tensor]] | None = None
         self.image_shape = (len(y), *model.image_shape(y))
@@ -72,8 +73,11 @@ class Posterior:
 
     @property
     def mmse_z(self) -> Tensor:
-        """D(z̄), the decoding of the posterior median of the latent, (B, C, H, W)."""
-        with torch.no_grad(), network_precision(self.precision, self.y.device), parameter_scope(self.guide):
+        """D(z̄), the decoding of the posterior median of the latent, (B, C, H, W).
+
+        One pass, and so in full precision: bfloat16 has only 128 levels between 1/2 and 1.
+        """
+        with torch.no_grad(), full_precision(self.y), parameter_scope(self.guide):
             z = self.guide.median(self.y)["z"]
             return self._out(self.model.prior.decode_mean(z, self.image_shape[1:]))
 
@@ -243,7 +247,7 @@ class Posterior:
         return streamed_quantiles(chunks, torch.tensor(levels), num_samples)
 
     def _seed(self, seed: int | None) -> int | None:
-        return self.seed if seed is None else seed
+        return self.seed if seed is None else as_seed(seed)
 
     def _out(self, value: Tensor) -> Tensor:
         return value.to(self.output_device)
@@ -274,7 +278,7 @@ def _probability(name: str, value: float) -> float:
 
 
 def _check_count(n: int) -> None:
-    if not (isinstance(n, int) and n >= 1):
+    if not (isinstance(n, Integral) and n >= 1):
         raise ValueError(f"The number of samples must be a whole number of at least 1; received {n!r}.")
 
 

@@ -1,7 +1,7 @@
 """Restoring an image in one call."""
 
-import copy
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vble.guides import VBLE
+from pyro_vble.guides import VBLE, MeanFieldGuide
+from pyro_vble.guides._mean_field import LatentImageError
 from pyro_vble.guides._parameters import local_parameters
 from pyro_vble.inference import fit, resolve_device, resolve_precision
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.inference.settings import Progress
 from pyro_vble.models import Prior, RestorationModel
+from pyro_vble.physics import operator_on
 from pyro_vble.posterior import Posterior
+from pyro_vble.seeding import as_seed
 
 
 def restore(
@@ -30,6 +33,7 @@ def restore(
     num_particles: int = 1,
     kl_weight: float = 1.0,
     rate_scale: float = 1.0,
+    image_shape: tuple[int, int, int] | None = None,
     elbo: str = "auto",
     tolerance: float | None = 1e-3,
     seed: int | None = None,
@@ -53,6 +57,7 @@ def restore(
         num_particles: Draws of the guide a step.
         kl_weight: λ, 1 for Bayes' rule.
         rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha.
+        image_shape: (C, H, W) of the image, where it can be read neither off the operator nor off the prior.
         elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
         seed: The same seed gives the same bits on CPU.
@@ -80,18 +85,30 @@ def restore(
         >>> posterior.std(8).shape
         torch.Size([1, 3, 80, 70])
     """
-    y = _measurement_tensor(y)
+    if not callable(guide) or isinstance(guide, MeanFieldGuide):
+        raise TypeError(
+            "guide must be a guide class, or any callable (model, y) -> guide; received "
+            f"{guide if isinstance(guide, str) else 'a guide that is already built'!r}; pass VBLE, VBLExz, MAPz, or "
+            "functools.partial(VBLExz, free_mean=True)."
+        )
+    y, seed = _measurement_tensor(y), as_seed(seed)
     prior = _prior(prior, rate_scale)
     device = resolve_device(device)
     precision = resolve_precision(precision, prior, device)
     dtype = dtype_of(precision)
 
     latent_image = getattr(_unwrapped(guide), "latent_image", False)
-    model = RestorationModel(prior, _on(physics, device, dtype), latent_image=latent_image)
-    model.prior.to(device, dtype)
     data = y.to(device, dtype)
+    build_model = functools.partial(
+        _model, prior, operator_on(physics, device, dtype), image_shape=image_shape, device=device, dtype=dtype
+    )
     with local_parameters():  # fits of several images must not meet in Pyro's global store
-        fitted_guide = guide(model, data)
+        model = build_model(latent_image=latent_image)
+        try:
+            fitted_guide = guide(model, data)
+        except LatentImageError:  # a callable that hides which guide it makes
+            model = build_model(latent_image=not latent_image)
+            fitted_guide = guide(model, data)
     posterior = fit(
         model,
         fitted_guide,
@@ -128,26 +145,30 @@ def _measurement_tensor(y: Any) -> Tensor:
 
 
 def _prior(prior: Prior | str, rate_scale: float) -> Prior:
-    if not isinstance(prior, Prior):
+    if isinstance(prior, str | os.PathLike):
         from pyro_vble.io.priors import load_prior
 
         prior = load_prior(prior)
+    if not isinstance(prior, Prior):
+        raise TypeError(
+            "prior must be a generative prior such as pyro_vble.models.CAE or VAE, or a name or path for load_prior; "
+            f"received {type(prior).__name__}; wrap a CompressAI network as CAE(network, alpha=...)."
+        )
     return prior if rate_scale == 1 else prior.with_rate_scale(rate_scale)
 
 
-def _on(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The operator on the device, copied: calls and conversions change deepinv's operators in place."""
-    physics = physics.clone() if hasattr(physics, "clone") else copy.deepcopy(physics)
-    if not isinstance(physics, torch.nn.Module):
-        return physics
-    physics = physics.to(device)
-    # Module.to(dtype) would drop the imaginary part of a filter kept in the Fourier domain.
-    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    for module in physics.modules():
-        for value in [*module.buffers(recurse=False), *module.parameters(recurse=False)]:
-            if value.is_complex() or value.is_floating_point():
-                value.data = value.data.to(complex_dtype if value.is_complex() else dtype)
-    return physics
+def _model(
+    prior: Prior,
+    physics: Any,
+    *,
+    latent_image: bool,
+    image_shape: tuple[int, int, int] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> RestorationModel:
+    model = RestorationModel(prior, physics, latent_image=latent_image, image_shape=image_shape)
+    model.prior.to(device, dtype)
+    return model
 
 
 def _unwrapped(guide: Callable) -> Callable:

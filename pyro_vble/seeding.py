@@ -1,9 +1,24 @@
 """Random numbers that are reproducible and leave the global generator alone."""
 
 import contextlib
+import operator
 from collections.abc import Iterator
 
 import torch
+
+
+def as_seed(seed: object) -> int | None:
+    """A seed as a Python integer: NumPy's would overflow in arithmetic.
+
+    Raises:
+        TypeError: If it is no whole number.
+    """
+    if seed is None:
+        return None
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed must be a whole number or None; received {seed!r}.") from None
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import warnings
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pyro_vble._version import __version__
 from pyro_vble.cli.demo import demo
@@ -43,6 +44,10 @@ def main() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        # Of the RuntimeErrors only a diverged fit and exhausted memory are a user's business.
+        known = type(error).__name__ in ("FitDivergedError", "OutOfMemoryError") or not isinstance(error, RuntimeError)
+        if not known:
+            raise
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

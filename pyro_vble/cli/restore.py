@@ -79,11 +79,11 @@ def restore(
     from pyro_vble.io.images import read_image
 
     source = read_image(image, scale=scale, nodata=nodata)
-    y = source.values
+    y = _without_masked(source.values, mask) if problem is Problem.inpaint else source.values
     if noise is None:
         noise = _estimated_noise(y)
         report.console.print(f"Noise level estimated from the image: {noise:.4f} (set it with --noise)")
-    physics, y = _operator(problem, y, noise, blur_sigma, kernel, factor, mask)
+    physics = _operator(problem, y, noise, blur_sigma, kernel, factor)
     prior_model = pv.load_prior(prior)
 
     start = time.perf_counter()
@@ -150,29 +150,28 @@ def restore(
 
 
 def _estimated_noise(y) -> float:
-    """Robust wavelet estimate of the noise level, pooled over bands; at least half an 8-bit step."""
-    import numpy as np
+    """Robust wavelet estimate of the noise level, averaged over bands; at least half an 8-bit step."""
+    import torch
     from skimage.restoration import estimate_sigma
 
-    bands = np.nan_to_num(y[0].numpy(), nan=float(y[y.isfinite()].mean()))
+    from pyro_vble.physics import fill_missing
+
+    observed = torch.isfinite(y)
+    if float(observed.float().mean()) < 0.9:
+        raise ValueError(
+            "The noise level cannot be estimated where more than a tenth of the pixels is missing; received an image "
+            f"with {1 - float(observed.float().mean()):.0%} missing; pass --noise, for example --noise 0.01."
+        )
+    bands = fill_missing(y, observed)[0].numpy()
     return max(float(estimate_sigma(bands, channel_axis=0, average_sigmas=True)), 0.5 / 255)
 
 
-def _operator(problem: Problem, y, noise: float, blur_sigma: float, kernel, factor: int, mask):
-    """The operator of a problem, and the measurement it explains."""
+def _without_masked(y, mask: Path | None):
+    """The image with NaN where it is missing, by the mask or of itself."""
     import torch
 
     from pyro_vble.io.images import read_image
-    from pyro_vble.physics import problems
 
-    if problem is Problem.denoise:
-        return problems.denoising(noise), y
-    if problem is Problem.deblur:
-        psf = problems.gaussian_kernel(blur_sigma) if kernel is None else read_image(kernel).values[0].mean(0)
-        return problems.deblurring(noise, psf), y
-    if problem is Problem.super_resolve:
-        shape = (y.shape[1], factor * y.shape[2], factor * y.shape[3])
-        return problems.super_resolution(noise, shape, factor), y
     observed = torch.isfinite(y)
     if mask is not None:
         known = read_image(mask).values
@@ -186,4 +185,19 @@ def _operator(problem: Problem, y, noise: float, blur_sigma: float, kernel, fact
             "Inpainting needs to know which pixels are missing; received no --mask, no --nodata, and an image without "
             "NaN or transparent pixels; pass one of them."
         )
-    return problems.inpainting(noise, observed[0].float()), torch.where(observed, y, torch.nan)
+    return torch.where(observed, y, torch.nan)
+
+
+def _operator(problem: Problem, y, noise: float, blur_sigma: float, kernel: Path | None, factor: int):
+    """The operator of a problem."""
+    from pyro_vble.io.images import read_image
+    from pyro_vble.physics import problems
+
+    if problem is Problem.denoise:
+        return problems.denoising(noise)
+    if problem is Problem.deblur:
+        psf = problems.gaussian_kernel(blur_sigma) if kernel is None else read_image(kernel).values[0].mean(0)
+        return problems.deblurring(noise, psf)
+    if problem is Problem.super_resolve:
+        return problems.super_resolution(noise, (y.shape[1], factor * y.shape[2], factor * y.shape[3]), factor)
+    return problems.inpainting(noise, y[0].isfinite().float())

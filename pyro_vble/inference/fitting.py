@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.guides._parameters import parameter_scope
-from pyro_vble.inference.precision import network_precision, resolve_precision
+from pyro_vble.inference.precision import dtype_of, network_precision, resolve_precision
 from pyro_vble.inference.settings import FitSettings, Progress
 from pyro_vble.inference.tempering import tempered
 from pyro_vble.physics import observed_mask
-from pyro_vble.seeding import seeded
+from pyro_vble.seeding import as_seed, seeded
 
 if TYPE_CHECKING:
     from pyro_vble.posterior import Posterior
@@ -112,7 +112,12 @@ def fit(
         elbo=elbo,
         tolerance=tolerance,
     )
-    precision = resolve_precision(precision, model.prior, y.device)
+    precision, seed = resolve_precision(precision, model.prior, y.device), as_seed(seed)
+    if y.dtype != dtype_of(precision):
+        raise ValueError(
+            f"precision={precision!r} computes in {dtype_of(precision)}; received a measurement in {y.dtype}; convert "
+            "model.prior, the operator and y before building the guide, or leave it to restore."
+        )
     num_values = int(observed_mask(model.physics, y).sum())
     trace: list[float] = []
 
@@ -148,30 +153,35 @@ def _losses(model: nn.Module, guide: Callable, y: Tensor, settings: FitSettings,
         max_plate_nesting=1,
     )
     svi = SVI(tempered(model, settings.kl_weight), tempered(guide, settings.kl_weight), optim, loss=loss_fn)
+    if isinstance(guide, nn.Module) and not list(guide.parameters()):
+        with torch.random.fork_rng(), torch.no_grad():  # Pyro's autoguides make their parameters at the first call
+            guide(y)
     snapshot = candidate = _Snapshot(guide, optim)
     rollbacks = 0
     bar = _bar(progress, settings.num_steps)
-    for step in bar:
-        _set_rate(optim, settings.rate(step) / 2**rollbacks)
-        if step % _SNAPSHOT_EVERY == 0:
-            candidate = _Snapshot(guide, optim)
-        # The first step is validated; after it, checks would only cost time.
-        with torch.enable_grad(), pyro.validation_enabled(step == 0):
-            loss = svi.step(y)
-        if math.isfinite(loss):
-            snapshot = candidate
-            if step % _SNAPSHOT_EVERY == 0 and hasattr(bar, "set_postfix"):
-                bar.set_postfix(elbo=f"{-loss:,.0f}", refresh=False)
-            yield loss
-            continue
-        snapshot.restore()
-        candidate = snapshot
-        rollbacks += 1
-        if rollbacks == _MAX_ROLLBACKS:
-            raise _Diverged(loss)
-    # The last update has had no loss to judge it.
-    if not all(bool(p.isfinite().all()) for p in optim.optim_objs):
-        snapshot.restore()
+    try:
+        for step in bar:
+            _set_rate(optim, settings.rate(step) / 2**rollbacks)
+            if step % _SNAPSHOT_EVERY == 0:
+                candidate = _Snapshot(guide, optim)
+            # The first step is validated; after it, checks would only cost time.
+            with torch.enable_grad(), pyro.validation_enabled(step == 0):
+                loss = svi.step(y)
+            if math.isfinite(loss):
+                snapshot = candidate
+                if step % _SNAPSHOT_EVERY == 0 and hasattr(bar, "set_postfix"):
+                    bar.set_postfix(elbo=f"{-loss:,.0f}", refresh=False)
+                yield loss
+                continue
+            snapshot.restore()
+            candidate = snapshot
+            rollbacks += 1
+            if rollbacks == _MAX_ROLLBACKS:
+                raise _Diverged(loss)
+    finally:
+        # The last update, after which the fit ended or was interrupted, has had no loss to judge it.
+        if not all(bool(p.isfinite().all()) for p in optim.optim_objs):
+            snapshot.restore()
 
 
 def _elbo_name(settings: FitSettings, guide: Callable) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 Progress = bool | Callable[[Iterable], Iterable]
 
@@ -24,6 +25,7 @@ class FitSettings:
 
     Raises:
         ValueError: If a setting is out of range.
+        TypeError: If a setting is no number.
     """
 
     num_steps: int = 100
@@ -39,8 +41,12 @@ class FitSettings:
         """Check every setting."""
         for name in ("num_steps", "num_particles", "window"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1):
+            if not (isinstance(value, Integral) and value >= 1):
                 raise ValueError(f"{name} must be a whole number of at least 1; received {value!r}.")
+        for name in ("lr", "kl_weight", "tolerance"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) and not (name == "tolerance" and value is None):
+                raise TypeError(f"{name} must be a number; received {value!r}.")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite; received {self.lr!r}; 0.2 suits most problems.")
         if not 0 <= self.kl_weight < math.inf:

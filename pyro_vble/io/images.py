@@ -136,14 +136,20 @@ def _read_array(path: Path) -> np.ndarray:
         import tifffile
 
         return tifffile.imread(path)
-    if suffix == ".png":
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        palette = image.mode == "P"
+    if suffix == ".png" and not palette:
         # Pillow reads 16-bit colour PNGs as 8-bit ones.
         from torchvision.io import ImageReadMode, decode_image
 
         return decode_image(str(path), mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True).numpy()
-    from PIL import Image, ImageOps
-
     with Image.open(path) as image:
+        if palette:
+            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        elif image.mode not in ("L", "LA", "RGB", "RGBA"):
+            image = image.convert("RGB")
         return np.asarray(ImageOps.exif_transpose(image))
 
 

@@ -4,6 +4,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_vble._version import __version__
@@ -54,6 +55,7 @@ def to_inference_data(
         warnings.simplefilter("ignore", FutureWarning)  # announces ArviZ 1.0, at import
         import arviz as az
 
+    truth = None if truth is None else torch.as_tensor(truth)
     if truth is not None and tuple(truth.shape) != posterior.image_shape:
         raise ValueError(f"truth must have the image's shape {posterior.image_shape}; received {tuple(truth.shape)}.")
     rows, columns = region or (slice(None), slice(None))

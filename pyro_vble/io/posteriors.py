@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 
 from pyro_vble import guides as guide_classes
 from pyro_vble._version import __version__
+from pyro_vble.inference import resolve_device
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.models import Prior, RestorationModel
+from pyro_vble.physics import operator_on
 from pyro_vble.posterior import Posterior
 
 _FORMAT = "pyro-vble posterior 1"
@@ -41,7 +43,7 @@ def save_posterior(posterior: Posterior, path: str | os.PathLike) -> None:
         "options": guide.options,
         "prior": prior.name,
         "prior_fingerprint": fingerprint(prior),
-        "rate_scale": getattr(prior, "rate_scale", 1.0),
+        "prior_settings": prior.settings,
         "image_shape": list(posterior.image_shape[1:]),
         "precision": posterior.precision,
         "seed": posterior.seed,
@@ -65,7 +67,7 @@ def load_posterior(
         path: The file.
         prior: The prior, where it was not loaded by name (one of your own).
         physics: The forward operator; only ``predictive`` and further fitting need it.
-        device: Where to put it.
+        device: Where to put it; "auto" is CUDA where there is one.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -82,6 +84,7 @@ def load_posterior(
         >>> bool((again.mmse_x(4) == posterior.mmse_x(4)).all())
         True
     """
+    device = resolve_device(device)
     description, tensors = _read(Path(path))
     prior = _prior_of(description, prior)
     dtype = torch.float64 if description["precision"] == "float64" else torch.float32
@@ -98,7 +101,7 @@ def load_posterior(
     guide = guide_class(model, y, **description["options"])
     guide.load_state_dict({name.removeprefix(_GUIDE_PREFIX): value.to(device) for name, value in tensors.items()})
     if physics is not None:
-        model.physics = physics
+        model.physics = operator_on(physics, device, dtype)
     return Posterior(model, guide, y, elbo=elbo, precision=description["precision"], seed=description["seed"])
 
 
@@ -142,7 +145,12 @@ def _prior_of(description: dict[str, Any], prior: Prior | None) -> Prior:
     if prior is None:
         from pyro_vble.io.priors import load_prior
 
-        prior = load_prior(description["prior"], rate_scale=description["rate_scale"])
+        prior = load_prior(description["prior"], **description["prior_settings"])
+    if prior.settings != description["prior_settings"]:
+        raise ValueError(
+            f"The prior must be the one that the posterior was fitted with, {description['prior_settings']}; received "
+            f"{prior.settings}; pass that prior as prior=..."
+        )
     found = fingerprint(prior)
     if found != description["prior_fingerprint"]:
         raise ValueError(

@@ -77,6 +77,8 @@ def load_prior(
         prior = _from_file(Path(name), alpha, architecture, distortion)
     elif re.fullmatch(r"[a-z0-9-]+/\d", name) and name.split("/")[0] in _compressai.ZOO_CLASSES:
         prior = _from_zoo(name)
+        if alpha is not None and alpha != prior.alpha:
+            raise ValueError(f"{name} was trained with alpha={prior.alpha}; received alpha={alpha}; leave it out.")
     else:
         raise ValueError(
             f"A prior is a bundled name ({', '.join(available_priors())}), a CompressAI zoo name with its quality "

@@ -7,6 +7,7 @@ from pyro_vble.physics.operators import (
     image_shape_of,
     measure,
     observed_mask,
+    operator_on,
 )
 from pyro_vble.physics.validation import validate_measurement
 
@@ -20,5 +21,6 @@ __all__ = [
     "measure",
     "noise_distribution",
     "observed_mask",
+    "operator_on",
     "validate_measurement",
 ]

@@ -54,15 +54,21 @@ def fill_missing(y: Tensor, observed: Tensor) -> Tensor:
 
 
 def _resized(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """An image brought to the size (H, W): enlarged if clearly smaller, else cropped or extended about its centre."""
+    """An image brought to the size (H, W): enlarged, or extended about its centre, whichever explains y better.
+
+    If neither does, y is no image but a sinogram or the like, and the operator is inverted.
+    """
     height, width = image_shape[1:]
-    if max(height / y.shape[-2], width / y.shape[-1]) >= 1.5:
-        # Operators keep either the first pixel of a block or its centre; the measurement tells which.
-        candidates = [_enlarged(y, height, width, corner) for corner in (False, True)]
-        return min(candidates, key=lambda x: float((physics.A(x) - y).square().mean()))
-    missing_rows, missing_columns = height - y.shape[-2], width - y.shape[-1]
-    left, top = missing_columns // 2, missing_rows // 2
-    return F.pad(y, (left, missing_columns - left, top, missing_rows - top), mode="replicate")
+    if y.shape[-2:] == (height, width):
+        return y
+    rows, columns = height - y.shape[-2], width - y.shape[-1]
+    extended = F.pad(y, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2), mode="replicate")
+    # Operators keep either the first pixel of a block or its centre; the measurement tells which.
+    candidates = [extended, *(_enlarged(y, height, width, corner) for corner in (False, True))]
+    residuals = [float((physics.A(x) - y).square().mean()) for x in candidates]
+    if min(residuals) > 0.25 * float(y.square().mean()):
+        return _inverted(physics, y, image_shape)
+    return candidates[residuals.index(min(residuals))]
 
 
 def _enlarged(y: Tensor, height: int, width: int, corner: bool) -> Tensor:

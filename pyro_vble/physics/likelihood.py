@@ -22,9 +22,6 @@ from pyro_vble.distributions import GaussianUniform, ScaledPoisson
 #: Standard deviation given to a measurement without noise: the step of 8-bit quantisation.
 QUANTISATION = 1 / 255
 
-# Where a signal must be positive, this is the smallest value it is taken to have.
-_FLOOR = 1e-6
-
 
 def likelihood(physics: Any, signal: Tensor) -> dist.TorchDistribution:
     """The distribution p(y|x) of a measurement whose noiseless signal is A(x), elementwise.
@@ -86,15 +83,16 @@ def _poisson_gaussian(noise_model: PoissonGaussianNoise, signal: Tensor) -> dist
     """Normal(Ax, gain · max(Ax, 0) + sigma²), the usual Gaussian approximation of photon plus read noise."""
     gain = _parameter(noise_model, "gain", signal)
     sigma = _parameter(noise_model, "sigma", signal, minimum_included=True)
-    variance = gain * signal.clamp_min(0) + sigma**2
-    return dist.Normal(signal, variance.clamp_min(_FLOOR**2).sqrt())
+    # Counts are whole: without read noise their rounding, gain / sqrt(12), is what is left in the dark.
+    variance = gain * signal.clamp_min(0) + torch.maximum(sigma**2, gain**2 / 12)
+    return dist.Normal(signal, variance.sqrt())
 
 
 @noise_distribution.register
 def _poisson(noise_model: PoissonNoise, signal: Tensor) -> dist.TorchDistribution:
     """gain · Poisson(Ax / gain), or Poisson(Ax / gain) where the noise model does not normalise."""
     gain = _parameter(noise_model, "gain", signal)
-    rate = signal.clamp_min(_FLOOR)
+    rate = _positive(signal, 0.1 * gain)
     return ScaledPoisson(rate, gain) if noise_model.normalize else ScaledPoisson(rate / gain, torch.ones_like(gain))
 
 
@@ -102,7 +100,7 @@ def _poisson(noise_model: PoissonNoise, signal: Tensor) -> dist.TorchDistributio
 def _gamma(noise_model: GammaNoise, signal: Tensor) -> dist.TorchDistribution:
     """Gamma(l, l / Ax), speckle of l looks."""
     looks = _parameter(noise_model, "l", signal).expand_as(signal)
-    return dist.Gamma(looks, looks / signal.clamp_min(_FLOOR))
+    return dist.Gamma(looks, looks / _positive(signal, torch.as_tensor(1e-3).to(signal)))
 
 
 @noise_distribution.register
@@ -141,6 +139,11 @@ def _parameter(noise_model: Any, name: str, signal: Tensor, *, minimum_included:
             f"measurement {tuple(signal.shape)}; received shape {tuple(value.shape)}."
         ) from error
     return value
+
+
+def _positive(signal: Tensor, softness: Tensor) -> Tensor:
+    """The signal made positive by a softplus of this width: a clamp would leave dark pixels without a gradient."""
+    return softness * torch.nn.functional.softplus(signal / softness) + 1e-3 * softness
 
 
 def _event_dim(signal: Tensor) -> int:

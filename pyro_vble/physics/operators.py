@@ -1,5 +1,6 @@
 """Applying forward operators under plates, and reading off them which values they observe."""
 
+import copy
 from typing import Any
 
 import torch
@@ -16,17 +17,19 @@ def measure(physics: Any, x: Tensor) -> Tensor:
     return torch.stack([measure(physics, particle) for particle in x])
 
 
-def image_shape_of(physics: Any, y: Tensor) -> tuple[int, int, int]:
+def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
     """(C, H, W) of the images whose measurements have the shape of y.
 
-    The operator is asked: its adjoint's output if A maps it back to the shape of y, else the shape of y itself.
+    The first that A maps to the shape of y is taken: the shape of y's adjoint, the operator's own ``img_size``, the
+    one size that a prior may have (``known``), the shape of y itself.
 
     Raises:
         ValueError: If neither is an image that A maps to the shape of y.
     """
-    candidates = [_adjoint_shape(physics, y), tuple(y.shape)]
+    named = [shape for shape in (getattr(physics, "img_size", None), known) if shape is not None and len(shape) == 3]
+    candidates = [_adjoint_shape(physics, y), *((len(y), *shape) for shape in named), tuple(y.shape)]
     tried = []
-    for shape in filter(None, candidates):
+    for shape in dict.fromkeys(filter(None, candidates)):
         found = _measured_shape(physics, y, shape)
         if found == tuple(y.shape):
             return shape[1:]
@@ -39,7 +42,7 @@ def image_shape_of(physics: Any, y: Tensor) -> tuple[int, int, int]:
     raise ValueError(
         f"The measurement must have a shape that physics.A produces; received y of shape {tuple(y.shape)}, but "
         f"{'; '.join(map(str, tried)) or 'A accepts no image of that shape'}.{hint} Pass the y that belongs to this "
-        "operator, or image_shape=(C, H, W) to RestorationModel if the operator has no adjoint."
+        "operator; if it has no adjoint, name the image's size: image_shape=(C, H, W)."
     )
 
 
@@ -83,3 +86,18 @@ def _measured_shape(physics: Any, y: Tensor, image_shape: tuple[int, ...]) -> tu
         return tuple(physics.A(torch.zeros(image_shape, dtype=y.dtype, device=y.device)).shape)
     except Exception as error:  # reported to the user with the shape that caused it
         return f"an error ({type(error).__name__}: {error})"
+
+
+def operator_on(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The operator on the device, copied: calls and conversions change deepinv's operators in place."""
+    physics = physics.clone() if hasattr(physics, "clone") else copy.deepcopy(physics)
+    if not isinstance(physics, torch.nn.Module):
+        return physics
+    physics = physics.to(device)
+    # Module.to(dtype) would drop the imaginary part of a filter kept in the Fourier domain.
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    for module in physics.modules():
+        for value in [*module.buffers(recurse=False), *module.parameters(recurse=False)]:
+            if value.is_complex() or value.is_floating_point():
+                value.data = value.data.to(complex_dtype if value.is_complex() else dtype)
+    return physics

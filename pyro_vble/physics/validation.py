@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_vble.distributions import ScaledPoisson
 from pyro_vble.physics.likelihood import likelihood
 from pyro_vble.physics.operators import measure, observed_mask
 
@@ -34,14 +36,18 @@ def validate_measurement(physics: Any, y: Tensor, image_shape: tuple[int, int, i
             f"{int(empty.sum())} of {len(y)} images (first: {int(empty.nonzero()[0])}); check how y was read and the "
             "sense of the mask (1 is observed)."
         )
-    probe = _probe(image_shape).to(y.device, y.real.dtype if y.is_complex() else y.dtype)
-    try:
-        p_probe = likelihood(physics, measure(physics, probe))
-    except (RuntimeError, IndexError):  # an operator with parameters per image takes whole batches only
-        p_probe = likelihood(physics, measure(physics, probe[:1].expand(len(y), *image_shape)))
-    expected = float(p_probe.mean.abs().max())
+    signals = [measure(physics, probe.expand(len(y), *image_shape)) for probe in _probes(image_shape, y)]
+    p_probes = [likelihood(physics, signal) for signal in signals]
+    if isinstance(p_probes[0], dist.Gamma | ScaledPoisson):
+        smallest = float(y[observed].min())
+        if smallest < 0:
+            raise ValueError(
+                f"Under {type(physics.noise_model).__name__} a measurement is not negative; received values down to "
+                f"{smallest:g}; clip them, or use PoissonGaussianNoise if the sensor's offset was subtracted."
+            )
+    expected = max(float(p.mean.abs().max()) for p in p_probes)
     largest = float(y[observed].abs().max())
-    if largest > _SCALE_LIMIT * expected + 6 * float(p_probe.variance.max().sqrt()):
+    if largest > _SCALE_LIMIT * expected + 6 * max(float(p.variance.max().sqrt()) for p in p_probes):
         raise ValueError(
             f"The image must be on the scale [0, 1]; received a measurement up to {largest:g}, where images in [0, 1] "
             f"give about {expected:g}; divide by the sensor's maximum (255 for 8 bits, 65535 for 16) and state the "
@@ -49,7 +55,9 @@ def validate_measurement(physics: Any, y: Tensor, image_shape: tuple[int, int, i
         )
 
 
-def _probe(image_shape: tuple[int, int, int]) -> torch.Tensor:
+def _probes(image_shape: tuple[int, int, int], y: Tensor) -> list[Tensor]:
     """A white image and one of black and white pixels at random: operators that cancel constants answer the second."""
     generator = torch.Generator().manual_seed(0)
-    return torch.stack((torch.ones(image_shape), torch.rand(image_shape, generator=generator).round()))
+    dtype = y.real.dtype if y.is_complex() else y.dtype
+    images = torch.ones(image_shape), torch.rand(image_shape, generator=generator).round()
+    return [image.to(y.device, dtype) for image in images]

@@ -154,12 +154,14 @@ class TestPrecision:
     def test_operators_in_the_fourier_domain_keep_their_filters(self):
         import deepinv
 
-        from pyro_vble.restoration import _on
+        from pyro_vble.physics import operator_on
 
         physics = deepinv.physics.BlurFFT((3, 32, 32), filter=torch.rand(1, 1, 5, 4))
         x = torch.rand(1, 3, 32, 32)
         for dtype in (torch.float32, torch.float64):
-            torch.testing.assert_close(_on(physics, torch.device("cpu"), dtype).A(x.to(dtype)).float(), physics.A(x))
+            torch.testing.assert_close(
+                operator_on(physics, torch.device("cpu"), dtype).A(x.to(dtype)).float(), physics.A(x)
+            )
 
 
 class TestDeterminism:
@@ -272,7 +274,9 @@ class TestRollback:
             def forward(self, y):
                 x = super().forward(y)
                 if BadGradient.calls == step:
-                    pyro.factor("bad gradient", (x.sum() - x.sum().detach()) * torch.nan_to_num(torch.tensor(torch.inf)) ** 2)
+                    pyro.factor(
+                        "bad gradient", (x.sum() - x.sum().detach()) * torch.nan_to_num(torch.tensor(torch.inf)) ** 2
+                    )
                 BadGradient.calls += 1
                 return x
 
