@@ -125,8 +125,8 @@ class RestorationModel(nn.Module):
         dtype = self.prior._options()["dtype"]
         if y.is_floating_point() and y.dtype != dtype:
             raise TypeError(
-                f"y and the prior must have one data type; received y in {y.dtype} for a prior in {dtype}; convert y, or "
-                "let restore do it."
+                f"y and the prior must have one data type; received y in {y.dtype} for a prior in {dtype}; convert y, "
+                "or let restore do it."
             )
         image_shape = self.image_shape(y)
         self.prior.validate_image_shape(image_shape)

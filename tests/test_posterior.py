@@ -78,6 +78,16 @@ class TestStatistics:
         posterior.seed = None
         assert not torch.equal(posterior.sample(3), posterior.sample(3))
 
+    def test_numpy_seeds_are_seeds(self, posterior, monkeypatch):
+        import numpy as np
+
+        monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 1})
+        drawn = posterior.sample(4, seed=np.int64(5))
+        assert torch.equal(drawn, posterior.sample(4, seed=5))
+        assert float(drawn.std(0).mean()) > 0
+        with pytest.raises(TypeError, match="seed must be a whole number"):
+            posterior.sample(1, seed=0.5)
+
     def test_kept_samples_are_not_those_of_an_older_guide(self, posterior):
         before = posterior.mmse_x(5)
         with torch.no_grad():

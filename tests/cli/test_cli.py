@@ -123,6 +123,18 @@ def test_the_noise_level_is_estimated_where_it_is_not_given(tmp_path):
         assert _estimated_noise(x + sigma * torch.randn_like(x)) == pytest.approx(sigma, rel=0.2)
 
 
+def test_the_noise_level_is_not_read_off_holes(tmp_path, photograph):
+    from pyro_vble.cli.restore import _estimated_noise
+
+    x = torch.from_numpy(skimage.data.astronaut()[:128, :128].copy()).permute(2, 0, 1)[None].float() / 255
+    x = x + 0.03 * torch.randn_like(x)
+    x[..., 30:50, 40:80] = torch.nan
+    assert _estimated_noise(x) == pytest.approx(0.03, rel=0.2)
+    x[..., ::2, :] = torch.nan
+    with pytest.raises(ValueError, match="pass --noise"):
+        _estimated_noise(x)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -131,6 +143,7 @@ def test_the_noise_level_is_estimated_where_it_is_not_given(tmp_path):
         (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--prior", "moon"], "bundled name"),
         (["demo", "--image", "dog"], "image must be one of cat"),
         (["demo", "--size", "5000"], "must not exceed"),
+        (["restore", "scan[a].png", "--output", "out", "--problem", "denoise"], "scan[a].png"),
     ],
 )
 def test_mistakes_end_in_a_sentence(tmp_path, monkeypatch, capsys, arguments, message):

@@ -53,6 +53,21 @@ class GuideContract:
         assert first.loc["z"].shape == (2, 12, 8, 4)
         assert second.loc["z"].shape == (1, 12, 4, 4)
 
+    def test_asking_one_guide_does_not_touch_another(self, cae, y):
+        first, second = self.build(cae, y)[1], self.build(cae, 0.5 * y)[1]
+        before = second.loc["z"].clone()
+        for guide in (first, second):
+            guide.quantiles([0.5])
+            guide.get_posterior()
+            guide.median()
+        assert len(pyro.get_param_store()) == 0
+        assert torch.equal(second.loc["z"], before)
+
+    def test_a_measurement_of_another_batch_size_is_refused(self, cae, y):
+        _, guide = self.build(cae, y)
+        with pytest.raises(ValueError, match="of 2; received a measurement of 1"):
+            guide(y[:1])
+
     def test_starts_at_the_encoder(self, cae, y):
         _, guide = self.build(cae, y)
         torch.testing.assert_close(guide.loc["z"], cae.encode(y)["z"], rtol=1e-4, atol=1e-4)

@@ -286,6 +286,23 @@ class TestRollback:
         assert all(p.isfinite().all() for p in posterior.guide.parameters())
         assert posterior.elbo.isfinite().all()
 
+    def test_an_autoguide_rolls_back_too(self, cae):
+        from pyro.infer.autoguide import AutoNormal
+
+        y = torch.rand(1, 3, 64, 64)
+        calls = []
+
+        class Once:
+            noise_model = GaussianNoise(0.1)
+
+            def A(self, x):
+                calls.append(None)
+                return x * torch.nan if len(calls) == 12 else x
+
+        posterior = pv.restore(y, Once(), cae, guide=lambda model, y: AutoNormal(model), num_steps=15, **QUIET)
+        assert len(posterior.elbo) == 14
+        assert posterior.mmse_z.isfinite().all()
+
     def test_the_rate_halves_with_every_rollback(self, cae, monkeypatch):
         import pyro_vble.inference.fitting as fitting
 
@@ -310,7 +327,40 @@ class TestRollback:
         assert caught.value.posterior.mmse_z.isfinite().all()
 
 
+class TestGuides:
+    def test_a_callable_may_hide_that_its_guide_has_a_latent_image(self, cae):
+        y = torch.rand(1, 3, 64, 64)
+        posterior = pv.restore(y, PHYSICS, cae, guide=lambda m, y: VBLExz(m, y), num_steps=2, **QUIET)
+        assert posterior.guide.b.shape == (1, 3, 64, 64)
+
+    def test_names_and_built_guides_are_refused(self, cae):
+        y = torch.rand(1, 3, 64, 64)
+        with pytest.raises(TypeError, match="received 'vble'"):
+            pv.restore(y, PHYSICS, cae, guide="vble")
+        with pytest.raises(TypeError, match="already built"):
+            pv.restore(y, PHYSICS, cae, guide=pair(cae, y)[1])
+
+
 class TestErrors:
+    def test_types(self, cae):
+        y = torch.rand(1, 3, 64, 64)
+        with pytest.raises(TypeError, match="lr must be a number; received 'fast'"):
+            pv.restore(y, PHYSICS, cae, lr="fast", progress=False)
+        with pytest.raises(TypeError, match="seed must be a whole number"):
+            pv.restore(y, PHYSICS, cae, seed="a", progress=False)
+        with pytest.raises(TypeError, match=r"wrap a CompressAI network as CAE"):
+            pv.restore(y, PHYSICS, cae.network, progress=False)
+        with pytest.raises(TypeError, match=r"one data type; received y in torch.float64"):
+            VBLE(RestorationModel(cae, PHYSICS), y.double())
+        with pytest.raises(ValueError, match=r"computes in torch.float64; received a measurement in torch.float32"):
+            pv.fit(*pair(cae, y), y, precision="float64")
+
+    def test_negative_counts(self, cae):
+        from deepinv.physics import PoissonNoise
+
+        with pytest.raises(ValueError, match="Under PoissonNoise a measurement is not negative; received values down"):
+            pv.restore(torch.rand(1, 3, 64, 64) - 0.5, Denoising(PoissonNoise(0.1)), cae, progress=False)
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

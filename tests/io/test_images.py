@@ -53,6 +53,16 @@ def test_photographs_stand_upright(tmp_path):
     assert read_image(tmp_path / "p.jpg").values.shape == (1, 3, 6, 4)
 
 
+def test_colour_modes_become_rgb(tmp_path):
+    rgb = Image.fromarray(np.full((4, 6, 3), 128, np.uint8))
+    rgb.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    rgb.quantize(8).save(tmp_path / "palette.png")
+    for name in ("cmyk.jpg", "palette.png"):
+        values = read_image(tmp_path / name).values
+        assert values.shape == (1, 3, 4, 6)
+        assert float((values - 128 / 255).abs().max()) < 0.02
+
+
 def test_values_beyond_the_range_are_clipped(tmp_path):
     path = write_image(tmp_path / "x.png", torch.tensor([[[[-0.5, 1.5]]]]))
     assert read_image(path).values.flatten().tolist() == [0.0, 1.0]

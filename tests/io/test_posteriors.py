@@ -39,6 +39,29 @@ def test_a_prior_of_ones_own_is_asked_for_and_checked(cae, tmp_path):
         pv.load_posterior(path, prior=CAE(other, 0.025))
 
 
+def test_settings_of_the_prior_are_part_of_it(tmp_path):
+    path = tmp_path / "fit.pvble"
+    prior = pv.load_prior("cae-bsd", alpha=0.1)
+    posterior = pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, prior, guide=VBLExz, num_steps=2, seed=0, progress=False)
+    posterior.save(path)
+    assert torch.equal(pv.load_posterior(path).std(4), posterior.std(4))
+    with pytest.raises(ValueError, match=r"'alpha': 0.1.*received .*'alpha': 0.025"):
+        pv.load_posterior(path, prior=pv.load_prior("cae-bsd"))
+
+
+def test_the_operator_is_brought_to_the_posteriors_precision(tmp_path):
+    from pyro_vble.physics.problems import deblurring, gaussian_kernel
+
+    physics = deblurring(0.1, gaussian_kernel(1.0))
+    posterior = pv.restore(
+        torch.rand(1, 3, 64, 64), physics, "cae-bsd", num_steps=2, seed=0, progress=False, precision="float64"
+    )
+    posterior.save(tmp_path / "fit.pvble")
+    again = pv.load_posterior(tmp_path / "fit.pvble", physics=physics, device="auto")
+    assert again.predictive(2).dtype == torch.float64
+    assert physics.filter.dtype == torch.float32
+
+
 def test_without_operator_predictions_say_what_is_missing(cae, tmp_path):
     posterior = pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, num_steps=2, seed=0, progress=False)
     posterior.save(tmp_path / "fit.pvble")

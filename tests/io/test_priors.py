@@ -101,6 +101,18 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"h_a, h_s is missing"):
             pv.load_prior(tmp_path / "factorized.safetensors", alpha=ALPHA)
 
+    def test_an_encoder_of_another_layout(self):
+        state = {f"{part}.0.weight": torch.zeros(1) for part in ("g_a", "g_s", "h_a", "h_s")}
+        with pytest.raises(ValueError, match="another layout"):
+            _compressai.network_class(state)
+
+    def test_networks_of_variable_bitrate(self):
+        from pyro_vble.models import CAE
+
+        vbr = _compressai.compressai().models.MeanScaleHyperpriorVbr(8, 12)
+        with pytest.raises(TypeError, match="gains it would ignore"):
+            CAE(vbr, ALPHA)
+
     def test_weights_that_do_not_fit_the_named_class(self, tmp_path):
         save_file(small_network().state_dict(), tmp_path / "p.safetensors")
         with pytest.raises(ValueError, match="look like MeanScaleHyperprior and were to be loaded as ScaleHyperprior"):

@@ -65,6 +65,13 @@ def test_noise_levels_by_image_and_by_pixel():
     torch.testing.assert_close(likelihood(physics_with(GaussianNoise(by_pixel)), signal).scale[1], by_pixel)
 
 
+@pytest.mark.parametrize("name", ["poisson", "gamma"])
+def test_dark_pixels_can_still_brighten(name):
+    signal = torch.tensor([-0.02, 0.0, 0.001], requires_grad=True)
+    likelihood(physics_with(NOISES[name]), signal).log_prob(torch.full((3,), 0.3)).sum().backward()
+    assert (signal.grad > 0).all()
+
+
 @pytest.mark.parametrize("sigma", [0.0, -0.1, float("nan")])
 def test_sigma_must_be_positive(sigma):
     with pytest.raises(ValueError, match=r"sigma of GaussianNoise must be finite and positive; received .*ZeroNoise"):

@@ -3,7 +3,7 @@ import pytest
 import skimage.data
 import torch
 from deepinv.physics import Blur, Denoising, Downsampling, GaussianNoise, Inpainting
-from helpers import MatrixPhysics
+from helpers import MatrixPhysics, linear_vae
 
 import pyro_vble as pv
 from pyro_vble.metrics import psnr
@@ -87,6 +87,47 @@ def test_a_users_own_operator_with_a_alone(bundled):
 
     posterior = pv.restore(torch.rand(1, 3, 64, 64), Gamma(), bundled, num_steps=3, progress=False)
     assert posterior.mmse_z.shape == (1, 3, 64, 64)
+
+
+def test_an_operator_without_adjoint_that_changes_the_size(bundled):
+    class EverySecond:
+        noise_model = NOISE
+
+        def A(self, x):
+            return x[..., ::2, ::2]
+
+    y = torch.rand(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="image_shape="):
+        pv.restore(y, EverySecond(), bundled, progress=False)
+    named = pv.restore(y, EverySecond(), bundled, image_shape=(3, 64, 64), num_steps=2, progress=False)
+    assert named.image_shape == (1, 3, 64, 64)
+    vae = linear_vae(torch.randn(16, 2), torch.zeros(16), 0.1, (1, 4, 4)).float()
+    matrix = MatrixPhysics(torch.randn(7, 16), NOISE)
+    fit = pv.restore(torch.rand(3, 7), matrix, vae, num_steps=2, progress=False, precision="float32")
+    assert fit.image_shape == (3, 1, 4, 4), "a prior of one size tells the image's"
+
+
+def test_noise_levels_by_image_in_any_batch(bundled):
+    for size in (1, 3):
+        physics = Denoising(GaussianNoise(torch.linspace(0.1, 0.3, size)))
+        posterior = pv.restore(torch.rand(size, 3, 64, 64), physics, bundled, num_steps=2, progress=False)
+        assert posterior.image_shape[0] == size
+
+
+def test_a_sinogram_is_inverted_not_resized():
+    physics = deepinv.physics.Tomography(angles=30, img_width=32, noise_model=NOISE)
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 10:20, 12:24] = 1
+    guess = initial_image(physics, physics.A(image), (1, 32, 32))
+    assert float((guess - image).square().mean()) < 0.02
+
+
+def test_a_blur_that_eats_most_of_the_image_is_extended():
+    kernel = torch.ones(1, 1, 25, 25) / 625
+    physics = Blur(kernel, padding="valid", noise_model=NOISE)
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64).clone()
+    guess = initial_image(physics, physics.A(ramp), (3, 64, 64))
+    assert float((guess - ramp)[..., 12:-12].abs().max()) < 1e-3
 
 
 def test_particles_are_measured_one_by_one():
