@@ -31,7 +31,8 @@ _KEEP_VALUES = 50_000_000
 class Posterior:
     r"""The fitted posterior q(x, z, h) ≈ p(x, z, h | y) of a batch of images.
 
-    Samples are drawn in chunks and statistics are streamed: memory does not grow with their number. With a seed
+    Samples are drawn in chunks and statistics are streamed: beyond 128 samples their memory does not grow with their
+    number. (``sample``, ``predictive`` and ``to_arviz`` return draws, which take what draws take.) With a seed
     (that of the fit, or one passed to a method) every statistic is reproducible, and those of one seed and number of
     samples belong to the same samples.
 

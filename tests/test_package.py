@@ -41,6 +41,14 @@ def test_public_classes_and_functions_have_examples():
         assert ">>>" in getattr(pyro_vble, name).__doc__
 
 
+def test_ci_runs_the_readmes_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python3 -m pip")]
+    assert len(commands) == 2
+    blocks = [block.split("```")[0].strip() for block in readme.split("```sh\n")[1:3]]
+    assert blocks == commands
+
+
 def test_import_is_light():
     """Nothing heavy is imported until it is used; what a command line needs to print its help is not either."""
     heavy = ("torch", "pyro", "deepinv", "compressai", "arviz", "matplotlib")
