@@ -42,34 +42,39 @@ def streamed_quantiles(chunks: Callable[[], Iterable[Tensor]], levels: Tensor, n
     """Quantiles (number of levels, ...) of a stream of samples (n, ...), linearly interpolated.
 
     Up to ``EXACT_SAMPLES`` samples they are exact. Beyond, each pixel gets a histogram of 256 equal bins over the
-    range of the first 128 samples, widened by half of it on either side; samples beyond that count in the outermost
-    bins. Within a bin the cdf is taken as linear: the error is a small part of a bin, about 0.03 standard deviations
-    wide for a Gaussian, well below the Monte Carlo error of the quantile itself up to 10,000 samples.
+    range of 128 samples, drawn for that alone, widened by half of it on either side; samples beyond that count in the
+    outermost bins. Within a bin the cdf is taken as linear: the error is a small part of a bin, about 0.03 standard
+    deviations wide for a Gaussian, well below the Monte Carlo error of the quantile itself up to 10,000 samples.
     """
     if num_samples <= EXACT_SAMPLES:
         return _sorted_quantiles(torch.cat(list(chunks())), levels)
-    histogram: _Histogram | None = None
-    first: list[Tensor] = []
+    histogram = _Histogram(*_range(chunks()), num_samples)
     for chunk in chunks():
-        if histogram is None:
-            first.append(chunk)
-            if sum(map(len, first)) < EXACT_SAMPLES:
-                continue
-            chunk, first = torch.cat(first), []
-            histogram = _Histogram(chunk, num_samples)
         histogram.update(chunk)
     return histogram.quantiles(levels)
+
+
+def _range(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of the first samples."""
+    low = high = None
+    seen = 0
+    for chunk in chunks:
+        low = chunk.amin(0) if low is None else torch.minimum(low, chunk.amin(0))
+        high = chunk.amax(0) if high is None else torch.maximum(high, chunk.amax(0))
+        seen += len(chunk)
+        if seen >= EXACT_SAMPLES:
+            break
+    return low, high
 
 
 class _Histogram:
     """One histogram a pixel."""
 
-    def __init__(self, pilot: Tensor, num_samples: int) -> None:
-        low, high = pilot.amin(0), pilot.amax(0)
-        margin = ((high - low) / 2).clamp_min(torch.finfo(pilot.dtype).eps * (1 + high.abs()))
+    def __init__(self, low: Tensor, high: Tensor, num_samples: int) -> None:
+        margin = ((high - low) / 2).clamp_min(torch.finfo(low.dtype).eps * (1 + high.abs()))
         self.low, self.step = low - margin, (high - low + 2 * margin) / _BINS
         dtype = torch.int16 if num_samples < 2**15 else torch.int32
-        self.counts = torch.zeros(_BINS, *low.shape, dtype=dtype, device=pilot.device)
+        self.counts = torch.zeros(_BINS, *low.shape, dtype=dtype, device=low.device)
 
     def update(self, chunk: Tensor) -> None:
         for sample in chunk:

@@ -16,9 +16,12 @@ from pyro_vble.inference import fit, resolve_device, resolve_precision
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.inference.settings import Progress
 from pyro_vble.models import Prior, RestorationModel
-from pyro_vble.physics import operator_on
+from pyro_vble.physics import noise_level, operator_on
 from pyro_vble.posterior import Posterior
 from pyro_vble.seeding import as_seed
+
+# Spacing of bfloat16 numbers just below 1: decoded images are rounded to it, which finer noise would notice.
+_BFLOAT16_STEP = 2**-8
 
 
 def restore(
@@ -62,7 +65,8 @@ def restore(
         tolerance: Early stopping, see :func:`fit`; None switches it off.
         seed: The same seed gives the same bits on CPU.
         device: "auto" (CUDA where there is one) or a torch device.
-        precision: "auto" (bfloat16 networks where the processor has them), "float32", "float64" or "bfloat16".
+        precision: "float32", "float64", "bfloat16" (of the networks only), or "auto": float64 for a prior in float64,
+            else bfloat16 where the processor has it and the noise hides its rounding, else float32.
         progress: Show a progress bar.
 
     Returns:
@@ -94,7 +98,8 @@ def restore(
     y, seed = _measurement_tensor(y), as_seed(seed)
     prior = _prior(prior, rate_scale)
     device = resolve_device(device)
-    precision = resolve_precision(precision, prior, device)
+    requested, precision = precision, resolve_precision(precision, prior, device)
+    chosen_for_us = requested == "auto" and precision == "bfloat16"
     dtype = dtype_of(precision)
 
     latent_image = getattr(_unwrapped(guide), "latent_image", False)
@@ -109,6 +114,8 @@ def restore(
         except LatentImageError:  # a callable that hides which guide it makes
             model = build_model(latent_image=not latent_image)
             fitted_guide = guide(model, data)
+    if chosen_for_us and noise_level(model.physics, data, model.image_shape(data)) < _BFLOAT16_STEP:
+        precision = "float32"
     posterior = fit(
         model,
         fitted_guide,

@@ -9,7 +9,7 @@ from pyro_vble.physics.operators import (
     observed_mask,
     operator_on,
 )
-from pyro_vble.physics.validation import validate_measurement
+from pyro_vble.physics.validation import noise_level, validate_measurement
 
 __all__ = [
     "QUANTISATION",
@@ -20,6 +20,7 @@ __all__ = [
     "likelihood",
     "measure",
     "noise_distribution",
+    "noise_level",
     "observed_mask",
     "operator_on",
     "validate_measurement",

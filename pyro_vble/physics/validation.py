@@ -55,6 +55,13 @@ def validate_measurement(physics: Any, y: Tensor, image_shape: tuple[int, int, i
         )
 
 
+@torch.no_grad()
+def noise_level(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> float:
+    """The typical (median) standard deviation of the noise on images in [0, 1]."""
+    probe = _probes(image_shape, y)[1].expand(len(y), *image_shape)
+    return float(likelihood(physics, measure(physics, probe)).variance.median().sqrt())
+
+
 def _probes(image_shape: tuple[int, int, int], y: Tensor) -> list[Tensor]:
     """A white image and one of black and white pixels at random: operators that cancel constants answer the second."""
     generator = torch.Generator().manual_seed(0)

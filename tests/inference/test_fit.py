@@ -146,6 +146,16 @@ class TestPrecision:
         # Two fits by different roundings are two draws of the optimiser's noise, some hundredths of a dB apart.
         assert psnr["bfloat16"] == pytest.approx(psnr["float32"], abs=0.1)
 
+    def test_noise_finer_than_bfloat16_gets_float32(self, cae):
+        y = torch.rand(1, 3, 64, 64)
+        quiet, loud = (
+            pv.restore(y, Denoising(GaussianNoise(s)), cae, num_steps=1, **QUIET).precision for s in (0.001, 0.1)
+        )
+        assert quiet == "float32"
+        assert loud in ("float32", "bfloat16")
+        named = pv.restore(y, Denoising(GaussianNoise(0.001)), cae, num_steps=1, precision="bfloat16", **QUIET)
+        assert named.precision == "bfloat16"
+
     def test_a_float64_prior_is_taken_at_its_word(self):
         prior = linear_vae(torch.randn(4, 2, dtype=torch.float64), torch.zeros(4), 0.1, (1, 2, 2))
         posterior = pv.restore(torch.rand(1, 1, 2, 2), PHYSICS, prior, num_steps=2, **QUIET)
