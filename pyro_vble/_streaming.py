@@ -73,22 +73,23 @@ class _Histogram:
     def __init__(self, low: Tensor, high: Tensor, num_samples: int) -> None:
         margin = ((high - low) / 2).clamp_min(torch.finfo(low.dtype).eps * (1 + high.abs()))
         self.low, self.step = low - margin, (high - low + 2 * margin) / _BINS
+        self.total = 0
         dtype = torch.int16 if num_samples < 2**15 else torch.int32
         self.counts = torch.zeros(_BINS, *low.shape, dtype=dtype, device=low.device)
 
     def update(self, chunk: Tensor) -> None:
+        self.total += len(chunk)
         for sample in chunk:
             index = ((sample - self.low) / self.step).long().clamp(0, _BINS - 1)
             self.counts.scatter_add_(0, index[None], torch.ones_like(index[None], dtype=self.counts.dtype))
 
     def quantiles(self, levels: Tensor) -> Tensor:
-        total = self.counts.sum(0, dtype=torch.int32)
         results = []
         for level in levels.tolist():
-            target = level * total
-            below = torch.zeros_like(total)
+            target = level * self.total
+            below = torch.zeros(self.low.shape, dtype=torch.int32, device=self.low.device)
             result = self.low + self.step * _BINS
-            found = torch.zeros_like(total, dtype=torch.bool)
+            found = torch.zeros_like(below, dtype=torch.bool)
             for b in range(_BINS):
                 inside = self.counts[b]
                 here = ~found & (below + inside >= target) & (inside > 0)
