@@ -14,6 +14,7 @@ import torch
 
 import pyro_vble as pv
 from pyro_vble.guides import VBLE, VBLExz
+from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import read_image
 from pyro_vble.metrics import coverage, psnr
 from pyro_vble.physics import initial_image
@@ -100,8 +101,8 @@ def main() -> None:
             "torch": torch.__version__,
             "table": table,
         }
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(content, indent=2) + "\n")
+        with atomic_path(options.output) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -192,8 +192,10 @@ def main() -> None:
             )
         print(f"  the loop takes {r['total_ratio']:.1f} times as long; ELBO gain {r['elbo_gain']:+,.0f} nats")
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        from pyro_vble.io.atomic import atomic_path
+
+        with atomic_path(options.output) as temporary:
+            temporary.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -123,10 +123,3 @@ def zoo_network(name: str, quality: int) -> nn.Module:
     """A pretrained network of the CompressAI zoo, downloaded on first use."""
     models = compressai().zoo.image_models
     return models[name](quality=quality, metric="mse", pretrained=True).eval()
-
-
-def dummy_state(architecture: str, *args: int, seed: int = 0) -> dict[str, Tensor]:
-    """State dict of a network with random weights, for tests and benchmarks."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return getattr(compressai().models, architecture)(*args).state_dict()

@@ -12,6 +12,15 @@ from torch import Tensor, nn
 from pyro_vble.models._batching import Bands
 
 
+def check_prior(prior: object) -> None:
+    """Raise TypeError unless ``prior`` is a generative prior."""
+    if not isinstance(prior, Prior):
+        raise TypeError(
+            "prior must be a generative prior such as pyro_vble.models.CAE or VAE (restore also takes a name or path "
+            f"for load_prior); received {type(prior).__name__}; wrap a CompressAI network as CAE(network, alpha=...)."
+        )
+
+
 class Prior(nn.Module, ABC):
     r"""A generative model of images, p(x|z) p(z) with p(x|z) = N(D(z), σ(z)²), as a Pyro program.
 

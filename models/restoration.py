@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vble._precision import full_precision
 from pyro_vble.models._batching import frozen
-from pyro_vble.models._prior import Prior
+from pyro_vble.models._prior import Prior, check_prior
 from pyro_vble.physics import (
     fill_unobserved,
     image_shape_of,
@@ -69,11 +69,7 @@ class RestorationModel(nn.Module):
         latent_image: bool = False,
         image_shape: tuple[int, int, int] | None = None,
     ) -> None:
-        if not isinstance(prior, Prior):
-            raise TypeError(
-                f"prior must be a generative prior such as pyro_vble.models.CAE or VAE; received "
-                f"{type(prior).__name__}; wrap a CompressAI network as CAE(network, alpha=...)."
-            )
+        check_prior(prior)
         if physics is not None and not callable(getattr(physics, "A", None)):
             raise TypeError(
                 "physics must be a deepinv.physics.Physics, or any object with a method A(x); received "

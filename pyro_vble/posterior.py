@@ -63,6 +63,7 @@ class Posterior:
         self.seed = as_seed(seed)
         self.output_device = y.device
         self._kept: tuple[tuple, list[Tensor]] | None = None
+        self._kept_moments: tuple[tuple, Moments] | None = None
         self.image_shape = (len(y), *model.image_shape(y))
 
     def __repr__(self) -> str:
@@ -180,7 +181,7 @@ class Posterior:
         """Posterior images in chunks (n, B, C, H, W); a small set with a seed is kept for the next statistic of it."""
         _check_count(num_samples)
         seed = self._seed(seed)
-        key = (num_samples, seed, *_versions(self.guide))
+        key = self._key(num_samples, seed)
         if self._kept is not None and self._kept[0] == key:
             yield from self._kept[1]
             return
@@ -232,10 +233,15 @@ class Posterior:
         return x.expand(n, *self.image_shape)
 
     def _moments(self, num_samples: int, seed: int | None) -> Moments:
-        moments = Moments()
-        for chunk in self._chunks(num_samples, seed):
-            moments.update(chunk)
-        return moments
+        """Mean and variance of the samples of a seed; the last are kept, for its other moments and errors."""
+        seed = self._seed(seed)
+        key = self._key(num_samples, seed)
+        if seed is None or self._kept_moments is None or self._kept_moments[0] != key:
+            moments = Moments()
+            for chunk in self._chunks(num_samples, seed):
+                moments.update(chunk)
+            self._kept_moments = key, moments
+        return self._kept_moments[1]
 
     def _quantiles(
         self,
@@ -246,6 +252,10 @@ class Posterior:
     ) -> Tensor:
         chunks = lambda: map(transform, self._chunks(num_samples, seed))  # noqa: E731
         return streamed_quantiles(chunks, torch.tensor(levels), num_samples)
+
+    def _key(self, num_samples: int, seed: int | None) -> tuple[int | None, ...]:
+        """What tells one set of samples from another."""
+        return (num_samples, seed, *_versions(self.guide))
 
     def _seed(self, seed: int | None) -> int | None:
         return self.seed if seed is None else as_seed(seed)

@@ -16,9 +16,9 @@ from pyro_vble.inference import fit, resolve_device, resolve_precision
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.inference.settings import Progress
 from pyro_vble.models import Prior, RestorationModel
+from pyro_vble.models._prior import check_prior
 from pyro_vble.physics import noise_level, operator_on
 from pyro_vble.posterior import Posterior
-from pyro_vble.seeding import as_seed
 
 # Spacing of bfloat16 numbers just below 1: decoded images are rounded to it, which finer noise would notice.
 _BFLOAT16_STEP = 2**-8
@@ -95,7 +95,7 @@ def restore(
             f"{guide if isinstance(guide, str) else 'a guide that is already built'!r}; pass VBLE, VBLExz, MAPz, or "
             "functools.partial(VBLExz, free_mean=True)."
         )
-    y, seed = _measurement_tensor(y), as_seed(seed)
+    y = _measurement_tensor(y)
     prior = _prior(prior, rate_scale)
     device = resolve_device(device)
     requested, precision = precision, resolve_precision(precision, prior, device)
@@ -104,15 +104,19 @@ def restore(
 
     latent_image = getattr(_unwrapped(guide), "latent_image", False)
     data = y.to(device, dtype)
-    build_model = functools.partial(
-        _model, prior, operator_on(physics, device, dtype), image_shape=image_shape, device=device, dtype=dtype
-    )
+    operator = operator_on(physics, device, dtype)
+
+    def build_model(latent_image: bool) -> RestorationModel:
+        model = RestorationModel(prior, operator, latent_image=latent_image, image_shape=image_shape)
+        model.prior.to(device, dtype)
+        return model
+
     with local_parameters():  # fits of several images must not meet in Pyro's global store
-        model = build_model(latent_image=latent_image)
+        model = build_model(latent_image)
         try:
             fitted_guide = guide(model, data)
         except LatentImageError:  # a callable that hides which guide it makes
-            model = build_model(latent_image=not latent_image)
+            model = build_model(not latent_image)
             fitted_guide = guide(model, data)
     if chosen_for_us and noise_level(model.physics, data, model.image_shape(data)) < _BFLOAT16_STEP:
         precision = "float32"
@@ -156,26 +160,8 @@ def _prior(prior: Prior | str, rate_scale: float) -> Prior:
         from pyro_vble.io.priors import load_prior
 
         prior = load_prior(prior)
-    if not isinstance(prior, Prior):
-        raise TypeError(
-            "prior must be a generative prior such as pyro_vble.models.CAE or VAE, or a name or path for load_prior; "
-            f"received {type(prior).__name__}; wrap a CompressAI network as CAE(network, alpha=...)."
-        )
+    check_prior(prior)
     return prior if rate_scale == 1 else prior.with_rate_scale(rate_scale)
-
-
-def _model(
-    prior: Prior,
-    physics: Any,
-    *,
-    latent_image: bool,
-    image_shape: tuple[int, int, int] | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> RestorationModel:
-    model = RestorationModel(prior, physics, latent_image=latent_image, image_shape=image_shape)
-    model.prior.to(device, dtype)
-    return model
 
 
 def _unwrapped(guide: Callable) -> Callable:

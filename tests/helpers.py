@@ -16,7 +16,9 @@ ARCHITECTURES = {
 
 def small_network(architecture: str = "MeanScaleHyperprior") -> nn.Module:
     """A CompressAI network of random weights, a few channels wide."""
-    return _compressai.build_network(_compressai.dummy_state(architecture, *ARCHITECTURES[architecture]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return getattr(_compressai.compressai().models, architecture)(*ARCHITECTURES[architecture]).eval()
 
 
 class LinearEncoder(nn.Linear):

@@ -94,6 +94,18 @@ class TestStatistics:
             posterior.guide.factors["z"].loc.add_(1.0)
         assert not torch.allclose(posterior.mmse_x(5), before)
 
+    def test_samples_too_many_to_keep_are_drawn_once_for_both_moments(self, posterior, monkeypatch):
+        monkeypatch.setattr("pyro_vble.posterior._KEEP_VALUES", 0)
+        passes = []
+        original = Posterior._fresh_chunks
+        monkeypatch.setattr(Posterior, "_fresh_chunks", lambda self, *a: (passes.append(a), original(self, *a))[1])
+        posterior.mmse_x(6), posterior.std(6), posterior.error_quantile(0.9, 6)
+        assert len(passes) == 2, "one pass for the moments, one for the errors"
+        with torch.no_grad():
+            posterior.guide.factors["z"].loc.add_(1.0)
+        posterior.std(6)
+        assert len(passes) == 3, "an older guide's moments are not those of this one"
+
     def test_mmse_z_is_the_decoded_median(self, posterior):
         z = posterior.guide.median()["z"]
         torch.testing.assert_close(posterior.mmse_z, posterior.model.prior.decode_mean(z, (3, 64, 64)))

@@ -71,7 +71,6 @@ def restore(
 
         pyro-vble restore holes.png --output out --problem inpaint --mask mask.png
     """
-    import numpy as np
 
     import pyro_vble as pv
     from pyro_vble.cli import report
@@ -105,8 +104,7 @@ def restore(
     seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
 
     suffix = {".npy": ".npy", ".tif": ".tif", ".tiff": ".tif"}.get(image.suffix.lower(), ".png")
-    kept = np.uint8 if source.dtype == bool else source.dtype
-    paths = report.write_estimates(output, result, suffix=suffix, dtype=kept, scale=source.scale)
+    paths = report.write_estimates(output, result, suffix=suffix, dtype=source.dtype, scale=source.scale)
     posterior.save(output / "fit.pvble")
     restoration_figure(output / "figure.png", y[0], [result.row], title=f"{image.name}: {problem.value}")
     if draws is None:

@@ -139,14 +139,12 @@ def _read_array(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
-        palette = image.mode == "P"
-    if suffix == ".png" and not palette:
-        # Pillow reads 16-bit colour PNGs as 8-bit ones.
-        from torchvision.io import ImageReadMode, decode_image
+        if suffix == ".png" and image.mode != "P":
+            # Pillow reads 16-bit colour PNGs as 8-bit ones.
+            from torchvision.io import ImageReadMode, decode_image
 
-        return decode_image(str(path), mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True).numpy()
-    with Image.open(path) as image:
-        if palette:
+            return decode_image(str(path), mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True).numpy()
+        if image.mode == "P":
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         elif image.mode not in ("L", "LA", "RGB", "RGBA"):
             image = image.convert("RGB")

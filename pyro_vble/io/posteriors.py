@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from pyro_vble import guides as guide_classes
 from pyro_vble._version import __version__
 from pyro_vble.inference import resolve_device
+from pyro_vble.inference.precision import dtype_of
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.models import Prior, RestorationModel
 from pyro_vble.physics import operator_on
@@ -87,7 +88,7 @@ def load_posterior(
     device = resolve_device(device)
     description, tensors = _read(Path(path))
     prior = _prior_of(description, prior)
-    dtype = torch.float64 if description["precision"] == "float64" else torch.float32
+    dtype = dtype_of(description["precision"])
     guide_class = getattr(guide_classes, description["guide"])
     model = RestorationModel(
         prior,

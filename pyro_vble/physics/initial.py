@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_vble.physics.operators import fill_unobserved, observed_mask
+from pyro_vble.physics.operators import fill_unobserved, observed_mask, real_dtype
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def initial_image(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) ->
         image_shape: (C, H, W).
     """
     if physics is None:
-        return torch.full((len(y), *image_shape), 0.5, dtype=_real(y), device=y.device)
+        return torch.full((len(y), *image_shape), 0.5, dtype=real_dtype(y), device=y.device)
     observed = observed_mask(physics, y)
     if y.dim() == 4 and y.shape[1] == image_shape[0] and not y.is_complex():
         guess = _resized(physics, fill_missing(y, observed), image_shape)
@@ -92,7 +92,7 @@ def _inverted(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Ten
             continue
         if isinstance(guess, Tensor) and tuple(guess.shape[1:]) == tuple(image_shape):
             return guess.real if guess.is_complex() else guess
-    return torch.full((len(y), *image_shape), 0.5, dtype=_real(y), device=y.device)
+    return torch.full((len(y), *image_shape), 0.5, dtype=real_dtype(y), device=y.device)
 
 
 def _gaussian_filter(x: Tensor, sigma: float) -> Tensor:
@@ -104,7 +104,3 @@ def _gaussian_filter(x: Tensor, sigma: float) -> Tensor:
     flat = F.conv2d(flat, window.reshape(1, 1, -1, 1), padding=(radius, 0))
     flat = F.conv2d(flat, window.reshape(1, 1, 1, -1), padding=(0, radius))
     return flat.reshape(x.shape)
-
-
-def _real(y: Tensor) -> torch.dtype:
-    return y.real.dtype if y.is_complex() else y.dtype

@@ -41,9 +41,14 @@ def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None =
         hint += " Measurements have a batch dimension first: y[None]."
     raise ValueError(
         f"The measurement must have a shape that physics.A produces; received y of shape {tuple(y.shape)}, but "
-        f"{'; '.join(map(str, tried)) or 'A accepts no image of that shape'}.{hint} Pass the y that belongs to this "
+        f"{'; '.join(tried)}.{hint} Pass the y that belongs to this "
         "operator; if it has no adjoint, name the image's size: image_shape=(C, H, W)."
     )
+
+
+def real_dtype(y: Tensor) -> torch.dtype:
+    """Data type of images whose measurement is y, which may be complex."""
+    return y.real.dtype if y.is_complex() else y.dtype
 
 
 def observed_mask(physics: Any, y: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vble.distributions import ScaledPoisson
 from pyro_vble.physics.likelihood import likelihood
-from pyro_vble.physics.operators import measure, observed_mask
+from pyro_vble.physics.operators import measure, observed_mask, real_dtype
 
 # A measurement this many times larger than those of images in [0, 1] is on another scale. The factor is generous: it
 # is to catch 0-255 and sensor counts, not priors whose images leave [0, 1].
@@ -65,6 +65,5 @@ def noise_level(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> f
 def _probes(image_shape: tuple[int, int, int], y: Tensor) -> list[Tensor]:
     """A white image and one of black and white pixels at random: operators that cancel constants answer the second."""
     generator = torch.Generator().manual_seed(0)
-    dtype = y.real.dtype if y.is_complex() else y.dtype
     images = torch.ones(image_shape), torch.rand(image_shape, generator=generator).round()
-    return [image.to(y.device, dtype) for image in images]
+    return [image.to(y.device, real_dtype(y)) for image in images]
