@@ -2,7 +2,19 @@
 
 from pyro_vble.models._prior import Prior
 from pyro_vble.models.cae import CAE
+from pyro_vble.models.convolutional_vae import convolutional_vae
+from pyro_vble.models.images import ImageModel
 from pyro_vble.models.restoration import RestorationModel
+from pyro_vble.models.standard_deviation import LearnedStandardDeviation, StandardDeviationDecoder
 from pyro_vble.models.vae import VAE
 
-__all__ = ["CAE", "VAE", "Prior", "RestorationModel"]
+__all__ = [
+    "CAE",
+    "VAE",
+    "ImageModel",
+    "LearnedStandardDeviation",
+    "Prior",
+    "RestorationModel",
+    "StandardDeviationDecoder",
+    "convolutional_vae",
+]

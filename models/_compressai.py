@@ -1,5 +1,6 @@
 """The one module that imports CompressAI, lazily: its import takes seconds and its wheels are picky."""
 
+import copy
 import functools
 import warnings
 from typing import Any
@@ -117,6 +118,31 @@ def build_network(state: dict[str, Tensor], architecture: str | None = None) -> 
             f"The weights must fit the network class; they look like {found} and were to be loaded as "
             f"{architecture}; name the class they were trained with. ({str(error).splitlines()[0]})"
         ) from error
+
+
+def new_network(architecture: str, N: int, M: int | None) -> nn.Module:
+    """A network of a class in ``ZOO_CLASSES``, with random weights."""
+    sizes = (N,) if M is None else (N, M)
+    return getattr(compressai().models, architecture)(*sizes)
+
+
+def codec_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a network as a codec needs it: with the quantiles that belong to its entropy model.
+
+    CompressAI trains the quantiles by an auxiliary loss; their equations are solved here by bisection, its other way.
+    The tables that ``update()`` makes from them are left empty: they are large, and quickly made.
+    """
+    solved = copy.deepcopy(network).cpu().float()
+    solved.entropy_bottleneck.update(force=True, update_quantiles=True)
+    state = solved.state_dict()
+    tables = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+    return {key: value.new_empty(0) if key.endswith(tables) else value for key, value in state.items()}
+
+
+def quantized_autoencoding(network: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+    """What the network as a codec makes of images (B, 3, H, W), and at how many bits, by its entropy model."""
+    out = network(x)
+    return out["x_hat"], float(sum(-likelihood.log2().sum() for likelihood in out["likelihoods"].values()))
 
 
 def zoo_network(name: str, quality: int) -> nn.Module:

@@ -51,7 +51,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Tensor) -> dict[str, Tensor]:
-        """Latent centres by site for images (B, C, H, W)."""
+        """Latent centres by site for images (B, C, H, W), differentiable."""
 
     @abstractmethod
     def validate_image_shape(self, image_shape: tuple[int, int, int]) -> None:

@@ -179,7 +179,6 @@ class CAE(Prior):
 
     # --- the encoder ---
 
-    @torch.no_grad()
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Centres of the encoder's q(z,h|x) = U(z̄ ± 1/2) U(h̄ ± 1/2) for images (B, C, H, W): {"h": h̄, "z": z̄}."""
         x = F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode="replicate")

@@ -65,6 +65,8 @@ class VAE(Prior):
         self.latent_shape = tuple(latent_shape)
         self.decoder_std = decoder_std
         self.image_shape = self._decoded_shape()
+        #: Arguments of ``convolutional_vae`` that build these networks, where it did: what a file needs to load them.
+        self.architecture: dict[str, Any] | None = None
         self.bands = self.image_shape[0]
 
     def validate_image_shape(self, image_shape: tuple[int, int, int]) -> None:
@@ -97,7 +99,6 @@ class VAE(Prior):
             )
         return self._bands(image_shape).std(std)
 
-    @torch.no_grad()
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The mean of the encoder's q(z|x) for images (B, C, H, W): {"z": z̄}."""
         x = self._bands(tuple(x.shape[-3:])).to_network(x)

@@ -44,7 +44,7 @@ _HOMES = {
     "load_prior": "pyro_vble.io.priors",
     "restore": "pyro_vble.restoration",
 }
-_SUBPACKAGES = ("distributions", "figures", "guides", "inference", "io", "metrics", "models", "physics")
+_SUBPACKAGES = ("distributions", "figures", "guides", "inference", "io", "metrics", "models", "physics", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from pyro_vble._version import __version__
 from pyro_vble.cli.demo import demo
 from pyro_vble.cli.restore import restore
+from pyro_vble.cli.train import train_app
 
 app = typer.Typer(
     name="pyro-vble",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(restore)
+app.add_typer(train_app)
 
 
 def _version(value: bool) -> None:
@@ -45,8 +47,9 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        # Of the RuntimeErrors only a diverged fit and exhausted memory are a user's business.
-        known = type(error).__name__ in ("FitDivergedError", "OutOfMemoryError") or not isinstance(error, RuntimeError)
+        # Of the RuntimeErrors only divergence and exhausted memory are a user's business.
+        ours = ("FitDivergedError", "TrainingDivergedError", "OutOfMemoryError")
+        known = type(error).__name__ in ours or not isinstance(error, RuntimeError)
         if not known:
             raise
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

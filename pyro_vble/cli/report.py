@@ -5,11 +5,12 @@ import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -19,6 +20,9 @@ from pyro_vble.figures import RestorationRow
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import write_image
 from pyro_vble.posterior import Posterior
+
+if TYPE_CHECKING:
+    from pyro_vble.training import TrainingResult
 
 console = Console()
 
@@ -123,3 +127,33 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def training(result: "TrainingResult") -> None:
+    """Print what a training left behind."""
+    for path, reason in list(result.skipped_files.items())[:20]:
+        console.print(f"[yellow]Skipped[/] {escape(path)}: {escape(reason)}", highlight=False)
+    if len(result.skipped_files) > 20:
+        console.print(f"[yellow]and {len(result.skipped_files) - 20} more files[/]")
+    figures = result.evaluation
+    row = {
+        "images held out": figures.num_images,
+        "PSNR": f"{figures.psnr:.2f} dB",
+        "KL" if figures.bpp_quantised is None else "bits per pixel": f"{figures.rate:.3f}",
+        "steps": f"{result.steps:,}" + (f" ({result.skipped_steps} skipped)" if result.skipped_steps else ""),
+        "time": f"{result.seconds / 60:.1f} min",
+    }
+    if figures.bpp_quantised is not None:
+        row["as a codec"] = f"{figures.psnr_quantised:.2f} dB at {figures.bpp_quantised:.3f} bpp"
+    print_table([row], "Trained" if result.complete else "Interrupted; --resume goes on")
+    if result.calibration is not None:
+        rows = [
+            {
+                "decile of the standard deviation": i + 1,
+                "standard deviation": f"{s:.4f}",
+                "squared error / variance": f"{r:.2f}",
+            }
+            for i, (s, r) in enumerate(zip(result.calibration.std, result.calibration.ratio, strict=True))
+        ]
+        print_table(rows, "Calibration (1 is right)")
+    console.print(f"Written to {result.path.parent}/; use it with --prior {result.path}", highlight=False)

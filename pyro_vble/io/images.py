@@ -40,7 +40,7 @@ def read_image(path: str | os.PathLike, *, scale: float | None = None, nodata: f
     Args:
         path: The file. NumPy arrays are (H, W), (H, W, C) or (C, H, W), with C up to 16.
         scale: The value that is 1, where the type's largest is not: 4095 for 12 bits in 16.
-        nodata: Value that marks missing pixels; NaN always does.
+        nodata: Value that marks missing pixels, by default the one that a GeoTIFF names; NaN always does.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -69,6 +69,8 @@ def read_image(path: str | os.PathLike, *, scale: float | None = None, nodata: f
         raise ValueError(f"scale must be positive; received {scale}.")
     # float64 in between: float32 cannot hold every 32-bit integer.
     values = array.astype(np.float64)
+    if nodata is None and path.suffix.lower() in _TIFF:
+        nodata = _gdal_nodata(path)
     if nodata is not None:
         values[array == nodata] = np.nan
     values /= scale
@@ -149,6 +151,18 @@ def _read_array(path: Path) -> np.ndarray:
         elif image.mode not in ("L", "LA", "RGB", "RGBA"):
             image = image.convert("RGB")
         return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _gdal_nodata(path: Path) -> float | None:
+    """The value of missing pixels that GDAL noted in a GeoTIFF."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages[0].tags.get("GDAL_NODATA")
+    try:
+        return None if tag is None else float(str(tag.value).rstrip("\0 "))
+    except ValueError:
+        return None
 
 
 def _bands_first(array: np.ndarray, path: Path) -> np.ndarray:

@@ -98,3 +98,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_nodata_value_of_a_geotiff_is_its_own(tmp_path):
+    array = np.array([[0, 1], [2, 7]], np.uint16)
+    tifffile.imwrite(tmp_path / "scene.tif", array, extratags=[(42113, 2, 2, b"7\0", True)])
+    assert torch.isnan(read_image(tmp_path / "scene.tif").values).sum() == 1
+    assert torch.isnan(read_image(tmp_path / "scene.tif", nodata=0).values[0, 0]).tolist() == [
+        [True, False],
+        [False] * 2,
+    ]

@@ -7,8 +7,7 @@ from helpers import ARCHITECTURES, small_network
 from pyro import poutine
 
 import pyro_vble as pv
-from pyro_vble.io.priors import StandardDeviationDecoder
-from pyro_vble.models import CAE, _compressai
+from pyro_vble.models import CAE, StandardDeviationDecoder, _compressai
 
 ALPHA = 0.025
 

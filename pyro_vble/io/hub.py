@@ -1,0 +1,132 @@
+"""Priors from the Hugging Face Hub: pinned, checked, and clear about failures."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_NAME = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^@]+\.\w+)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a Hub repository.
+
+    Attributes:
+        repo: "owner/name".
+        file: Path of the file in it.
+        revision: Commit, tag or branch; None for the newest.
+    """
+
+    repo: str
+    file: str
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name by which ``load_prior`` finds it."""
+        return f"{self.repo}/{self.file}" + (f"@{self.revision}" if self.revision else "")
+
+
+def parse_hub_name(name: str) -> HubFile | None:
+    """The Hub file that a name means, "owner/repo/file.ext" or "owner/repo/file.ext@revision"; None if it means none.
+
+    Example:
+        >>> from pyro_vble.io.hub import parse_hub_name
+        >>> parse_hub_name("MaudBqrd/VBLEModels/mbt_0.0483_bsd_std-diagonal.pth@v1").revision
+        'v1'
+    """
+    match = _NAME.fullmatch(name)
+    return HubFile(match["repo"], match["file"], match["revision"]) if match else None
+
+
+def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFile]:
+    """Fetch a file into the Hub's cache, with a progress bar, and check it; returns its path and its pinned name.
+
+    A branch or tag is resolved to its commit first, so that the name returned means the same bytes for ever. The
+    file's checksum is compared with the Hub's record of that commit, and with ``sha256`` where it is given. What is in
+    the cache already at a pinned commit needs no network.
+
+    Args:
+        wanted: The file.
+        sha256: Checksum it must have.
+
+    Raises:
+        ConnectionError: If the Hub cannot be reached; the message says how to do without.
+        ValueError: If repository, revision or file do not exist, or the checksum is another.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    pinned = wanted.revision is not None and _COMMIT.fullmatch(wanted.revision)
+    if pinned:
+        cached = huggingface_hub.try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+        if isinstance(cached, str):
+            _compare(Path(cached), sha256, wanted)
+            return Path(cached), wanted
+    try:
+        api = huggingface_hub.HfApi()
+        commit = api.repo_info(wanted.repo, revision=wanted.revision).sha
+        records = api.get_paths_info(wanted.repo, [wanted.file], revision=commit)
+        if not records:
+            names = [name for name in api.list_repo_files(wanted.repo, revision=commit) if not name.startswith(".")]
+            raise ValueError(
+                f"{wanted.repo} has no file {wanted.file!r} at {commit[:8]}; it has {', '.join(names[:12])}"
+                f"{', ...' if len(names) > 12 else ''}."
+            )
+        path = Path(huggingface_hub.hf_hub_download(wanted.repo, wanted.file, revision=commit))
+    except (EntryNotFoundError, HfHubHTTPError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, LocalEntryNotFoundError) or status is None or status >= 500:
+            raise _unreachable(wanted, error) from error
+        raise ValueError(
+            f"{wanted.name} must be a file of a public repository of the Hub; it answers {status} for it: "
+            f"{str(error).strip().splitlines()[-1]}"
+        ) from error
+    except ValueError:
+        raise
+    except Exception as error:  # each version of the client has its own exceptions for a missing network
+        raise _unreachable(wanted, error) from error
+    (record,) = records
+    if record.lfs is not None:
+        _compare(path, record.lfs.sha256, wanted)
+    elif _git_blob(path) != record.blob_id:
+        raise _damaged(path, wanted, record.blob_id)
+    _compare(path, sha256, wanted)
+    return path, HubFile(wanted.repo, wanted.file, commit)
+
+
+def _compare(path: Path, sha256: str | None, wanted: HubFile) -> None:
+    if sha256 is not None and _digest(path, hashlib.sha256()) != sha256.lower():
+        raise _damaged(path, wanted, sha256)
+
+
+def _digest(path: Path, digest: "hashlib._Hash") -> str:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _git_blob(path: Path) -> str:
+    """The name git gives a file's content: what the Hub records of small files."""
+    header = f"blob {os.path.getsize(path)}\0".encode()
+    return _digest(path, hashlib.sha1(header, usedforsecurity=False))
+
+
+def _damaged(path: Path, wanted: HubFile, expected: str) -> ValueError:
+    return ValueError(
+        f"{wanted.name} must have the checksum {expected}; the file at {path} has another; delete it and download "
+        "again."
+    )
+
+
+def _unreachable(wanted: HubFile, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"{wanted.name} is downloaded from the Hugging Face Hub on first use, and that failed "
+        f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). On a machine without network, fetch the file "
+        f"elsewhere (huggingface-cli download {wanted.repo} {wanted.file}) and pass its path."
+    )

@@ -1,0 +1,1 @@
+"""Training recipes as YAML files, by name."""

@@ -1,0 +1,94 @@
+"""From a recipe to a prior, with the parameters that it trains switched on."""
+
+from torch import nn
+
+from pyro_vble.models import (
+    CAE,
+    VAE,
+    LearnedStandardDeviation,
+    Prior,
+    StandardDeviationDecoder,
+    _compressai,
+    convolutional_vae,
+)
+from pyro_vble.seeding import seeded
+from pyro_vble.training.recipes import CAERecipe, DecoderStdRecipe, Recipe, VAERecipe
+
+
+def build_prior(recipe: Recipe, init: Prior | None = None) -> Prior:
+    """The prior that a recipe trains: random weights, or those of ``init``.
+
+    Raises:
+        ValueError: If init is missing where it is needed, or is not the prior that the recipe trains.
+    """
+    with seeded(recipe.seed):
+        if isinstance(recipe, DecoderStdRecipe):
+            return _with_variance_decoder(recipe, init)
+        return (_cae if isinstance(recipe, CAERecipe) else _vae)(recipe, init)
+
+
+def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
+    """Switch gradients on for what the recipe trains and off for the rest; returns the former.
+
+    Step one of a prior is everything that the ELBO depends on; step two the decoder of standard deviations alone, for
+    which the ELBO is a Gaussian log-likelihood and constants.
+    """
+    trained: nn.Module = prior if not isinstance(recipe, DecoderStdRecipe) else _std_decoder(prior)
+    prior.requires_grad_(False)
+    trained.requires_grad_(True)
+    if isinstance(prior, CAE):
+        # The quantiles only serve the codec, which solves for them when the prior is written.
+        prior.network.entropy_bottleneck.quantiles.requires_grad_(False)
+    return [parameter for parameter in prior.parameters() if parameter.requires_grad]
+
+
+def _cae(recipe: CAERecipe, init: Prior | None) -> CAE:
+    network = _compressai.new_network(recipe.network.architecture, recipe.network.N, recipe.network.M)
+    if init is not None:
+        _take_weights(network, init.network if isinstance(init, CAE) else init, str(recipe.network))
+    return CAE(network, recipe.alpha)
+
+
+def _vae(recipe: VAERecipe, init: Prior | None) -> VAE:
+    std = LearnedStandardDeviation(recipe.decoder_std) if recipe.learn_decoder_std else recipe.decoder_std
+    prior = convolutional_vae(**recipe.network.model_dump(), decoder_std=std)
+    if init is not None:
+        for part in ("encoder", "decoder"):
+            _take_weights(getattr(prior, part), getattr(init, part, init), str(recipe.network))
+    return prior
+
+
+def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None) -> Prior:
+    if init is None:
+        raise ValueError(
+            "A decoder of standard deviations belongs to a trained prior, whose latents it decodes; received none; "
+            "pass --init with its name or file."
+        )
+    if isinstance(init, CAE):
+        std = init.variance_decoder
+        if std is None or (std.link, std.floor) != (recipe.link, recipe.floor):
+            std = StandardDeviationDecoder.starting_flat(
+                init.network.g_s, init.gamma or 0.03, recipe.link, recipe.floor
+            )
+        return CAE(init.network, init.alpha, variance_decoder=std, distortion=init.distortion)
+    std = init.decoder_std
+    if not isinstance(std, StandardDeviationDecoder) or (std.link, std.floor) != (recipe.link, recipe.floor):
+        value = float(std.value) if isinstance(std, LearnedStandardDeviation) else float(std)
+        std = StandardDeviationDecoder.starting_flat(init.decoder, value, recipe.link, recipe.floor)
+    prior = VAE(init.encoder, init.decoder, init.latent_shape, std)
+    prior.architecture = init.architecture
+    return prior
+
+
+def _std_decoder(prior: Prior) -> nn.Module:
+    return prior.variance_decoder if isinstance(prior, CAE) else prior.decoder_std
+
+
+def _take_weights(module: nn.Module, source: nn.Module, wanted: str) -> None:
+    try:
+        module.load_state_dict(source.state_dict())
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"A prior to start from must have the recipe's network ({wanted}); the one given differs: "
+            f"{' '.join(str(error).split())[:200]}; change the recipe or leave out --init."
+        ) from error

@@ -1,0 +1,56 @@
+"""The log of a training: a CSV file, and TensorBoard where it is wanted."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from pyro_vble.io.atomic import atomic_path
+
+COLUMNS = ("step", "seconds", "lr", "loss", "psnr", "rate", "images_per_second", "skipped", "validation_psnr")
+
+
+class TrainingLog:
+    """Rows of figures by step, written as they come.
+
+    Args:
+        folder: Where ``log.csv`` goes, and TensorBoard's files.
+        rows: Rows from before, when a training is resumed; whatever the file held beyond them is dropped.
+        tensorboard: Whether to write for TensorBoard as well.
+
+    Raises:
+        ImportError: If TensorBoard is wanted and not installed.
+    """
+
+    def __init__(self, folder: Path, rows: list[dict[str, float]], tensorboard: bool = False) -> None:
+        self.path, self.rows = folder / "log.csv", rows
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.board = _board(folder, rows[-1]["step"] + 1 if rows else 0) if tensorboard else None
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add a row."""
+        self.rows.append(row)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        if self.board is not None:
+            for name, value in row.items():
+                if name not in ("step", "seconds"):
+                    self.board.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self.board is not None:
+            self.board.close()
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "Logs for TensorBoard need it installed (pip install tensorboard); without it, log.csv holds the same."
+        ) from error
+    return SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=step)

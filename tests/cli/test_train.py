@@ -1,0 +1,82 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+import pyro_vble as pv
+from pyro_vble.cli.app import app
+
+RECIPE = {
+    "kind": "cae",
+    "network": {"architecture": "ScaleHyperprior", "N": 8, "M": 12},
+    "alpha": 0.025,
+    "data": {"crop": 64, "batch_size": 2},
+    "schedule": {"steps": 4, "lr": 1e-3},
+}
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 255, (64, 70, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "a" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    std = {"kind": "decoder-std", "data": RECIPE["data"], "schedule": {"steps": 3, "lr": 1e-3}}
+    (tmp_path / "std.yaml").write_text(yaml.safe_dump(std))
+    return tmp_path
+
+
+def test_from_images_to_a_prior_with_error_bars(folders):
+    out = folders / "cae"
+    result = run(
+        "train", "cae", "--recipe", folders / "recipe.yaml", "--data", folders / "a", folders / "b", "--output", out,
+        "--tensorboard",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "broken.png" in result.output
+    assert json.loads((out / "card.json").read_text())["images"] == 3  # of four, one is held out
+    assert any((out / "tensorboard").iterdir())
+    result = run(
+        "train", "decoder-std", "--recipe", folders / "std.yaml", "--data", folders / "a", "--output",
+        folders / "std", "--init", out, "--validation", folders / "b",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "Calibration" in result.output
+    assert pv.load_prior(folders / "std" / "prior.safetensors").variance_decoder is not None
+
+
+def test_resuming_a_complete_training_changes_nothing(folders):
+    common = ("train", "cae", "--recipe", folders / "recipe.yaml", "--data", folders / "a", "--output", folders / "out")
+    assert run(*common).exit_code == 0
+    before = pv.load_prior(folders / "out" / "prior.safetensors").state_dict()
+    assert run(*common, "--resume").exit_code == 0
+    after = pv.load_prior(folders / "out" / "prior.safetensors").state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "vae", "--recipe", "recipe.yaml", "--data", "a"), "is for `train cae`"),
+        (("train", "cae", "--recipe", "recipe.yaml", "--data", "nowhere"), "No folder of images"),
+        (("train", "cae", "--recipe", "recipe.yaml", "--data", "a", "--init", "nothing"), "A prior is a bundled name"),
+        (("train", "cae", "--recipe", "nothing.yaml", "--data", "a"), "A recipe is one of"),
+        (("train", "cae", "--recipe", "recipe.yaml", "--data", "a", "--minutes", "-1"), "schedule.minutes"),
+    ],
+)
+def test_mistakes(folders, monkeypatch, arguments, message):
+    monkeypatch.chdir(folders)
+    result = run(*arguments, "--output", folders / "out")
+    assert message in str(result.exception)
+    assert not (folders / "out" / "training.ckpt").exists()

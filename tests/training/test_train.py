@@ -1,0 +1,331 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pyro_vble as pv
+from pyro_vble.models import CAE, StandardDeviationDecoder
+from pyro_vble.training import TrainingDivergedError, parse_recipe, train
+from pyro_vble.training.loop import _MOST_SKIPPED
+
+CAE_RECIPE = {
+    "kind": "cae",
+    "network": {"architecture": "MeanScaleHyperprior", "N": 8, "M": 12},
+    "alpha": 0.025,
+    "data": {"crop": 64, "batch_size": 2},
+    "schedule": {"steps": 12, "lr": 1e-3, "checkpoint_every": 4},
+    "precision": "float32",
+}
+STD_RECIPE = {
+    "kind": "decoder-std",
+    "data": {"crop": 64, "batch_size": 2},
+    "schedule": {"steps": 6, "lr": 1e-3},
+    "precision": "float32",
+}
+
+
+def recipe(content=CAE_RECIPE, **schedule):
+    return parse_recipe(content | {"schedule": content["schedule"] | schedule})
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of smooth images."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        coarse = Image.fromarray(rng.integers(0, 255, (8, 10, 3), dtype=np.uint8))
+        coarse.resize((100, 80), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+def weights(path):
+    return pv.load_prior(path).state_dict()
+
+
+def assert_same_weights(a, b):
+    a, b = weights(a), weights(b)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+class TestCAE:
+    def test_what_a_training_leaves(self, photographs, tmp_path):
+        seen = []
+        result = train(recipe(), photographs, tmp_path / "out", progress=seen.append)
+        assert result.complete
+        assert result.steps == 12
+        assert result.skipped_steps == 0
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {
+            "prior.safetensors",
+            "training.ckpt",
+            "card.json",
+            "recipe.yaml",
+            "log.csv",
+        }
+        prior = pv.load_prior(result.path)
+        assert isinstance(prior, CAE)
+        assert prior.alpha == 0.025
+        assert [figures["step"] for figures in seen] == list(range(1, 13))
+        assert all(np.isfinite(figures["loss"]) for figures in seen)
+        card = json.loads((tmp_path / "out" / "card.json").read_text())
+        assert card["validation"]["psnr"] == pytest.approx(result.evaluation.psnr)
+        assert card["steps"] == 12
+        with (tmp_path / "out" / "log.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["step"] for row in rows if row["validation_psnr"]] == ["4", "8", "12"]
+
+    def test_training_lowers_the_loss(self, photographs, tmp_path):
+        losses = []
+        train(recipe(steps=60), photographs, tmp_path / "out", progress=lambda f: losses.append(f["loss"]))
+        # Smoothed; the first is the network as it was made.
+        assert losses[-1] < 0.8 * losses[0]
+
+    def test_a_trained_prior_is_a_codec(self, photographs, tmp_path):
+        """Compressed to bytes and back, the image is the one that rounded latents decode to, at the rate promised."""
+        result = train(recipe(steps=150), photographs, tmp_path / "out", progress=False)
+        network = pv.load_prior(result.path).network
+        assert network.update()
+        x = pv.io.images.read_image(photographs / "0.png").values[..., :64, :64]
+        with torch.no_grad():
+            compressed = network.compress(x)
+            decoded = network.decompress(compressed["strings"], compressed["shape"])["x_hat"]
+            out = network(x)
+        torch.testing.assert_close(decoded, out["x_hat"].clamp(0, 1), rtol=1e-3, atol=1e-3)
+        bits = 8 * sum(len(string[0]) for string in compressed["strings"])
+        promised = float(sum(-likelihood.log2().sum() for likelihood in out["likelihoods"].values()))
+        # An arithmetic coder ends each string within a few bytes of its entropy.
+        assert bits == pytest.approx(promised, abs=16 * 8 + 0.05 * promised)
+
+    def test_starting_from_another_prior(self, photographs, tmp_path):
+        first = train(recipe(), photographs, tmp_path / "first", progress=False)
+        for init in (first.path, tmp_path / "first", tmp_path / "first" / "training.ckpt", first.prior):
+            again = train(recipe(steps=1, lr=1e-12), photographs, tmp_path / "again", init=init, progress=False)
+            for key, value in weights(first.path).items():
+                if "quantiles" not in key:
+                    torch.testing.assert_close(weights(again.path)[key], value, rtol=1e-6, atol=1e-8)
+            for file in (tmp_path / "again").iterdir():
+                file.unlink()
+
+    def test_a_training_is_not_overwritten(self, photographs, tmp_path):
+        train(recipe(steps=1), photographs, tmp_path / "out", progress=False)
+        with pytest.raises(ValueError, match="holds a training already; pass --resume"):
+            train(recipe(steps=1), photographs, tmp_path / "out", progress=False)
+        changed = parse_recipe(CAE_RECIPE | {"alpha": 0.01})
+        with pytest.raises(ValueError, match=r"it has changed .*0.025 -> 0.01"):
+            train(changed, photographs, tmp_path / "out", resume=True, progress=False)
+
+    def test_averages_are_written(self, photographs, tmp_path):
+        """The first average is the weights themselves; with a decay it follows them."""
+        train(recipe(steps=8, average=0.0), photographs, tmp_path / "last", progress=False)
+        train(recipe(steps=8, average=0.9), photographs, tmp_path / "mean", progress=False)
+        state = torch.load(tmp_path / "mean" / "training.ckpt", weights_only=True)
+        key = "network.g_a.0.weight"
+        assert torch.equal(state["prior"][key], torch.load(tmp_path / "last" / "training.ckpt")["prior"][key])
+        assert torch.equal(weights(tmp_path / "last" / "prior.safetensors")[key], state["prior"][key])
+        assert torch.equal(weights(tmp_path / "mean" / "prior.safetensors")[key], state["average"][f"module.{key}"])
+        assert not torch.equal(state["average"][f"module.{key}"], state["prior"][key])
+
+
+class TestResuming:
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(self, photographs, tmp_path, precision):
+        content = parse_recipe(CAE_RECIPE | {"precision": precision})
+        train(content, photographs, tmp_path / "whole", progress=False)
+
+        def interrupt(figures):
+            if figures["step"] == 7 and not resumed:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        resumed = False
+        first = train(content, photographs, tmp_path / "parts", progress=interrupt)
+        assert not first.complete
+        assert first.steps == 7
+        resumed = True
+        second = train(content, photographs, tmp_path / "parts", resume=True, progress=interrupt)
+        assert second.complete
+        assert_same_weights(tmp_path / "whole" / "prior.safetensors", tmp_path / "parts" / "prior.safetensors")
+        logs = []
+        for name in ("whole", "parts"):
+            with (tmp_path / name / "log.csv").open() as file:
+                rows = [row for row in csv.DictReader(file) if row["step"] != "7"]
+            logs.append([{k: v for k, v in row.items() if k in ("step", "validation_psnr")} for row in rows])
+        assert logs[0] == logs[1]
+
+    def test_killed_at_a_random_moment(self, photographs, tmp_path):
+        """SIGKILL leaves no chance to tidy up; the same weights come out, bit for bit."""
+        (tmp_path / "recipe.yaml").write_text(
+            "kind: cae\nnetwork: {architecture: MeanScaleHyperprior, N: 8, M: 12}\nalpha: 0.025\n"
+            "data: {crop: 64, batch_size: 2}\nschedule: {steps: 60, lr: 1.0e-3, checkpoint_every: 3}\n"
+        )
+        train(tmp_path / "recipe.yaml", photographs, tmp_path / "whole", progress=False)
+        code = (
+            "from pyro_vble.training import train\n"
+            f"train({str(tmp_path / 'recipe.yaml')!r}, {str(photographs)!r}, {str(tmp_path / 'parts')!r}, resume=True, "
+            "progress=lambda figures: print(figures['step'], flush=True))"
+        )
+        kills = 0
+        for last in (8, 25):
+            process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+            for line in process.stdout:
+                if int(line) >= last:
+                    time.sleep(np.random.default_rng().random() * 0.05)  # anywhere in a step, or in a checkpoint
+                    process.kill()
+                    break
+            kills += process.wait() == -signal.SIGKILL
+        assert kills == 2
+        assert not (tmp_path / "parts" / "card.json").exists()
+        result = train(tmp_path / "recipe.yaml", photographs, tmp_path / "parts", resume=True, progress=False)
+        assert result.steps == 60
+        assert_same_weights(tmp_path / "whole" / "prior.safetensors", tmp_path / "parts" / "prior.safetensors")
+
+    def test_a_damaged_checkpoint(self, photographs, tmp_path):
+        train(recipe(steps=1), photographs, tmp_path / "out", progress=False)
+        checkpoint = tmp_path / "out" / "training.ckpt"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        with pytest.raises(ValueError, match="must be a whole file that it wrote"):
+            train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False)
+
+    def test_steps_of_the_first_run_hold(self, photographs, tmp_path):
+        train(recipe(), photographs, tmp_path / "out", steps=5, progress=False)
+        assert train(recipe(), photographs, tmp_path / "out", resume=True, progress=False).steps == 5
+
+
+def test_minutes_end_with_the_schedule_complete(photographs, tmp_path):
+    seen = []
+    minutes = 0.2
+    start = time.monotonic()
+    content = recipe(steps=1, checkpoint_every=20)
+    result = train(content, photographs, tmp_path / "out", minutes=minutes, progress=seen.append)
+    # Not a measure of speed: the promise is to be done by then.
+    assert time.monotonic() - start < minutes * 60
+    assert result.complete
+    assert result.steps == len(seen) > 1
+    peak, last = max(figures["lr"] for figures in seen), seen[-1]["lr"]
+    assert last < 0.1 * peak
+    assert pv.load_prior(tmp_path / "out" / "prior.safetensors").alpha == 0.025
+
+
+class TestNonFinite:
+    def spoil(self, monkeypatch, steps):
+        """Make the batches of some steps NaN."""
+        from pyro_vble.training import crops
+
+        calls = iter(range(10**6))
+        whole = crops.RandomCrops.__call__
+
+        def spoilt(self):
+            x = whole(self)
+            return x * torch.nan if next(calls) in steps else x
+
+        monkeypatch.setattr(crops.RandomCrops, "__call__", spoilt)
+
+    def test_steps_are_skipped_and_counted(self, photographs, tmp_path, monkeypatch):
+        self.spoil(monkeypatch, {2, 3, 7})
+        result = train(recipe(), photographs, tmp_path / "out", progress=False)
+        assert result.skipped_steps == 3
+        assert result.steps == 12
+        assert all(bool(value.isfinite().all()) for value in weights(result.path).values())
+        moments = torch.load(tmp_path / "out" / "training.ckpt")["optimiser"]["state"]
+        assert {float(state["step"]) for state in moments.values()} == {9.0}
+
+    def test_a_skipped_step_changes_no_weight(self, photographs, tmp_path, monkeypatch):
+        states = {}
+
+        def keep(figures):
+            # The figures of a step come before its checkpoint: the file is that of the step before.
+            if figures["step"] > 1:
+                content = torch.load(tmp_path / "out" / "training.ckpt")
+                states[content["step"]] = content["prior"]
+
+        self.spoil(monkeypatch, {5})
+        train(recipe(steps=8, checkpoint_every=1), photographs, tmp_path / "out", progress=keep)
+        same = {
+            step: all(torch.equal(states[step][key], states[step - 1][key]) for key in states[step])
+            for step in range(2, 8)
+        }
+        assert same == {step: step == 6 for step in range(2, 8)}
+
+    def test_ten_in_a_row_stop_with_the_last_good_checkpoint(self, photographs, tmp_path, monkeypatch):
+        self.spoil(monkeypatch, set(range(6, 100)))
+        with pytest.raises(TrainingDivergedError, match=r"10 steps in a row \(10 in all\).*training.ckpt"):
+            train(recipe(steps=50), photographs, tmp_path / "out", progress=False)
+        state = torch.load(tmp_path / "out" / "training.ckpt")
+        assert 6 <= state["step"] < 6 + _MOST_SKIPPED
+        assert all(bool(value.isfinite().all()) for value in state["prior"].values())
+
+
+class TestDecoderStd:
+    def test_only_the_decoder_of_standard_deviations_changes(self, cae, photographs, tmp_path):
+        result = train(parse_recipe(STD_RECIPE), photographs, tmp_path / "out", init=cae, progress=False)
+        prior = result.prior
+        for key, value in cae.network.state_dict().items():
+            if not key.endswith(("quantiles", "_quantized_cdf", "_offset", "_cdf_length", "scale_table")):
+                assert torch.equal(prior.network.state_dict()[key], value), key
+        std = prior.variance_decoder
+        assert isinstance(std, StandardDeviationDecoder)
+        flat = StandardDeviationDecoder.starting_flat(cae.network.g_s, cae.gamma)
+        assert not torch.equal(std.network[-1].bias, flat.network[-1].bias)
+        assert len(result.calibration.ratio) == 10
+
+    def test_it_starts_at_gamma(self, cae):
+        std = StandardDeviationDecoder.starting_flat(cae.network.g_s, cae.gamma)
+        torch.testing.assert_close(std(torch.randn(1, 12, 4, 4)), torch.full((1, 3, 64, 64), cae.gamma))
+
+    def test_it_goes_on_from_a_prior_that_has_one(self, cae, photographs, tmp_path):
+        first = train(parse_recipe(STD_RECIPE), photographs, tmp_path / "a", init=cae, progress=False)
+        later = recipe(STD_RECIPE, steps=1, lr=1e-12)
+        second = train(later, photographs, tmp_path / "b", init=first.path, progress=False)
+        z = torch.randn(1, 12, 4, 4)
+        torch.testing.assert_close(second.prior.decode(z)[1], first.prior.decode(z)[1])
+
+
+class TestVAE:
+    recipe = {  # noqa: RUF012
+        "kind": "vae",
+        "network": {"image_shape": [1, 28, 28], "num_latents": 4, "channels": [4, 8]},
+        "decoder_std": 0.2,
+        "data": {"crop": 28, "batch_size": 4, "symmetries": "none", "dequantize": True},
+        "schedule": {"steps": 20, "lr": 1e-3},
+    }
+
+    @pytest.fixture
+    def digits(self, tmp_path):
+        folder = tmp_path / "digits"
+        folder.mkdir()
+        for i in range(12):
+            image = np.zeros((28, 28), np.uint8)
+            image[i : i + 10, 5:15] = 200
+            Image.fromarray(image).save(folder / f"{i:02}.png")
+        return folder
+
+    @pytest.mark.parametrize("learn", [True, False])
+    def test_mean_then_standard_deviations(self, digits, tmp_path, learn):
+        step_1 = train(
+            parse_recipe(self.recipe | {"learn_decoder_std": learn}), digits, tmp_path / "vae", progress=False
+        )
+        assert step_1.calibration is None
+        assert step_1.evaluation.psnr_quantised is None
+        assert (step_1.prior.decoder_std == 0.2) is not learn
+        std_recipe = STD_RECIPE | {"data": self.recipe["data"], "link": "exp", "floor": 1e-3}
+        step_2 = train(parse_recipe(std_recipe), digits, tmp_path / "std", init=step_1.path, progress=False)
+        z = torch.randn(3, 4)
+        torch.testing.assert_close(step_2.prior.decode_mean(z), step_1.prior.decode_mean(z))
+        assert step_2.prior.decode(z)[1].shape == (3, 1, 28, 28)
+        assert step_2.prior.sample(2).shape == (2, 1, 28, 28)
+
+    def test_a_crop_of_another_size(self, digits, tmp_path):
+        with pytest.raises(ValueError, match=r"data.crop must be the side"):
+            parse_recipe(self.recipe | {"data": {"crop": 32}})
+        vae = train(parse_recipe(self.recipe), digits, tmp_path / "vae", progress=False)
+        with pytest.raises(ValueError, match=r"data.crop must be the side of the prior's images"):
+            train(parse_recipe(STD_RECIPE), digits, tmp_path / "std", init=vae.path, progress=False)
