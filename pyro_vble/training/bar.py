@@ -22,7 +22,9 @@ def progress_bar(
 
     by_time = schedule.minutes is not None
     total = math.ceil(schedule.minutes * 60) if by_time else schedule.steps
-    with tqdm(total=total, desc="train", unit="s" if by_time else "step", dynamic_ncols=True) as bar:
+    # Seconds per second say nothing.
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s{postfix}" if by_time else None
+    with tqdm(total=total, desc="train", unit="step", dynamic_ncols=True, bar_format=layout) as bar:
 
         def show(figures: dict[str, float]) -> None:
             done = min(total, int(figures["elapsed"])) if by_time else figures["step"]

@@ -1,5 +1,6 @@
 """From a recipe to a prior, with the parameters that it trains switched on."""
 
+import torch
 from torch import nn
 
 from pyro_vble.models import (
@@ -12,6 +13,7 @@ from pyro_vble.models import (
     convolutional_vae,
 )
 from pyro_vble.seeding import seeded
+from pyro_vble.training.checkpoint import TrainingState, averaged
 from pyro_vble.training.recipes import CAERecipe, DecoderStdRecipe, Recipe, VAERecipe
 
 
@@ -40,6 +42,27 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
         # The quantiles only serve the codec, which solves for them when the prior is written.
         prior.network.entropy_bottleneck.quantiles.requires_grad_(False)
     return [parameter for parameter in prior.parameters() if parameter.requires_grad]
+
+
+def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> TrainingState:
+    """A training that has not begun: the prior on its device, laid out for convolutions, its average and Adam."""
+    prior = prior.to(device=device, memory_format=torch.channels_last)
+    parameters = trained_parameters(recipe, prior)
+    average = averaged(prior, recipe.schedule.average)
+    if recipe.compile:
+        for part in _networks(prior):
+            part.compile()
+    zero = torch.zeros((), device=device)
+    # The fused form is the one that can skip a step by itself.
+    optimiser = torch.optim.Adam(parameters, lr=recipe.schedule.lr, fused=True)
+    return TrainingState(recipe, prior, average, optimiser, skipped=zero.clone(), skipped_in_a_row=zero.clone())
+
+
+def _networks(prior: Prior) -> list[torch.nn.Module]:
+    """The wide networks of a prior, which compilation is worth for."""
+    parts = [prior.network.g_a, prior.network.g_s] if isinstance(prior, CAE) else [prior.encoder, prior.decoder]
+    std = prior.variance_decoder if isinstance(prior, CAE) else prior.decoder_std
+    return [*parts, std.network] if isinstance(std, StandardDeviationDecoder) else parts
 
 
 def _cae(recipe: CAERecipe, init: Prior | None) -> CAE:
@@ -73,7 +96,7 @@ def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None) -> Prio
         return CAE(init.network, init.alpha, variance_decoder=std, distortion=init.distortion)
     std = init.decoder_std
     if not isinstance(std, StandardDeviationDecoder) or (std.link, std.floor) != (recipe.link, recipe.floor):
-        value = float(std.value) if isinstance(std, LearnedStandardDeviation) else float(std)
+        value = std.value.item() if isinstance(std, LearnedStandardDeviation) else float(std)
         std = StandardDeviationDecoder.starting_flat(init.decoder, value, recipe.link, recipe.floor)
     prior = VAE(init.encoder, init.decoder, init.latent_shape, std)
     prior.architecture = init.architecture

@@ -64,9 +64,8 @@ def run_steps(state: TrainingState, run: Run) -> bool:
         TrainingDivergedError: If ten steps in a row had a loss or gradient that was not finite.
     """
     objective = NegativeELBO(state.prior)
-    parameters = [p for group in state.optimiser.param_groups for p in group["params"]]
-    schedule, device = state.recipe.schedule, parameters[0].device
-    every = _STEPS_PER_READ.get(device.type, _STEPS_PER_READ_ELSEWHERE)
+    schedule = state.recipe.schedule
+    every = _STEPS_PER_READ.get(state.skipped.device.type, _STEPS_PER_READ_ELSEWHERE)
     before, first = state.elapsed, state.step
     meter = _Meter(state.recipe.data.batch_size)
     pace = 0.0
@@ -79,8 +78,7 @@ def run_steps(state: TrainingState, run: Run) -> bool:
             rate = learning_rate(schedule, run.budget.fraction(state.step, state.elapsed))
             read = (state.step + 1) % every == 0
             with pyro.validation_enabled(state.step == first):
-                terms = _step(state, objective, run, parameters, rate, record=read)
-            state.step += 1
+                terms = training_step(state, objective, run.draw(), run.precision, rate, record=read)
             if terms is not None:
                 meter.add(terms, state)
                 run.progress(meter.now(state, before + time.monotonic() - run.started, rate))
@@ -97,16 +95,19 @@ def run_steps(state: TrainingState, run: Run) -> bool:
     return not interrupted.is_set()
 
 
-def _step(
-    state: TrainingState, objective: NegativeELBO, run: Run, parameters: list[Tensor], rate: float, *, record: bool
+def training_step(
+    state: TrainingState, objective: NegativeELBO, x: Tensor, precision: str, rate: float, *, record: bool = False
 ) -> Terms | None:
-    """One step of Adam, which is skipped if its gradient is not finite; returns the terms of its loss if asked to."""
+    """One step of Adam on a batch, skipped if its gradient is not finite; returns the terms of its loss if asked to.
+
+    On CUDA the host waits for nothing.
+    """
     optimiser = state.optimiser
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for group in optimiser.param_groups:
         group["lr"] = rate
-    x = run.draw()
     site = SiteOfImages()
-    with network_precision(run.precision, x.device), site if record else contextlib.nullcontext():
+    with network_precision(precision, x.device), site if record else contextlib.nullcontext():
         loss = objective(x)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, state.recipe.schedule.clip)
@@ -118,6 +119,7 @@ def _step(
     state.average.update_parameters(state.prior)
     state.skipped += bad
     state.skipped_in_a_row.copy_(torch.where(bad, state.skipped_in_a_row + 1, 0))
+    state.step += 1
     return site.terms(loss) if record else None
 
 

@@ -15,11 +15,11 @@ import yaml
 from pyro_vble.inference.precision import resolve_device, resolve_precision
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.priors import load_prior
-from pyro_vble.models import CAE, Prior, StandardDeviationDecoder
+from pyro_vble.models import Prior
 from pyro_vble.seeding import seeded
 from pyro_vble.training.bar import progress_bar
-from pyro_vble.training.checkpoint import TrainingState, averaged, read_checkpoint
-from pyro_vble.training.construction import build_prior, trained_parameters
+from pyro_vble.training.checkpoint import read_checkpoint
+from pyro_vble.training.construction import build_prior, initial_state
 from pyro_vble.training.crops import RandomCrops
 from pyro_vble.training.data import ImageSet, read_images
 from pyro_vble.training.evaluation import Calibration, Evaluation
@@ -144,7 +144,7 @@ def train(
         temporary.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
 
     with seeded(recipe.seed):
-        state = _state(recipe, prior, torch_device)
+        state = initial_state(recipe, prior, torch_device)
         if resume and checkpoint.exists():
             state.restore(checkpoint)
         origin = _origin(recipe, name, init, data, images, held_out, torch_device, precision)
@@ -215,26 +215,6 @@ def _images(
     if validation is not None:
         return read(data), read(validation)
     return read(data).split(recipe.data.validation)
-
-
-def _state(recipe: Recipe, prior: Prior, device: torch.device) -> TrainingState:
-    prior = prior.to(device=device, memory_format=torch.channels_last)
-    parameters = trained_parameters(recipe, prior)
-    average = averaged(prior, recipe.schedule.average)
-    if recipe.compile:
-        for part in _networks(prior):
-            part.compile()
-    zero = torch.zeros((), device=device)
-    # The fused form is the one that can skip a step by itself.
-    optimiser = torch.optim.Adam(parameters, lr=recipe.schedule.lr, fused=True)
-    return TrainingState(recipe, prior, average, optimiser, skipped=zero.clone(), skipped_in_a_row=zero.clone())
-
-
-def _networks(prior: Prior) -> list[torch.nn.Module]:
-    """The wide networks of a prior, which compilation is worth for."""
-    parts = [prior.network.g_a, prior.network.g_s] if isinstance(prior, CAE) else [prior.encoder, prior.decoder]
-    std = prior.variance_decoder if isinstance(prior, CAE) else prior.decoder_std
-    return [*parts, std.network] if isinstance(std, StandardDeviationDecoder) else parts
 
 
 def _origin(
