@@ -15,6 +15,7 @@ import pyro
 import torch
 
 import pyro_vble as pv
+from pyro_vble._allocator import keep_freed_memory
 from pyro_vble.inference.precision import resolve_device, resolve_precision
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.models import CAE, Prior
@@ -42,7 +43,8 @@ def prior_of(name: str) -> Prior:
 def our_step(recipe: Recipe, prior: Prior, draw: RandomCrops, device: torch.device, precision: str) -> Callable:
     state = initial_state(recipe, prior, device)
     objective = NegativeELBO(state.prior)
-    return lambda: training_step(state, objective, draw(), precision, recipe.schedule.lr)
+    state.precision = precision
+    return lambda: training_step(state, objective, draw(), recipe.schedule.lr)
 
 
 def plain_step(prior: CAE, draw: RandomCrops, alpha: float, device: torch.device) -> Callable:
@@ -99,7 +101,8 @@ def busy_fraction(step: Callable) -> float:
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in profiler.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        # Ranges that the profiler marks for optimisers are no kernels.
+        if event.device_type == torch.autograd.DeviceType.CUDA and "#" not in event.name
     )
     busy, end = 0.0, float("-inf")
     for begin, stop in spans:  # kernels on several streams may overlap
@@ -146,6 +149,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     device = resolve_device(options.device)
+    keep_freed_memory()  # as `pyro-vble train` does; here for both loops
     recipes = [r for r in options.recipes if not options.quick or not r.endswith(("-gpu", "-large"))]
     rows = []
     print(

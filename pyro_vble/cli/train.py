@@ -2,9 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from pyro_vble._allocator import keep_freed_memory
 
 train_app = typer.Typer(
     name="train",
@@ -25,6 +27,9 @@ Validation = Annotated[Path | None, typer.Option(help="Images to measure on; oth
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the training in the output folder stopped.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Number of steps, in place of the recipe's.")]
 Minutes = Annotated[float | None, typer.Option(help="End after so many minutes, in place of a number of steps.")]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Largest learning rate, in place of the recipe's; less from a good --init.")
+]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard as well.")]
 
@@ -40,11 +45,12 @@ def cae(
     resume: Resume = False,
     steps: Steps = None,
     minutes: Minutes = None,
+    lr: LearningRate = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
 ) -> None:
     """Train a compressive autoencoder."""
-    _train("cae", recipe, [*data, *(more or [])], output, init, validation, resume, steps, minutes, device, tensorboard)
+    _train("cae", **locals())
 
 
 @train_app.command()
@@ -58,63 +64,42 @@ def vae(
     resume: Resume = False,
     steps: Steps = None,
     minutes: Minutes = None,
+    lr: LearningRate = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
 ) -> None:
     """Train a variational autoencoder."""
-    _train("vae", recipe, [*data, *(more or [])], output, init, validation, resume, steps, minutes, device, tensorboard)
+    _train("vae", **locals())
 
 
 @train_app.command()
 def decoder_std(
     data: Data,
     output: Output,
-    init: Annotated[str, typer.Option(help="The prior: a name, a file, or the folder of its training.")],
     recipe: RecipeName = "decoder-std-natural-cpu",
     more: More = None,
+    init: Annotated[
+        str | None, typer.Option(help="The prior: a name, a file, or the folder of its training; not when resuming.")
+    ] = None,
     validation: Validation = None,
     resume: Resume = False,
     steps: Steps = None,
     minutes: Minutes = None,
+    lr: LearningRate = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
 ) -> None:
     """Train the decoder of standard deviations of a prior, everything else frozen."""
-    folders = [*data, *(more or [])]
-    _train("decoder-std", recipe, folders, output, init, validation, resume, steps, minutes, device, tensorboard)
+    _train("decoder-std", **locals())
 
 
-def _train(
-    kind: str,
-    recipe_name: str,
-    data: list[Path],
-    output: Path,
-    init: str | None,
-    validation: Path | None,
-    resume: bool,
-    steps: int | None,
-    minutes: float | None,
-    device: str,
-    tensorboard: bool,
-) -> None:
+def _train(kind: str, recipe: str, data: list[Path], more: list[Path] | None, **options: Any) -> None:
     started = time.monotonic()
+    keep_freed_memory()
     from pyro_vble.cli import report
     from pyro_vble.training import load_recipe, train
 
-    recipe = load_recipe(recipe_name)
-    if recipe.kind != kind:
-        raise ValueError(f"`train {kind}` follows recipes of its kind; {recipe_name} is for `train {recipe.kind}`.")
-    result = train(
-        recipe_name,
-        data,
-        output,
-        init=init,
-        validation=validation,
-        resume=resume,
-        steps=steps,
-        minutes=minutes,
-        device=device,
-        tensorboard=tensorboard,
-        started=started,
-    )
-    report.training(result)
+    if load_recipe(recipe).kind != kind:
+        needed = load_recipe(recipe).kind
+        raise ValueError(f"`train {kind}` follows recipes of its kind; {recipe} is for `train {needed}`.")
+    report.training(train(recipe, [*data, *(more or [])], started=started, **options))

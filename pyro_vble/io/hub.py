@@ -65,7 +65,10 @@ def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFi
     if pinned:
         cached = huggingface_hub.try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
         if isinstance(cached, str):
-            _compare(Path(cached), sha256, wanted)
+            # The cache names a file by its checksum, git's for small ones.
+            name = Path(cached).resolve().name
+            _check(Path(cached), wanted, name if len(name) == 64 else None, name if len(name) == 40 else None)
+            _check(Path(cached), wanted, sha256)
             return Path(cached), wanted
     try:
         api = huggingface_hub.HfApi()
@@ -80,28 +83,36 @@ def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFi
         path = Path(huggingface_hub.hf_hub_download(wanted.repo, wanted.file, revision=commit))
     except (EntryNotFoundError, HfHubHTTPError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, LocalEntryNotFoundError) or status is None or status >= 500:
+        if isinstance(error, LocalEntryNotFoundError) or status is None or status == 429 or status >= 500:
             raise _unreachable(wanted, error) from error
         raise ValueError(
-            f"{wanted.name} must be a file of a public repository of the Hub; it answers {status} for it: "
-            f"{str(error).strip().splitlines()[-1]}"
+            f"{wanted.name} must be a local file, or one of a repository of the Hub that you may read; there is no "
+            f"such local file, and the Hub answers {status}: {str(error).strip().splitlines()[0]}"
         ) from error
     except ValueError:
         raise
     except Exception as error:  # each version of the client has its own exceptions for a missing network
         raise _unreachable(wanted, error) from error
     (record,) = records
-    if record.lfs is not None:
-        _compare(path, record.lfs.sha256, wanted)
-    elif _git_blob(path) != record.blob_id:
-        raise _damaged(path, wanted, record.blob_id)
-    _compare(path, sha256, wanted)
+    _check(path, wanted, record.lfs.sha256 if record.lfs else None, None if record.lfs else record.blob_id)
+    _check(path, wanted, sha256)
     return path, HubFile(wanted.repo, wanted.file, commit)
 
 
-def _compare(path: Path, sha256: str | None, wanted: HubFile) -> None:
-    if sha256 is not None and _digest(path, hashlib.sha256()) != sha256.lower():
-        raise _damaged(path, wanted, sha256)
+def _check(path: Path, wanted: HubFile, sha256: str | None, git_blob: str | None = None) -> None:
+    """Raise ValueError unless a file has the checksums that are given; a damaged one leaves the cache."""
+    expected = sha256 or git_blob
+    if sha256 is not None and _digest(path, hashlib.sha256()) == sha256.lower():
+        return
+    if git_blob is not None and _git_blob(path) == git_blob:
+        return
+    if expected is not None:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise ValueError(
+            f"{wanted.name} must have the checksum {expected}; the file downloaded has another, and was deleted "
+            "from the cache; try again, or correct the checksum."
+        )
 
 
 def _digest(path: Path, digest: "hashlib._Hash") -> str:
@@ -117,16 +128,10 @@ def _git_blob(path: Path) -> str:
     return _digest(path, hashlib.sha1(header, usedforsecurity=False))
 
 
-def _damaged(path: Path, wanted: HubFile, expected: str) -> ValueError:
-    return ValueError(
-        f"{wanted.name} must have the checksum {expected}; the file at {path} has another; delete it and download "
-        "again."
-    )
-
-
 def _unreachable(wanted: HubFile, error: Exception) -> ConnectionError:
     return ConnectionError(
         f"{wanted.name} is downloaded from the Hugging Face Hub on first use, and that failed "
-        f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). On a machine without network, fetch the file "
-        f"elsewhere (huggingface-cli download {wanted.repo} {wanted.file}) and pass its path."
+        f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). On a machine without network, fetch the "
+        f"file elsewhere (`hf download {wanted.repo} {wanted.file}`) and pass its path; a name pinned to a commit (@ "
+        "and its 40 digits) is found in the cache without network."
     )

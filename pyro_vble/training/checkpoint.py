@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.models import Prior
@@ -23,22 +22,33 @@ class TrainingState:
     Attributes:
         recipe: The recipe.
         prior: The prior as the optimiser has it.
-        average: Its moving average.
+        average: Its exponential moving average.
         optimiser: Adam.
-        step: Number of steps taken.
-        elapsed: Seconds spent in steps.
         skipped: Number of steps skipped because their loss was not finite, on the device.
         skipped_in_a_row: Number of the last steps that were, on the device.
+        most_skipped_in_a_row: The largest that has been, on the device.
+        step: Number of steps taken.
+        elapsed: Seconds spent, in all runs.
+        precision: Precision of the networks.
+        images: What tells the images trained on from others.
+        init: What the training started from, in words.
+        complete: Whether the schedule has come to its end.
+        log: Rows of the log.
     """
 
     recipe: Recipe
     prior: Prior
-    average: AveragedModel
+    average: Prior
     optimiser: torch.optim.Optimizer
-    skipped: torch.Tensor
-    skipped_in_a_row: torch.Tensor
+    skipped: Tensor
+    skipped_in_a_row: Tensor
+    most_skipped_in_a_row: Tensor
     step: int = 0
     elapsed: float = 0.0
+    precision: str = "float32"
+    images: str = ""
+    init: str | None = None
+    complete: bool = False
     log: list[dict[str, float]] = field(default_factory=list)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -46,17 +56,11 @@ class TrainingState:
         content = {
             "format": _FORMAT,
             "recipe": self.recipe.model_dump(mode="json"),
-            "prior": self.prior.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "log": self.log,
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "random_cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
         }
+        content |= {name: getattr(self, name).state_dict() for name in _MODULES}
+        content |= {name: getattr(self, name) for name in (*_COUNTERS, *_VALUES)}
         with atomic_path(path) as temporary:
             torch.save(content, temporary)
             with temporary.open("rb") as file:
@@ -66,37 +70,40 @@ class TrainingState:
         """Take over a state that was saved, the global random numbers included.
 
         Raises:
-            ValueError: If the file is damaged, or belongs to another recipe.
+            ValueError: If the file is damaged, or belongs to another recipe or other images.
         """
         content = read_checkpoint(Path(path))
         before, now = content["recipe"], self.recipe.model_dump(mode="json")
+        anew = f"start anew in another folder, with --init {Path(path).parent} to keep the weights"
         if before != now:
-            keys = ", ".join(
-                f"{key}: {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]
-            )
+            changes = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]
             raise ValueError(
-                f"A training is resumed with the recipe it was started with; it has changed ({keys or 'kind'}); start "
-                f"anew in another folder, with --init {path} to keep the weights."
+                "A training is resumed with the recipe it was started with; it has changed "
+                f"({', '.join(changes) or 'kind'}); {anew}."
             )
-        self.prior.load_state_dict(content["prior"])
-        self.average.load_state_dict(content["average"])
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.step, self.elapsed, self.log = content["step"], content["elapsed"], content["log"]
-        self.skipped.copy_(content["skipped"])
-        self.skipped_in_a_row.copy_(content["skipped_in_a_row"])
+        if content["images"] != self.images:
+            raise ValueError(
+                "A training is resumed with the images it was started with (and the same --validation); they have "
+                f"changed ({content['images']} -> {self.images}); {anew}."
+            )
+        for name in _MODULES:
+            getattr(self, name).load_state_dict(content[name])
+        for name in _COUNTERS:
+            getattr(self, name).copy_(content[name])
+        for name in _VALUES:
+            setattr(self, name, content[name])
         torch.set_rng_state(content["random"])
-        if content["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(content["random_cuda"])
+        if content["random_cuda"] is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(content["random_cuda"], self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.skipped.device
 
 
-def averaged(prior: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of a prior's weights, quicker while it is young."""
-
-    def update(average: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
-        weight = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(average, current, 1 - weight)
-
-    return AveragedModel(prior, multi_avg_fn=update)
+_MODULES = ("prior", "average", "optimiser")
+_COUNTERS = ("skipped", "skipped_in_a_row", "most_skipped_in_a_row")
+_VALUES = ("step", "elapsed", "precision", "images", "init", "complete", "log")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """From a recipe to a prior, with the parameters that it trains switched on."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ from pyro_vble.models import (
     convolutional_vae,
 )
 from pyro_vble.seeding import seeded
-from pyro_vble.training.checkpoint import TrainingState, averaged
+from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.recipes import CAERecipe, DecoderStdRecipe, Recipe, VAERecipe
 
 
@@ -48,14 +50,14 @@ def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> Trainin
     """A training that has not begun: the prior on its device, laid out for convolutions, its average and Adam."""
     prior = prior.to(device=device, memory_format=torch.channels_last)
     parameters = trained_parameters(recipe, prior)
-    average = averaged(prior, recipe.schedule.average)
+    average = copy.deepcopy(prior).requires_grad_(False)
     if recipe.compile:
         for part in _networks(prior):
             part.compile()
-    zero = torch.zeros((), device=device)
+    counters = (torch.zeros((), device=device) for _ in range(3))
     # The fused form is the one that can skip a step by itself.
     optimiser = torch.optim.Adam(parameters, lr=recipe.schedule.lr, fused=True)
-    return TrainingState(recipe, prior, average, optimiser, skipped=zero.clone(), skipped_in_a_row=zero.clone())
+    return TrainingState(recipe, prior, average, optimiser, *counters)
 
 
 def _networks(prior: Prior) -> list[torch.nn.Module]:
@@ -87,20 +89,28 @@ def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None) -> Prio
             "A decoder of standard deviations belongs to a trained prior, whose latents it decodes; received none; "
             "pass --init with its name or file."
         )
+    init = copy.deepcopy(init)  # the caller's own stays as it is
     if isinstance(init, CAE):
-        std = init.variance_decoder
-        if std is None or (std.link, std.floor) != (recipe.link, recipe.floor):
-            std = StandardDeviationDecoder.starting_flat(
-                init.network.g_s, init.gamma or 0.03, recipe.link, recipe.floor
-            )
+        std = _same_or_flat(recipe, init.variance_decoder, init.network.g_s, init.gamma)
         return CAE(init.network, init.alpha, variance_decoder=std, distortion=init.distortion)
-    std = init.decoder_std
-    if not isinstance(std, StandardDeviationDecoder) or (std.link, std.floor) != (recipe.link, recipe.floor):
-        value = std.value.item() if isinstance(std, LearnedStandardDeviation) else float(std)
-        std = StandardDeviationDecoder.starting_flat(init.decoder, value, recipe.link, recipe.floor)
-    prior = VAE(init.encoder, init.decoder, init.latent_shape, std)
+    value = (
+        init.decoder_std.value.item() if isinstance(init.decoder_std, LearnedStandardDeviation) else init.decoder_std
+    )
+    prior = VAE(init.encoder, init.decoder, init.latent_shape, _same_or_flat(recipe, value, init.decoder, value))
     prior.architecture = init.architecture
     return prior
+
+
+def _same_or_flat(recipe: DecoderStdRecipe, std: object, decoder: nn.Module, value: object) -> StandardDeviationDecoder:
+    """The decoder of standard deviations that a prior has, if it is of the recipe's kind; else one that starts flat."""
+    if isinstance(std, StandardDeviationDecoder) and (std.link, std.floor) == (recipe.link, recipe.floor):
+        return std
+    if not isinstance(value, float | int):
+        raise ValueError(
+            "A decoder of standard deviations starts at the prior's one standard deviation of all pixels, and this one "
+            f"has none (received {type(std).__name__}); build the prior with alpha=... (CAE) or a number (VAE)."
+        )
+    return StandardDeviationDecoder.starting_flat(decoder, float(value), recipe.link, recipe.floor)
 
 
 def _std_decoder(prior: Prior) -> nn.Module:

@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pyro_vble.training.data import ImageSet, downscaled
+from pyro_vble.training.data import ImageSet, downscaled, whole_corners
 from pyro_vble.training.recipes import Data
 
 _STEP_OF_8_BITS = 1 / 255
@@ -14,7 +15,7 @@ class RandomCrops:
 
     All pixels lie in one tensor on the device, band by band beside each other. A batch is one gather from it, by
     indices computed there: the host takes no part, and the result is already laid out channels-last. Crops are
-    uniform over all positions in all images, at all their sizes.
+    uniform over all positions in all images, at all their sizes, that are clear of missing pixels.
 
     Args:
         images: The images.
@@ -26,18 +27,26 @@ class RandomCrops:
     """
 
     def __init__(self, images: ImageSet, data: Data, device: torch.device | str = "cpu") -> None:
-        kept = [downscaled(image, factor) for factor in data.downscale for image in images.images]
-        kept = [image for image in kept if min(image.shape[1:]) >= data.crop]
-        if not kept:
+        self.data, self.white = data, images.white
+        pixels, blocks, start = [], [], 0
+        for factor in data.downscale:
+            for index, whole in enumerate(images.images):
+                image = downscaled(whole, factor)
+                height, width = image.shape[1:]
+                if min(height, width) < data.crop:
+                    continue
+                found = _blocks(images.missing.get(index), height, width, data.crop)
+                # A block's first corner as a place in the tensor, the width of its image, its rows and its columns.
+                blocks += [(start + top * width + left, width, rows, columns) for top, left, rows, columns in found]
+                pixels.append(image.flatten(1).T)
+                start += height * width
+        if not blocks:
             raise ValueError(
                 f"No image has {data.crop} pixels a side at any of the scales {data.downscale}; use a smaller "
                 "data.crop or larger images."
             )
-        self.data, self.white = data, images.white
-        self.pixels = torch.cat([image.flatten(1).T for image in kept]).to(device)
-        heights, widths = (torch.tensor([image.shape[axis] for image in kept], device=device) for axis in (1, 2))
-        self.rows, self.columns, self.widths = heights - data.crop + 1, widths - data.crop + 1, widths
-        self.starts = torch.cumsum(heights * widths, 0) - heights * widths
+        self.pixels = torch.cat(pixels).to(device)
+        self.corners, self.widths, self.rows, self.columns = torch.tensor(blocks, device=device).T
         positions = (self.rows * self.columns).double()
         self.cumulative = torch.cumsum(positions, 0) / positions.sum()
         self.within = torch.arange(data.crop, device=device)
@@ -46,9 +55,10 @@ class RandomCrops:
         """A batch (B, C, crop, crop) in [0, 1], drawn with the device's global generator."""
         size, crop, device = self.data.batch_size, self.data.crop, self.pixels.device
         draw = torch.rand(6, size, device=device, dtype=torch.float64)
-        image = torch.searchsorted(self.cumulative, draw[0]).clamp_max(len(self.starts) - 1)
-        top = (draw[1] * self.rows[image]).long()
-        left = (draw[2] * self.columns[image]).long()
+        block = torch.searchsorted(self.cumulative, draw[0]).clamp_max(len(self.corners) - 1)
+        width = self.widths[block]
+        corner = self.corners[block] + (draw[1] * self.rows[block]).long() * width
+        corner = corner + (draw[2] * self.columns[block]).long()
         mirrored = draw[3] < 0.5 if self.data.symmetries != "none" else draw[3] < 0
         upended, transposed = draw[4] < 0.5, draw[5] < 0.5
         if self.data.symmetries != "all":
@@ -58,10 +68,23 @@ class RandomCrops:
         swap = transposed[:, None, None]
         row = torch.where(swap, j[:, None, :], i[:, :, None])
         column = torch.where(swap, i[:, :, None], j[:, None, :])
-        corner = self.starts[image] + top * self.widths[image] + left
-        index = corner[:, None, None] + row * self.widths[image][:, None, None] + column
+        index = corner[:, None, None] + row * width[:, None, None] + column
         x = self.pixels[index.flatten()].float().reshape(size, crop, crop, -1).permute(0, 3, 1, 2) / self.white
         return dequantized(x) if self.data.dequantize else x
+
+
+def _blocks(missing: Tensor | None, height: int, width: int, crop: int) -> list[tuple[int, int, int, int]]:
+    """Rectangles of corners (top, left, rows, columns) of all crops that are clear of missing pixels."""
+    if missing is None:
+        return [(0, 0, height - crop + 1, width - crop + 1)]
+    if missing.shape != (height, width):
+        # A pixel of the smaller image is made of those under it and, antialiased, of their neighbours.
+        small = F.adaptive_max_pool2d(missing[None, None].float(), (height, width))
+        missing = F.max_pool2d(small, 3, stride=1, padding=1)[0, 0] > 0
+    whole = F.pad(whole_corners(missing, crop).to(torch.int8), (1, 1))
+    change = whole.diff(dim=1)
+    starts, ends = (change == 1).nonzero(), (change == -1).nonzero()  # row by row, in the same order
+    return [(int(r), int(c), 1, int(end - c)) for (r, c), end in zip(starts, ends[:, 1], strict=True)]
 
 
 def dequantized(x: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Images of a folder, in memory as integers."""
 
+import functools
 import gzip
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 from pyro_vble.io.images import SUFFIXES, read_image
 
 _IDX_IMAGES = 2051  # the magic number of a file of images
+_CHECKED_PIXEL = 997  # a prime, so that no column is left out
 _BRIGHTEST = 1.5  # floats above this are on some other scale than [0, 1]
 
 
@@ -24,30 +27,56 @@ class ImageSet:
     """Images as integers, of any sizes, and the files that could not be used.
 
     Attributes:
-        images: (C, H, W) each, all uint8, or all int32 on a scale of 16 bits.
+        images: (C, H, W) each, all uint8 or all uint16.
+        missing: For images with missing pixels, by their place in ``images``, which those are: (H, W), true where
+            missing.
         skipped: Why a file was left out, by path.
     """
 
     images: list[Tensor]
+    missing: dict[int, Tensor] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def white(self) -> float:
         """The integer that stands for 1."""
         return 255.0 if all(image.dtype == torch.uint8 for image in self.images) else 65535.0
 
-    def floats(self, index: int) -> Tensor:
-        """One image in [0, 1], (1, C, H, W) float32."""
-        return self.images[index][None].float() / self.white
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What tells these images from others: their number, and a checksum of sizes and of some of the pixels."""
+        digest = zlib.crc32(b"")
+        for image in self.images:
+            digest = zlib.crc32(image.flatten()[::_CHECKED_PIXEL].contiguous().numpy().tobytes(), digest)
+            digest = zlib.crc32(str(tuple(image.shape)).encode(), digest)
+        return f"{len(self.images)} images, {digest:08x}"
+
+    def middle(self, index: int, side: int, smallest: int) -> Tensor:
+        """The middle of one image, at most ``side`` pixels a side, in [0, 1]: (1, C, h, w) float32.
+
+        Of an image with missing pixels it is the whole square of ``smallest`` pixels that is closest to its middle.
+        """
+        image = self.images[index]
+        top, left = ((n - min(n, side)) // 2 for n in image.shape[1:])
+        if index in self.missing:
+            corners = whole_corners(self.missing[index], smallest).nonzero()
+            middle = torch.tensor([(n - smallest) / 2 for n in image.shape[1:]])
+            top, left = corners[(corners - middle).square().sum(1).argmin()].tolist()
+            side = smallest
+        return image[None, :, top : top + side, left : left + side].float() / self.white
 
     def split(self, held_out: int) -> tuple["ImageSet", "ImageSet"]:
         """Training and validation images: every so manieth is held out, at most a tenth; one image serves as both."""
         count = min(held_out, max(1, len(self.images) // 10))
         if len(self.images) == 1:
             return self, self
-        chosen = {round((i + 0.5) * len(self.images) / count - 0.5) for i in range(count)}
-        rest = [image for i, image in enumerate(self.images) if i not in chosen]
-        return ImageSet(rest, self.skipped), ImageSet([self.images[i] for i in sorted(chosen)])
+        chosen = sorted({round((i + 0.5) * len(self.images) / count - 0.5) for i in range(count)})
+        rest = sorted(set(range(len(self.images))) - set(chosen))
+        return self._part(rest), self._part(chosen)
+
+    def _part(self, indices: list[int]) -> "ImageSet":
+        missing = {new: self.missing[old] for new, old in enumerate(indices) if old in self.missing}
+        return ImageSet([self.images[i] for i in indices], missing, self.skipped)
 
 
 def read_images(
@@ -59,9 +88,9 @@ def read_images(
 ) -> ImageSet:
     """Read all images below one or more folders (or single files): photographs, TIFFs, GeoTIFFs, MNIST's idx files.
 
-    One-band images are replicated to ``bands``; of images with more, the first are taken. Where pixels are missing
-    (NaN, GDAL's nodata, transparency) the largest whole squares around them are. Files that are broken, too small or
-    out of range are named in ``skipped``, never fatal.
+    One-band images are replicated to ``bands``; of images with more, the first are taken, or for one band their mean.
+    Missing pixels (NaN, GDAL's nodata, transparency) are noted, and crops keep clear of them. Files that are broken,
+    too small or out of range are named in ``skipped``, never fatal.
 
     Args:
         folders: Where to look, subfolders included.
@@ -76,26 +105,32 @@ def read_images(
     folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
     paths = [path for folder in folders for path in _image_files(Path(folder))]
 
-    def read(path: Path) -> list[np.ndarray] | str:
+    def read(path: Path) -> list[tuple[np.ndarray, np.ndarray | None]] | str:
         try:
-            return [part for array in _arrays(path, scale) for part in _usable(array, bands, smallest)]
-        except (ValueError, OSError, EOFError) as error:
-            return str(error)
+            return [_usable(array, bands, smallest) for array in _arrays(path, scale)]
+        except Exception as error:  # every decoder has exceptions of its own, and no file is worth the rest
+            return f"{error}" or type(error).__name__
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         results = dict(zip(paths, pool.map(read, paths), strict=True))
     skipped = {str(path): result for path, result in results.items() if isinstance(result, str)}
-    arrays = [array for result in results.values() if not isinstance(result, str) for array in result]
-    if not arrays:
+    found = [each for result in results.values() if not isinstance(result, str) for each in result]
+    if not found:
         reasons = "".join(f"; {path}: {reason}" for path, reason in list(skipped.items())[:3])
         raise ValueError(
             f"Training needs images of at least {smallest} pixels a side ({', '.join(SUFFIXES)}, idx3-ubyte); of "
             f"{len(paths)} files in {', '.join(map(str, folders))} none can be used{reasons}."
         )
-    if all(array.dtype == np.uint8 for array in arrays):
-        return ImageSet([torch.from_numpy(array) for array in arrays], skipped)
-    wide = (a.astype(np.int32) * (257 if a.dtype == np.uint8 else 1) for a in arrays)
-    return ImageSet([torch.from_numpy(array) for array in wide], skipped)
+    eight_bits = all(array.dtype == np.uint8 for array, _ in found)
+    images = [torch.from_numpy(array if eight_bits else _sixteen_bits(array)) for array, _ in found]
+    return ImageSet(images, {i: torch.from_numpy(m) for i, (_, m) in enumerate(found) if m is not None}, skipped)
+
+
+def whole_corners(missing: Tensor, side: int) -> Tensor:
+    """Where the upper left corners of squares of ``side`` pixels lie that miss none, (H - side + 1, W - side + 1)."""
+    counts = F.pad(missing.to(torch.int32).cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32), (1, 0, 1, 0))
+    inside = counts[side:, side:] - counts[:-side, side:] - counts[side:, :-side] + counts[:-side, :-side]
+    return inside == 0
 
 
 def downscaled(image: Tensor, factor: float) -> Tensor:
@@ -112,7 +147,9 @@ def _image_files(folder: Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder of images at {folder}; check --data.")
-    return sorted(p for p in folder.rglob("*") if p.is_file() and (p.suffix.lower() in SUFFIXES or _is_idx(p)))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and (p.suffix.lower() in SUFFIXES or _is_idx(p)))
+    # MNIST is often kept unpacked beside its archive: the same digits twice.
+    return [path for path in files if not (path.suffix == ".gz" and path.with_suffix("") in files)]
 
 
 def _is_idx(path: Path) -> bool:
@@ -124,37 +161,37 @@ def _arrays(path: Path, scale: float | None) -> Iterable[np.ndarray]:
     if _is_idx(path):
         return _read_idx(path)[:, None]
     file = read_image(path, scale=scale)
+    if file.dtype == np.uint8 and scale is not None:
+        file = read_image(path)  # 8 bits have a scale of their own
     values = file.values[0].numpy()
-    if file.dtype == np.uint8 and scale in (None, 255) and not np.isnan(values).any():
+    if file.dtype == np.uint8 and not np.isnan(values).any():
         return [np.rint(values * 255).astype(np.uint8)]
-    with np.errstate(invalid="ignore"):
-        brightest = np.nanmax(values, initial=0.0)
+    brightest = np.nanmax(values, initial=0.0)
     if brightest > _BRIGHTEST:
         raise ValueError(f"images must lie in [0, 1]; values reach {brightest:.4g}; set data.scale in the recipe")
     return [values]
 
 
-def _usable(array: np.ndarray, bands: int, smallest: int) -> list[np.ndarray]:
-    """An image's parts without missing pixels, in the bands asked for, as uint8 or uint16."""
-    if array.shape[0] < bands:
+def _usable(array: np.ndarray, bands: int, smallest: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """An image in the bands asked for, as uint8 or uint16, and which of its pixels are missing, if any are."""
+    if array.shape[0] > bands == 1:
+        array = array[:3].astype(np.float32).mean(0, keepdims=True).astype(array.dtype)  # colours as grey
+    elif array.shape[0] < bands:
         array = np.repeat(array[:1], bands, axis=0)
-    array = array[:bands]
+    array = np.ascontiguousarray(array[:bands])
     if min(array.shape[1:]) < smallest:
         raise ValueError(f"{array.shape[2]}x{array.shape[1]} pixels are fewer than the {smallest} of a crop")
     if array.dtype == np.uint8:
-        return [np.ascontiguousarray(array)]
-    parts = [array] if not np.isnan(array).any() else _whole_squares(array, smallest)
-    if not parts:
-        raise ValueError(f"no square of {smallest} pixels is free of missing ones")
-    return [np.rint(np.clip(part, 0, 1) * 65535).astype(np.uint16) for part in parts]
-
-
-def _whole_squares(array: np.ndarray, side: int) -> list[np.ndarray]:
-    """Squares of ``side`` pixels, half overlapping, that miss none."""
+        return array, None
     missing = np.isnan(array).any(axis=0)
-    rows, columns = ([*range(0, n - side, max(1, side // 2)), n - side] for n in missing.shape)
-    squares = [(slice(r, r + side), slice(c, c + side)) for r in rows for c in columns]
-    return [array[:, r, c] for r, c in squares if not missing[r, c].any()]
+    if missing.any() and not whole_corners(torch.from_numpy(missing), smallest).any():
+        raise ValueError(f"no square of {smallest} pixels is free of missing ones")
+    whole = np.nan_to_num(array, nan=0.0)
+    return np.rint(np.clip(whole, 0, 1) * 65535).astype(np.uint16), missing if missing.any() else None
+
+
+def _sixteen_bits(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype == np.uint16 else array.astype(np.uint16) * np.uint16(257)
 
 
 def _read_idx(path: Path) -> np.ndarray:

@@ -40,6 +40,11 @@ class TrainingLog:
                 if name not in ("step", "seconds"):
                     self.board.add_scalar(name, value, row["step"])
 
+    def mark(self, step: int, seconds: float, validation_psnr: float) -> None:
+        """Add the row of a checkpoint, once."""
+        if not any(row["step"] == step and "validation_psnr" in row for row in self.rows[-2:]):
+            self.write({"step": step, "seconds": round(seconds, 1), "validation_psnr": round(validation_psnr, 4)})
+
     def close(self) -> None:
         """Finish TensorBoard's file."""
         if self.board is not None:

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyro_vble.inference.precision import network_precision
+from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.log import TrainingLog
 from pyro_vble.training.objective import NegativeELBO, SiteOfImages, Terms
@@ -36,29 +36,25 @@ class Run:
 
     Attributes:
         draw: Gives the next batch.
-        budget: Steps and time it may take.
-        precision: "float32" or "bfloat16", of the networks.
-        checkpoint: File of the state.
+        budget: Steps or time it may take.
+        started: Time of a monotonic clock at which this run began.
+        checkpoint: Called to write the state and what goes with it.
         log: The log.
-        on_checkpoint: Called after each checkpoint; returns figures for the log.
-        started: Time of a monotonic clock at which the time of this run began.
         progress: Called with the figures of the moment, at every read.
     """
 
     draw: Callable[[], Tensor]
     budget: Budget
-    precision: str
-    checkpoint: Path
-    log: TrainingLog
-    on_checkpoint: Callable[[], dict[str, float]]
     started: float
+    checkpoint: Callable[[], None]
+    log: TrainingLog
     progress: Callable[[dict[str, float]], None]
 
 
-def run_steps(state: TrainingState, run: Run) -> bool:
-    """Take steps until the budget is spent; returns False if it was interrupted before.
+def run_steps(state: TrainingState, run: Run) -> None:
+    """Take steps until the budget is spent, or until interrupted by Ctrl-C or SIGTERM; ``state.complete`` tells which.
 
-    The state is checkpointed regularly, at the end, and when interrupted (Ctrl-C, or SIGTERM).
+    The state is written regularly, and at the end.
 
     Raises:
         TrainingDivergedError: If ten steps in a row had a loss or gradient that was not finite.
@@ -66,37 +62,48 @@ def run_steps(state: TrainingState, run: Run) -> bool:
     objective = NegativeELBO(state.prior)
     schedule = state.recipe.schedule
     every = _STEPS_PER_READ.get(state.skipped.device.type, _STEPS_PER_READ_ELSEWHERE)
-    before, first = state.elapsed, state.step
     meter = _Meter(state.recipe.data.batch_size)
-    pace = 0.0
-    with _interruptions() as interrupted:
-        while True:
-            state.elapsed = before + time.monotonic() - run.started
+    before, pace = state.elapsed, 0.0
+
+    def elapsed() -> float:
+        return before + time.monotonic() - run.started
+
+    _validate(objective, state)
+    with _interruptions() as interrupted, pyro.validation_enabled(False):
+        while not interrupted.is_set():
+            state.elapsed = elapsed()
             # A step that would end too late is not begun.
-            if run.budget.fraction(state.step, state.elapsed + pace) >= 1 or interrupted.is_set():
+            if run.budget.fraction(state.step, state.elapsed + pace) >= 1:
+                state.complete = True
                 break
             rate = learning_rate(schedule, run.budget.fraction(state.step, state.elapsed))
             read = (state.step + 1) % every == 0
-            with pyro.validation_enabled(state.step == first):
-                terms = training_step(state, objective, run.draw(), run.precision, rate, record=read)
+            terms = training_step(state, objective, run.draw(), rate, record=read)
             if terms is not None:
                 meter.add(terms, state)
-                run.progress(meter.now(state, before + time.monotonic() - run.started, rate))
-                if meter.in_a_row >= _MOST_SKIPPED:
-                    raise TrainingDivergedError(_diverged(state, run))
-            pace = (before + time.monotonic() - run.started - state.elapsed) if every == 1 else meter.pace
+                run.progress(meter.now(state, elapsed(), rate))
+                if meter.most_in_a_row >= _MOST_SKIPPED:
+                    raise TrainingDivergedError(_diverged(state))
+            pace = elapsed() - state.elapsed if every == 1 else meter.pace
             if state.step % _STEPS_PER_ROW == 0:
                 run.log.write(meter.row(state, rate))
             if state.step % schedule.checkpoint_every == 0:
-                _checkpoint(state, run)
+                run.checkpoint()
                 meter.restart()
-        if state.step % schedule.checkpoint_every or state.step == first:
-            _checkpoint(state, run)
-    return not interrupted.is_set()
+        state.elapsed = elapsed()
+        run.checkpoint()
+
+
+def _validate(objective: NegativeELBO, state: TrainingState) -> None:
+    """Let Pyro check the program once, on images that nothing is wrong with; steps then go without its checks."""
+    crop = state.recipe.data.crop
+    x = torch.full((2, state.prior.bands, crop, crop), 0.5, device=state.skipped.device)
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(True):
+        objective(x)
 
 
 def training_step(
-    state: TrainingState, objective: NegativeELBO, x: Tensor, precision: str, rate: float, *, record: bool = False
+    state: TrainingState, objective: NegativeELBO, x: Tensor, rate: float, *, record: bool = False
 ) -> Terms | None:
     """One step of Adam on a batch, skipped if its gradient is not finite; returns the terms of its loss if asked to.
 
@@ -107,7 +114,7 @@ def training_step(
     for group in optimiser.param_groups:
         group["lr"] = rate
     site = SiteOfImages()
-    with network_precision(precision, x.device), site if record else contextlib.nullcontext():
+    with network_precision(state.precision, x.device), site if record else contextlib.nullcontext():
         loss = objective(x)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, state.recipe.schedule.clip)
@@ -116,18 +123,26 @@ def training_step(
     optimiser.found_inf = bad.float()
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    state.average.update_parameters(state.prior)
+    _follow(state)
     state.skipped += bad
     state.skipped_in_a_row.copy_(torch.where(bad, state.skipped_in_a_row + 1, 0))
+    torch.maximum(state.most_skipped_in_a_row, state.skipped_in_a_row, out=state.most_skipped_in_a_row)
     state.step += 1
     return site.terms(loss) if record else None
+
+
+@torch.no_grad()
+def _follow(state: TrainingState) -> None:
+    """Move the average towards the weights, faster while it is young."""
+    decay = min(state.recipe.schedule.average, (1 + state.step) / (10 + state.step))
+    torch._foreach_lerp_(list(state.average.parameters()), list(state.prior.parameters()), 1 - decay)
 
 
 class _Meter:
     """Figures of the last steps, averaged."""
 
     def __init__(self, batch_size: int) -> None:
-        self.batch_size, self.in_a_row, self.skipped, self.pace = batch_size, 0, 0, 0.0
+        self.batch_size, self.most_in_a_row, self.skipped, self.pace = batch_size, 0, 0, 0.0
         self.smooth: dict[str, float] = {}
         self.sums: dict[str, list[float]] = {}
         self.restart()
@@ -139,14 +154,15 @@ class _Meter:
     def add(self, terms: Terms, state: TrainingState) -> None:
         """Take in the figures of the step that was just taken."""
         # One transfer for all of them.
-        values = torch.stack((terms.loss, terms.rate, terms.mse, state.skipped_in_a_row, state.skipped)).tolist()
-        self.in_a_row, self.skipped = int(values[3]), int(values[4])
+        skips = (state.skipped_in_a_row, state.most_skipped_in_a_row, state.skipped)
+        values = torch.stack((terms.loss, terms.rate, terms.mse, *skips)).tolist()
+        self.most_in_a_row, self.skipped = int(values[4]), int(values[5])
         now = time.monotonic()
         if self.last is not None:
             self.pace = (now - self.last[1]) / (state.step - self.last[0])
             self._record("images_per_second", self.batch_size / self.pace)
         self.last = (state.step, now)
-        if self.in_a_row == 0:
+        if values[3] == 0:
             self._record("loss", values[0])
             self._record("rate", values[1])
             self._record("mse", values[2])
@@ -169,19 +185,10 @@ class _Meter:
         self.smooth[name] = value if name not in self.smooth else 0.95 * self.smooth[name] + 0.05 * value
 
 
-def _checkpoint(state: TrainingState, run: Run) -> None:
-    figures = run.on_checkpoint()
-    run.log.write({"step": state.step, "seconds": round(state.elapsed, 1), **figures})
-    state.log = run.log.rows
-    state.save(run.checkpoint)
-
-
-def _diverged(state: TrainingState, run: Run) -> str:
-    good = run.checkpoint if run.checkpoint.exists() else "none was written yet"
+def _diverged(state: TrainingState) -> str:
     return (
         f"Loss and gradient must be finite; up to step {state.step} they were not for {_MOST_SKIPPED} steps in a row "
-        f"({int(state.skipped)} in all). The last good checkpoint: {good}. Lower schedule.lr or schedule.clip, or look "
-        "for damaged images."
+        f"({int(state.skipped)} in all)."
     )
 
 

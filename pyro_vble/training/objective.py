@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vble.guides import GaussianEncoder, UniformEncoder
+from pyro_vble.inference import DeviceELBO
 from pyro_vble.models import CAE, ImageModel, Prior
 
 
@@ -41,7 +41,7 @@ class NegativeELBO(nn.Module):
         super().__init__()
         self.prior = prior
         guide = UniformEncoder(prior) if isinstance(prior, CAE) else GaussianEncoder(prior)
-        self.negative_elbo = TraceMeanField_ELBO(max_plate_nesting=1)(ImageModel(prior), guide)
+        self.negative_elbo = DeviceELBO(max_plate_nesting=1)(ImageModel(prior), guide)
 
     def forward(self, x: Tensor) -> Tensor:
         """The negative ELBO of images (B, C, H, W), a scalar."""

@@ -185,7 +185,7 @@ def parse_recipe(content: Any, name: str = "the recipe") -> Recipe:
         ValueError: If a key is unknown, missing or impossible; the message names it.
     """
     kind = content.get("kind") if isinstance(content, dict) else None
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"A recipe has a key kind, one of {', '.join(_KINDS)}; in {name} it is {kind!r}.")
     try:
         return _KINDS[kind].model_validate(content)

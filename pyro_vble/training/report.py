@@ -1,21 +1,23 @@
 """What a training writes and says: weights, card, picture, figures."""
 
+import copy
 import dataclasses
 import json
+import math
 import platform
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vble._version import __version__
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.io.atomic import atomic_path
-from pyro_vble.io.prior_files import save_prior
+from pyro_vble.io.prior_files import read_prior, save_prior
 from pyro_vble.models import Prior
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.data import ImageSet
@@ -23,8 +25,6 @@ from pyro_vble.training.evaluation import Calibration, Evaluation, calibration, 
 
 PRIOR, CARD = "prior.safetensors", "card.json"
 _LARGEST_SIDE = 512
-# Writing and loading, besides evaluating, when a training ends by the clock.
-_SECONDS_TO_WRITE = 3.0
 
 
 @dataclass(frozen=True)
@@ -34,74 +34,73 @@ class Report:
     Attributes:
         state: The training.
         images: Images to measure on.
-        precision: Precision of the networks while measuring.
         folder: Where to write.
         origin: What the card says of where the prior comes from.
     """
 
     state: TrainingState
     images: ImageSet
-    precision: str
     folder: Path
     origin: dict[str, Any]
 
-    @property
-    def prior(self) -> Prior:
-        """The averaged prior, on the training's device."""
-        return self.state.average.module
-
-    def brief(self) -> dict[str, float]:
-        """Write the weights; returns the validation PSNR of the middles of the images."""
-        crop = self.state.recipe.data.crop
-        batch = torch.cat([_middle(self.images.floats(i), crop) for i in range(len(self.images.images))])
-        device = self.prior._options()["device"]
-        squared = []
-        with torch.no_grad(), network_precision(self.precision, device):
-            for x in batch.to(device).split(self.state.recipe.data.batch_size):
-                decoded = self.prior.decode_mean(self.prior.encode(x)["z"], tuple(x.shape[1:]))
-                squared += (decoded.clamp(0, 1) - x).square().mean((1, 2, 3)).tolist()
+    def brief(self) -> float:
+        """Write the weights; returns the PSNR of the middles of the images."""
         self._save()
-        return {"validation_psnr": round(float(-10 * np.log10(np.mean(squared))), 4)}
+        prior, batch_size = self.state.average, self.state.recipe.data.batch_size
+        device, crop = self.state.skipped.device, self.state.recipe.data.crop
+        squared: list[float] = []
+        with torch.no_grad(), network_precision(self.state.precision, device):
+            for first in range(0, len(self.images.images), batch_size):
+                indices = range(first, min(first + batch_size, len(self.images.images)))
+                x = torch.cat([self.images.middle(i, crop, crop) for i in indices]).to(device)
+                decoded = prior.decode_mean(prior.encode(x)["z"], tuple(x.shape[1:]))
+                squared += (decoded.clamp(0, 1) - x).square().mean((1, 2, 3)).tolist()
+        return -10 * math.log10(sum(squared) / len(squared))
 
-    def seconds(self) -> float:
-        """An estimate, on the safe side, of how long ``final`` takes."""
-        start = time.monotonic()
-        # Once to warm up, once to be timed.
-        for _ in range(2):
-            once, start = time.monotonic() - start, time.monotonic()
-            self._measure(self._middles(1))
-        once = time.monotonic() - start
-        return 1.5 * once * len(self.images.images) + _SECONDS_TO_WRITE
-
-    def final(self) -> tuple[Evaluation, Calibration | None]:
-        """Measure, and write weights and card."""
-        evaluation, calibrated = self._measure(self._middles(len(self.images.images)))
+    def final(self) -> tuple[Prior, Evaluation, Calibration | None]:
+        """Write the weights, measure what was written, and write the card; returns the prior, on the CPU."""
+        self._save()
+        prior = read_prior(self.folder / PRIOR, None, None, None)
+        evaluation, calibrated = self._measure(prior, range(len(self.images.images)))
         card = self.origin | {
+            "init": self.state.init,
             "steps": self.state.step,
             "steps_skipped": int(self.state.skipped),
             "seconds": round(self.state.elapsed, 1),
+            "complete": self.state.complete,
+            "precision": self.state.precision,
             "validation": dataclasses.asdict(evaluation),
             "calibration": dataclasses.asdict(calibrated) if calibrated else None,
         }
-        self._save()
         with atomic_path(self.folder / CARD) as temporary:
             temporary.write_text(json.dumps(card, indent=2) + "\n")
-        return evaluation, calibrated
+        return prior.cpu(), evaluation, calibrated
 
-    def _measure(self, images: list[Tensor]) -> tuple[Evaluation, Calibration | None]:
-        evaluation = evaluate(self.prior, images, precision=self.precision)
-        if not has_std_decoder(self.prior):
+    def seconds(self) -> float:
+        """An estimate of how long ``final`` takes, from its largest image."""
+        sizes = [self._middle(i).shape[-2:].numel() for i in range(len(self.images.images))]
+        prior, largest = copy.deepcopy(self.state.average), [sizes.index(max(sizes))]
+        self._measure(prior, largest)  # the first time is slower
+        start = time.monotonic()
+        self._measure(prior, largest)
+        return (time.monotonic() - start) * sum(sizes) / max(sizes)
+
+    def _measure(self, prior: Prior, indices: Iterable[int]) -> tuple[Evaluation, Calibration | None]:
+        prior = prior.to(self.state.skipped.device)
+        precision, dequantize = self.state.precision, self.state.recipe.data.dequantize
+        evaluation = evaluate(prior, map(self._middle, indices), precision=precision)
+        if not has_std_decoder(prior):
             return evaluation, None
-        dequantize = self.state.recipe.data.dequantize
-        return evaluation, calibration(self.prior, images, dequantize=dequantize, precision=self.precision)
+        return evaluation, calibration(prior, map(self._middle, indices), dequantize=dequantize, precision=precision)
 
-    def _middles(self, count: int) -> list[Tensor]:
-        return [_middle(self.images.floats(i), _LARGEST_SIDE) for i in range(count)]
+    def _middle(self, index: int) -> Tensor:
+        crop = self.state.recipe.data.crop
+        one_size = hasattr(self.state.average, "image_shape")
+        return self.images.middle(index, crop if one_size else _LARGEST_SIDE, crop)
 
     def _save(self) -> None:
-        keys = ("name", "data", "command", "version")
-        metadata = {key: self.origin[key] for key in keys if key in self.origin} | {"steps": self.state.step}
-        save_prior(self.prior, self.folder / PRIOR, metadata=metadata)
+        metadata = {key: self.origin[key] for key in ("recipe_name", "data")} | {"steps": self.state.step}
+        save_prior(self.state.average, self.folder / PRIOR, metadata=metadata)
 
 
 def machine(device: torch.device) -> str:
@@ -114,10 +113,3 @@ def machine(device: torch.device) -> str:
 def versions() -> dict[str, str]:
     """Versions of what computes."""
     return {"pyro_vble": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _middle(x: Tensor, side: int) -> Tensor:
-    """The middle of an image (1, C, H, W), at most ``side`` pixels a side."""
-    rows, columns = x.shape[-2:]
-    top, left = max(0, (rows - side) // 2), max(0, (columns - side) // 2)
-    return x[..., top : top + side, left : left + side]

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from pyro_vble.training.crops import RandomCrops
 from pyro_vble.training.data import ImageSet, read_images
 from pyro_vble.training.evaluation import Calibration, Evaluation
 from pyro_vble.training.log import TrainingLog
-from pyro_vble.training.loop import Run, run_steps
-from pyro_vble.training.recipes import Recipe, load_recipe, parse_recipe
+from pyro_vble.training.loop import Run, TrainingDivergedError, run_steps
+from pyro_vble.training.recipes import DecoderStdRecipe, Recipe, load_recipe, parse_recipe
 from pyro_vble.training.report import PRIOR, Report, machine, versions
 from pyro_vble.training.schedule import Budget
 
@@ -71,6 +72,7 @@ def train(
     resume: bool = False,
     steps: int | None = None,
     minutes: float | None = None,
+    lr: float | None = None,
     device: str | torch.device = "auto",
     tensorboard: bool = False,
     progress: Progress = True,
@@ -101,6 +103,7 @@ def train(
         resume: Go on from ``training.ckpt`` in the output folder, if there is one.
         steps: Number of steps in place of the recipe's.
         minutes: End after this many minutes, schedule complete and weights written, however many steps that is.
+        lr: Largest learning rate in place of the recipe's: a smaller one suits a trained ``init``.
         device: "auto" (CUDA where there is one), or a torch device.
         tensorboard: Also log for TensorBoard.
         progress: Whether to show a bar, or a function called with the figures of the moment.
@@ -130,62 +133,123 @@ def train(
     started = time.monotonic() if started is None else started
     output, name = Path(output), str(recipe) if isinstance(recipe, str | os.PathLike) else recipe.kind
     checkpoint = output / CHECKPOINT
-    recipe = _with_budget(recipe, steps, minutes, checkpoint if resume and checkpoint.exists() else None)
-    if checkpoint.exists() and not resume:
-        raise ValueError(
-            f"{output} holds a training already; pass --resume to go on with it, or another --output for a new one."
-        )
+    resuming = _resuming(checkpoint, resume)
+    recipe = _with_schedule(recipe, steps, minutes, lr, checkpoint if resuming else None)
     torch_device = resolve_device(device)
+    if resuming and isinstance(recipe, DecoderStdRecipe):
+        init = output / PRIOR  # which has all that the checkpoint's weights belong to
     prior = build_prior(recipe, init if init is None or isinstance(init, Prior) else _start(init))
-    precision = resolve_precision(recipe.precision, prior, torch_device)
     images, held_out = _images(recipe, prior, data, validation)
-    output.mkdir(parents=True, exist_ok=True)
-    with atomic_path(output / "recipe.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
 
     with seeded(recipe.seed):
         state = initial_state(recipe, prior, torch_device)
-        if resume and checkpoint.exists():
+        state.precision = resolve_precision(recipe.precision, prior, torch_device)
+        state.images = f"{images.fingerprint}, validation {held_out.fingerprint}"
+        state.init = init.name if isinstance(init, Prior) else init and os.fspath(init)
+        if resuming:
             state.restore(checkpoint)
-        origin = _origin(recipe, name, init, data, images, held_out, torch_device, precision)
-        report = Report(state, held_out, precision, output, origin)
-        minutes = recipe.schedule.minutes
-        budget = Budget(seconds=minutes * 60 - report.seconds()) if minutes else Budget(steps=recipe.schedule.steps)
+        output.mkdir(parents=True, exist_ok=True)
+        with atomic_path(output / "recipe.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         log = TrainingLog(output, state.log, tensorboard)
-        draw = RandomCrops(images, recipe.data, torch_device)
+        report = Report(state, held_out, output, _origin(recipe, name, data, images, held_out, torch_device))
+
+        def write() -> None:
+            log.mark(state.step, state.elapsed, report.brief())
+            state.log = log.rows
+            state.save(checkpoint)
+
         try:
-            with progress_bar(progress, recipe.schedule) as show:
-                run = Run(draw, budget, precision, checkpoint, log, report.brief, started, show)
-                complete = run_steps(state, run)
+            if not state.complete:
+                budget = _budget(recipe, report, write)
+                draw = RandomCrops(images, recipe.data, torch_device)
+                with progress_bar(progress, recipe.schedule) as show:
+                    run_steps(state, Run(draw, budget, started, write, log, show))
+        except TrainingDivergedError as error:
+            raise TrainingDivergedError(
+                f"{error} The last good checkpoint: {checkpoint}. Start anew in another folder, with --init {output} "
+                "and a lower schedule.lr or schedule.clip, or look for damaged images."
+            ) from None
         finally:
             log.close()
-        evaluation, calibrated = report.final()
+        prior, evaluation, calibrated = report.final()
     return TrainingResult(
-        prior=load_prior(output / PRIOR),
+        prior=prior,
         path=output / PRIOR,
         evaluation=evaluation,
         calibration=calibrated,
         steps=state.step,
         skipped_steps=int(state.skipped),
-        seconds=time.monotonic() - started,
-        complete=complete,
-        skipped_files=images.skipped,
+        seconds=state.elapsed,
+        complete=state.complete,
+        skipped_files=images.skipped | held_out.skipped,
     )
 
 
-def _with_budget(
-    recipe: Recipe | str | os.PathLike, steps: int | None, minutes: float | None, checkpoint: Path | None
+def _resuming(checkpoint: Path, resume: bool) -> bool:
+    """Whether there is a training to go on with; its folder is tidied up.
+
+    Raises:
+        ValueError: If there is one and it was not asked for, or the folder is none.
+    """
+    folder = checkpoint.parent
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output must be a folder; {folder} is a file; choose another --output.")
+    if checkpoint.exists() and not resume:
+        raise ValueError(
+            f"{folder} holds a training already; pass --resume to go on with it, or another --output for a new one."
+        )
+    if resume and not checkpoint.exists():
+        warnings.warn(f"There is no training to resume in {folder}: a new one starts.", stacklevel=3)
+    for half in folder.glob(".*.partial.*"):
+        half.unlink(missing_ok=True)  # what a killed run was writing
+    return checkpoint.exists()
+
+
+def _budget(recipe: Recipe, report: Report, write: Callable[[], None]) -> Budget:
+    """The steps or the time that steps may take, what comes after them set aside.
+
+    Raises:
+        ValueError: If nothing is left.
+    """
+    begun = time.monotonic()
+    write()
+    one_checkpoint = time.monotonic() - begun
+    if recipe.schedule.minutes is None:
+        return Budget(steps=recipe.schedule.steps)
+    aside = 1.5 * report.seconds() + 2.5 * one_checkpoint + 1.0
+    allowed = recipe.schedule.minutes * 60
+    if aside > allowed / 2:
+        raise ValueError(
+            f"Measuring and writing take about {aside:.0f} of the {allowed:.0f} seconds, which leaves too little for "
+            f"training; allow more minutes, or measure on fewer images than {len(report.images.images)}."
+        )
+    return Budget(seconds=allowed - aside)
+
+
+def _with_schedule(
+    recipe: Recipe | str | os.PathLike,
+    steps: int | None,
+    minutes: float | None,
+    lr: float | None,
+    checkpoint: Path | None,
 ) -> Recipe:
-    """The recipe with the steps or minutes asked for; when resuming, with those it was started with."""
+    """The recipe with the steps or minutes and the rate asked for; when resuming, with those it was started with."""
+    if steps is not None and minutes is not None:
+        raise ValueError(f"A training goes by steps or by minutes; received {steps} steps and {minutes} minutes.")
     recipe = load_recipe(recipe) if isinstance(recipe, str | os.PathLike) else recipe
     content = recipe.model_dump(mode="json")
-    if checkpoint is not None and steps is None and minutes is None:
+    if checkpoint is not None:
         before = read_checkpoint(checkpoint)["recipe"]["schedule"]
-        steps, minutes = before["steps"], before["minutes"]
+        lr = before["lr"] if lr is None else lr
+        if steps is None and minutes is None:
+            steps, minutes = before["steps"], before["minutes"]
     if steps is not None:
         content["schedule"] |= {"steps": steps, "minutes": None}
     if minutes is not None:
         content["schedule"] |= {"minutes": minutes}
+    if lr is not None:
+        content["schedule"] |= {"lr": lr}
     return parse_recipe(content)
 
 
@@ -194,8 +258,8 @@ def _start(init: str | os.PathLike) -> Prior:
     path = Path(init)
     if path.is_dir():
         path = path / PRIOR
-    elif path.suffix == Path(CHECKPOINT).suffix and path.is_file():
-        path = path.parent / PRIOR
+    elif path.name == CHECKPOINT and path.is_file():
+        path = path.with_name(PRIOR)  # the averaged weights of that checkpoint
     return load_prior(path if path.is_file() else init)
 
 
@@ -220,24 +284,20 @@ def _images(
 def _origin(
     recipe: Recipe,
     name: str,
-    init: Prior | str | os.PathLike | None,
     data: str | os.PathLike | Sequence[str | os.PathLike],
     images: ImageSet,
     held_out: ImageSet,
     device: torch.device,
-    precision: str,
 ) -> dict[str, Any]:
     """What a card says of where a prior comes from."""
     folders = [data] if isinstance(data, str | os.PathLike) else list(data)
     return {
         "recipe_name": name,
         "recipe": recipe.model_dump(mode="json"),
-        "init": init.name if isinstance(init, Prior) else None if init is None else os.fspath(init),
         "data": ", ".join(os.fspath(folder) for folder in folders),
         "images": len(images.images),
         "validation_images": len(held_out.images),
         "machine": machine(device),
-        "precision": precision,
         "versions": versions(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

@@ -123,6 +123,8 @@ def test_a_wrong_checksum_is_noticed(hub):
     answer = run(f"download(parse_hub_name({NAME!r}))")
     assert answer.startswith("ValueError")
     assert "f" * 64 in answer
+    # It has left the cache: asked for by its commit, it is not taken from there.
+    assert run(f"download(parse_hub_name('{NAME}@{COMMIT}'))", port=9).startswith("ConnectionError")
 
 
 def test_what_is_not_there(hub):
@@ -131,7 +133,7 @@ def test_what_is_not_there(hub):
     assert "ValueError someone/priors has no file 'other.pth'" in answer
     assert "it has cae_0.0250.safetensors" in answer
     answer = run("download(parse_hub_name('nobody/nothing/a.pth'))")
-    assert answer.startswith("ValueError nobody/nothing/a.pth must be a file of")
+    assert answer.startswith("ValueError nobody/nothing/a.pth must be a local file, or one of a repository")
 
 
 def test_offline(hub):

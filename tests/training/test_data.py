@@ -43,32 +43,38 @@ class TestReading:
         Image.fromarray(np.full((20, 20), 51, np.uint8)).save(tmp_path / "flat.png")
         images = read_images(tmp_path, bands=1)
         assert images.white == 65535
-        torch.testing.assert_close(images.floats(0)[0, 0], torch.from_numpy(deep / 65535).float())
-        torch.testing.assert_close(images.floats(1), torch.full((1, 1, 20, 20), 0.2))
+        assert images.images[0].dtype == images.images[1].dtype == torch.uint16
+        torch.testing.assert_close(images.middle(0, 20, 4)[0, 0], torch.from_numpy(deep / 65535).float())
+        torch.testing.assert_close(images.middle(1, 20, 4), torch.full((1, 1, 20, 20), 0.2))
 
     def test_twelve_bits_in_sixteen(self, tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", np.full((20, 20), 4095, np.uint16))
-        assert float(read_images(tmp_path, scale=4095).floats(0).min()) == 1.0
+        Image.fromarray(np.full((20, 20), 255, np.uint8)).save(tmp_path / "b.png")  # has a scale of its own
+        images = read_images(tmp_path, scale=4095)
+        assert [float(images.middle(i, 20, 4).min()) for i in range(2)] == [1.0, 1.0]
 
     def test_bands_beyond_the_networks_are_left_out(self, tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", noise(4, 20, 20), photometric="minisblack")
         assert np.array_equal(read_images(tmp_path).images[0], tifffile.imread(tmp_path / "a.tif")[:3])
 
-    def test_missing_pixels_are_cut_around(self, tmp_path):
-        array = np.random.default_rng(0).random((64, 64)).astype(np.float32)
-        array[:20] = np.nan
-        tifffile.imwrite(tmp_path / "a.tif", array)
-        images = read_images(tmp_path, smallest=32)
-        assert images.images
-        assert all(image.shape == (3, 32, 32) for image in images.images)
-        values = {float(v) for v in np.round(array[20:] * 65535).ravel()}
-        assert {float(v) for image in images.images for v in image.ravel()} <= values
+    def test_a_one_band_image_of_colours_is_their_mean(self, tmp_path):
+        Image.fromarray(np.tile(np.uint8([30, 60, 90]), (8, 8, 1))).save(tmp_path / "a.png")
+        assert read_images(tmp_path, bands=1).images[0].unique().tolist() == [60]
 
-    def test_gdal_nodata(self, tmp_path):
+    def test_gdal_nodata_and_nan_are_missing(self, tmp_path):
         array = noise(64, 64, dtype=np.uint16) // 2 + 1
         array[:, 40:] = 0
         tifffile.imwrite(tmp_path / "a.tif", array, extratags=[(42113, 2, 2, b"0\0", True)])
-        assert all(int(image.min()) > 0 for image in read_images(tmp_path, smallest=32).images)
+        holed = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+        holed[20, 30] = np.nan
+        tifffile.imwrite(tmp_path / "b.tif", holed)
+        images = read_images(tmp_path, smallest=32)
+        assert torch.equal(images.missing[0], torch.from_numpy(array == 0))
+        assert images.missing[1].nonzero().tolist() == [[20, 30]]
+        assert float(images.middle(0, 64, 32).min()) > 0
+        assert images.middle(1, 64, 32).shape == (1, 3, 32, 32)
+        with pytest.raises(ValueError, match="no square of 60 pixels is free of missing ones"):
+            read_images(tmp_path, smallest=60)
 
     @pytest.mark.parametrize("suffix", ["", ".gz"])
     def test_idx_files(self, tmp_path, suffix):
@@ -78,13 +84,17 @@ class TestReading:
         (tmp_path / f"train-labels-idx1-ubyte{suffix}").write_bytes(b"not looked at")
         images = read_images(tmp_path, bands=1)
         assert np.array_equal(torch.stack(images.images)[:, 0], array)
+        (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+        assert len(read_images(tmp_path, bands=1).images) == 5  # unpacked beside its archive
 
     def test_broken_files_are_named_and_skipped(self, tmp_path):
         Image.fromarray(noise(40, 40, 3)).save(tmp_path / "good.png")
         Image.fromarray(noise(40, 40, 3)).save(tmp_path / "whole.jpg")
         (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:300])
         (tmp_path / "cut.tif").write_bytes(b"II*\0garbage")
-        (tmp_path / "cut-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 5, 28, 28))
+        (tmp_path / "header-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 5, 28, 28))
+        whole = gzip.compress(struct.pack(">4i", 2051, 1, 28, 28) + noise(28, 28).tobytes())
+        (tmp_path / "cut-idx3-ubyte.gz").write_bytes(whole[:100] + bytes(50) + whole[150:])
         (tmp_path / "empty.png").touch()
         Image.fromarray(noise(10, 40, 3)).save(tmp_path / "small.png")
         tifffile.imwrite(tmp_path / "counts.tif", np.full((40, 40), 3100.0, np.float32))
@@ -92,7 +102,8 @@ class TestReading:
         images = read_images(tmp_path, smallest=32)
         assert len(images.images) == 2
         named = {path.rsplit("/", 1)[1]: reason for path, reason in images.skipped.items()}
-        assert named.keys() == {"cut.jpg", "cut.tif", "cut-idx3-ubyte", "empty.png", "small.png", "counts.tif"}
+        broken = {"cut.jpg", "cut.tif", "header-idx3-ubyte", "cut-idx3-ubyte.gz", "empty.png"}
+        assert named.keys() == broken | {"small.png", "counts.tif"}
         assert "fewer than the 32" in named["small.png"]
         assert "set data.scale" in named["counts.tif"]
 
@@ -159,6 +170,24 @@ class TestCrops:
         assert len(found) == 3 * 2 + 1
         # Multinomial with 7 equal parts: five standard deviations.
         assert float((counts - 1000).abs().max()) < 5 * (7000 / 7 * 6 / 7) ** 0.5
+
+    @pytest.mark.parametrize("factor", [1.0, 0.5])
+    def test_crops_keep_clear_of_missing_pixels(self, factor):
+        image = torch.full((3, 40, 60), 200, dtype=torch.uint8)
+        missing = torch.zeros(40, 60, dtype=torch.bool)
+        missing[18:20, 25:30] = missing[:, 58:] = True
+        image[:, missing] = 0
+        data = Data(crop=8, batch_size=500, downscale=(factor,), symmetries="all")
+        crops = RandomCrops(ImageSet([image], {0: missing}), data)
+        assert float(crops().min()) == pytest.approx(200 / 255)
+        if factor == 1.0:
+            # Corners of squares of 8 that lie in 40 x 58, less those that touch the hole of 2 x 5.
+            assert int((crops.rows * crops.columns).sum()) == (40 - 7) * (58 - 7) - (2 + 7) * (5 + 7)
+
+    def test_sixteen_bits(self):
+        image = torch.arange(3 * 20 * 20, dtype=torch.int32).reshape(3, 20, 20).to(torch.uint16)
+        crops = RandomCrops(ImageSet([image]), Data(crop=20, batch_size=2, symmetries="none"))
+        torch.testing.assert_close(crops()[0] * 65535, image.float(), rtol=1e-5, atol=1e-2)
 
     def test_downscaled_copies_take_part_unless_too_small(self):
         images = self.images((32, 32), (10, 10))

@@ -7,7 +7,8 @@ from helpers import ARCHITECTURES, linear_vae, small_network
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vble.guides import GaussianEncoder, UniformEncoder
-from pyro_vble.models import CAE, ImageModel, _compressai
+from pyro_vble.inference import DeviceELBO
+from pyro_vble.models import CAE, ImageModel, _compressai, convolutional_vae
 from pyro_vble.training import NegativeELBO
 
 ALPHA = 0.025
@@ -32,7 +33,7 @@ def rate_distortion_loss(network, x, noise, distortion="mean"):
     return ALPHA * 255**2 * (out["x_hat"] - x).square().sum(1).mean() + bits / pixels
 
 
-@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO, DeviceELBO])
 @pytest.mark.parametrize("distortion", ["mean", "sum"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_loss_is_compressais_in_value_and_gradient(architecture, distortion, elbo, monkeypatch):
@@ -91,6 +92,21 @@ def test_a_linear_vae_under_its_exact_posterior_has_its_evidence():
     evidence = dist.MultivariateNormal(offset, covariance).log_prob(x.flatten(1)).sum()
     elbo = -Trace_ELBO()(ImageModel(prior), GaussianEncoder(prior))(x)
     assert elbo.item() == pytest.approx(evidence.item(), rel=1e-8)
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_the_elbo_on_the_device_is_pyros(num_particles):
+    """Closed-form KL terms included: z of a VAE has one."""
+    prior = convolutional_vae((1, 8, 8), num_latents=2, channels=(3,), decoder_std=0.2)
+    x = torch.rand(4, 1, 8, 8)
+    results = []
+    for elbo in (TraceMeanField_ELBO, DeviceELBO):
+        torch.manual_seed(1)
+        loss = elbo(num_particles=num_particles)(ImageModel(prior), GaussianEncoder(prior))(x)
+        results.append((loss, torch.autograd.grad(loss, list(prior.parameters()))))
+    (ours, our_gradient), (pyros, pyros_gradient) = reversed(results)
+    torch.testing.assert_close(ours, pyros)
+    torch.testing.assert_close(our_gradient, pyros_gradient)
 
 
 def test_the_encoder_is_a_guide_of_the_restoration_site_names(cae):

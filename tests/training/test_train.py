@@ -7,14 +7,26 @@ import sys
 import time
 
 import numpy as np
+import pyro
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import pyro_vble as pv
 from pyro_vble.models import CAE, StandardDeviationDecoder
-from pyro_vble.training import TrainingDivergedError, parse_recipe, train
-from pyro_vble.training.loop import _MOST_SKIPPED
+from pyro_vble.training import (
+    ImageSet,
+    NegativeELBO,
+    RandomCrops,
+    TrainingDivergedError,
+    evaluate,
+    parse_recipe,
+    read_images,
+    train,
+)
+from pyro_vble.training.construction import build_prior, initial_state
+from pyro_vble.training.loop import _MOST_SKIPPED, training_step
 
 CAE_RECIPE = {
     "kind": "cae",
@@ -82,7 +94,7 @@ class TestCAE:
         assert card["steps"] == 12
         with (tmp_path / "out" / "log.csv").open() as file:
             rows = list(csv.DictReader(file))
-        assert [row["step"] for row in rows if row["validation_psnr"]] == ["4", "8", "12"]
+        assert [row["step"] for row in rows if row["validation_psnr"]] == ["0", "4", "8", "12"]
 
     def test_training_lowers_the_loss(self, photographs, tmp_path):
         losses = []
@@ -123,17 +135,21 @@ class TestCAE:
         changed = parse_recipe(CAE_RECIPE | {"alpha": 0.01})
         with pytest.raises(ValueError, match=r"it has changed .*0.025 -> 0.01"):
             train(changed, photographs, tmp_path / "out", resume=True, progress=False)
+        assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["alpha"] == 0.025
+        (photographs / "4.png").unlink()
+        with pytest.raises(ValueError, match=r"the same --validation.*they have changed"):
+            train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False)
 
     def test_averages_are_written(self, photographs, tmp_path):
-        """The first average is the weights themselves; with a decay it follows them."""
+        """Without a decay the average is the weights themselves; with one it follows them."""
         train(recipe(steps=8, average=0.0), photographs, tmp_path / "last", progress=False)
         train(recipe(steps=8, average=0.9), photographs, tmp_path / "mean", progress=False)
         state = torch.load(tmp_path / "mean" / "training.ckpt", weights_only=True)
         key = "network.g_a.0.weight"
         assert torch.equal(state["prior"][key], torch.load(tmp_path / "last" / "training.ckpt")["prior"][key])
         assert torch.equal(weights(tmp_path / "last" / "prior.safetensors")[key], state["prior"][key])
-        assert torch.equal(weights(tmp_path / "mean" / "prior.safetensors")[key], state["average"][f"module.{key}"])
-        assert not torch.equal(state["average"][f"module.{key}"], state["prior"][key])
+        assert torch.equal(weights(tmp_path / "mean" / "prior.safetensors")[key], state["average"][key])
+        assert not torch.equal(state["average"][key], state["prior"][key])
 
 
 class TestResuming:
@@ -213,6 +229,31 @@ def test_minutes_end_with_the_schedule_complete(photographs, tmp_path):
     peak, last = max(figures["lr"] for figures in seen), seen[-1]["lr"]
     assert last < 0.1 * peak
     assert pv.load_prior(tmp_path / "out" / "prior.safetensors").alpha == 0.025
+    # Complete is complete: there is nothing to resume, however long measuring is thought to take this time.
+    again = train(content, photographs, tmp_path / "out", resume=True, progress=False)
+    assert again.steps == result.steps
+    assert_same_weights(again.path, result.path)
+
+
+def test_minutes_with_validation_images_of_uneven_sizes(photographs, tmp_path):
+    (tmp_path / "validation").mkdir()
+    for i, side in enumerate((64, 64, 400)):
+        Image.fromarray(np.full((side, side, 3), 90, np.uint8)).save(tmp_path / "validation" / f"{i}.png")
+    start = time.monotonic()
+    common = {"validation": tmp_path / "validation", "progress": False}
+    assert train(recipe(), photographs, tmp_path / "out", minutes=0.2, **common).evaluation.num_images == 3
+    assert time.monotonic() - start < 0.2 * 60
+    with pytest.raises(ValueError, match="leaves too little for training"):
+        train(recipe(), photographs, tmp_path / "short", minutes=0.01, **common)
+    with pytest.raises(ValueError, match="by steps or by minutes"):
+        train(recipe(), photographs, tmp_path / "both", minutes=1, steps=3, **common)
+
+
+def test_the_figures_are_those_of_the_file(photographs, tmp_path):
+    result = train(recipe(), photographs, tmp_path / "out", validation=photographs, progress=False)
+    images = read_images(photographs)
+    again = evaluate(pv.load_prior(result.path), (images.middle(i, 512, 64) for i in range(5)))
+    assert again == result.evaluation
 
 
 class TestNonFinite:
@@ -230,13 +271,22 @@ class TestNonFinite:
         monkeypatch.setattr(crops.RandomCrops, "__call__", spoilt)
 
     def test_steps_are_skipped_and_counted(self, photographs, tmp_path, monkeypatch):
-        self.spoil(monkeypatch, {2, 3, 7})
+        self.spoil(monkeypatch, {0, 2, 3})
         result = train(recipe(), photographs, tmp_path / "out", progress=False)
         assert result.skipped_steps == 3
         assert result.steps == 12
         assert all(bool(value.isfinite().all()) for value in weights(result.path).values())
         moments = torch.load(tmp_path / "out" / "training.ckpt")["optimiser"]["state"]
         assert {float(state["step"]) for state in moments.values()} == {9.0}
+
+    def test_the_first_step_after_resuming(self, photographs, tmp_path, monkeypatch):
+        train(recipe(), photographs, tmp_path / "out", progress=self.interrupt_at(5))
+        self.spoil(monkeypatch, {0})
+        result = train(recipe(), photographs, tmp_path / "out", resume=True, progress=False)
+        assert (result.steps, result.skipped_steps) == (12, 1)
+
+    def interrupt_at(self, step):
+        return lambda figures: os.kill(os.getpid(), signal.SIGTERM) if figures["step"] == step else None
 
     def test_a_skipped_step_changes_no_weight(self, photographs, tmp_path, monkeypatch):
         states = {}
@@ -264,6 +314,31 @@ class TestNonFinite:
         assert all(bool(value.isfinite().all()) for value in state["prior"].values())
 
 
+class TestTheStep:
+    @pytest.mark.parametrize("kind", ["cae", "vae"])
+    def test_the_host_asks_the_device_nothing(self, kind, monkeypatch):
+        """Every answer would make it wait until a GPU is done; here the questions themselves are forbidden."""
+        content = parse_recipe(CAE_RECIPE if kind == "cae" else TestVAE.recipe)
+        state = initial_state(content, build_prior(content), torch.device("cpu"))
+        shape = (state.prior.bands, content.data.crop, content.data.crop)
+        draw = RandomCrops(ImageSet([torch.randint(0, 256, shape, dtype=torch.uint8)]), content.data)
+        objective = NegativeELBO(state.prior)
+        with pyro.validation_enabled(False):
+            training_step(state, objective, draw(), 1e-3)  # Adam makes its moments
+            with monkeypatch.context() as patch:
+                for question in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "cpu"):
+                    patch.setattr(torch.Tensor, question, _forbidden(question))
+                training_step(state, objective, draw(), 1e-3, record=True)
+        assert state.step == 2
+
+
+def _forbidden(question):
+    def ask(*_, **__):
+        raise AssertionError(f"Tensor.{question} waits for the device")
+
+    return ask
+
+
 class TestDecoderStd:
     def test_only_the_decoder_of_standard_deviations_changes(self, cae, photographs, tmp_path):
         result = train(parse_recipe(STD_RECIPE), photographs, tmp_path / "out", init=cae, progress=False)
@@ -276,6 +351,25 @@ class TestDecoderStd:
         flat = StandardDeviationDecoder.starting_flat(cae.network.g_s, cae.gamma)
         assert not torch.equal(std.network[-1].bias, flat.network[-1].bias)
         assert len(result.calibration.ratio) == 10
+
+    def test_the_callers_prior_stays_as_it_is(self, cae, photographs, tmp_path):
+        first = train(parse_recipe(STD_RECIPE), photographs, tmp_path / "a", init=cae, progress=False).prior
+        before = {key: value.clone() for key, value in first.state_dict().items()}
+        train(parse_recipe(STD_RECIPE), photographs, tmp_path / "b", init=first, progress=False)
+        assert all(torch.equal(value, before[key]) for key, value in first.state_dict().items())
+
+    def test_it_resumes_without_its_prior(self, cae, photographs, tmp_path):
+        """All that it needs is in its folder; the weights are those of an uninterrupted run."""
+        train(parse_recipe(STD_RECIPE), photographs, tmp_path / "whole", init=cae, progress=False)
+        interrupt = TestNonFinite().interrupt_at(3)
+        assert not train(parse_recipe(STD_RECIPE), photographs, tmp_path / "a", init=cae, progress=interrupt).complete
+        assert train(parse_recipe(STD_RECIPE), photographs, tmp_path / "a", resume=True, progress=False).complete
+        assert_same_weights(tmp_path / "whole" / "prior.safetensors", tmp_path / "a" / "prior.safetensors")
+
+    def test_a_prior_without_one_standard_deviation_to_start_at(self, cae):
+        other = CAE(cae.network, variance_decoder=torch.nn.Conv2d(12, 3, 1))
+        with pytest.raises(ValueError, match="starts at the prior's one standard deviation"):
+            build_prior(parse_recipe(STD_RECIPE), other)
 
     def test_it_starts_at_gamma(self, cae):
         std = StandardDeviationDecoder.starting_flat(cae.network.g_s, cae.gamma)
@@ -322,6 +416,20 @@ class TestVAE:
         torch.testing.assert_close(step_2.prior.decode_mean(z), step_1.prior.decode_mean(z))
         assert step_2.prior.decode(z)[1].shape == (3, 1, 28, 28)
         assert step_2.prior.sample(2).shape == (2, 1, 28, 28)
+
+    def test_images_larger_than_the_vaes(self, tmp_path):
+        folder = tmp_path / "large"
+        folder.mkdir()
+        for i in range(4):
+            Image.fromarray(np.full((40, 50), 40 * i, np.uint8)).save(folder / f"{i}.png")
+        result = train(parse_recipe(self.recipe), folder, tmp_path / "vae", steps=2, progress=False)
+        assert result.evaluation.num_images == 1
+
+    def test_killed_and_resumed(self, digits, tmp_path):
+        train(parse_recipe(self.recipe), digits, tmp_path / "whole", progress=False)
+        train(parse_recipe(self.recipe), digits, tmp_path / "parts", progress=TestNonFinite().interrupt_at(9))
+        train(parse_recipe(self.recipe), digits, tmp_path / "parts", resume=True, progress=False)
+        assert_same_weights(tmp_path / "whole" / "prior.safetensors", tmp_path / "parts" / "prior.safetensors")
 
     def test_a_crop_of_another_size(self, digits, tmp_path):
         with pytest.raises(ValueError, match=r"data.crop must be the side"):
