@@ -152,6 +152,37 @@ class TestCAE:
         assert not torch.equal(state["average"][key], state["prior"][key])
 
 
+@pytest.mark.slow
+def test_compiled_networks_take_the_same_steps(photographs, tmp_path):
+    losses = {}
+    for compiled in (False, True):
+        seen = losses.setdefault(compiled, [])
+        content = parse_recipe(CAE_RECIPE | {"compile": compiled})
+        train(content, photographs, tmp_path / str(compiled), progress=lambda f, seen=seen: seen.append(f["loss"]))
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+
+
+@pytest.mark.cuda
+class TestCUDA:
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_a_recipe_runs_unchanged(self, photographs, tmp_path, precision):
+        content = parse_recipe(CAE_RECIPE | {"precision": precision, "schedule": {"steps": 60, "lr": 1e-3}})
+        losses = {}
+        for device in ("cpu", "cuda"):
+            result = train(content, photographs, tmp_path / device, device=device, progress=False)
+            losses[device] = result.evaluation.loss
+        # Other random numbers, the same problem.
+        assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.2)
+
+    def test_resuming(self, photographs, tmp_path):
+        interrupt = TestNonFinite().interrupt_at(20)
+        first = train(recipe(steps=60), photographs, tmp_path / "out", device="cuda", progress=interrupt)
+        assert not first.complete
+        second = train(recipe(steps=60), photographs, tmp_path / "out", device="cuda", resume=True, progress=False)
+        assert second.complete
+        assert second.steps == 60
+
+
 class TestResuming:
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(self, photographs, tmp_path, precision):
