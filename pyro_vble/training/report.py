@@ -17,7 +17,8 @@ from torch import Tensor
 from pyro_vble._version import __version__
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.io.atomic import atomic_path
-from pyro_vble.io.prior_files import read_prior, save_prior
+from pyro_vble.io.prior_files import save_prior
+from pyro_vble.io.priors import load_prior
 from pyro_vble.models import Prior
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.data import ImageSet
@@ -60,7 +61,7 @@ class Report:
     def final(self) -> tuple[Prior, Evaluation, Calibration | None]:
         """Write the weights, measure what was written, and write the card; returns the prior, on the CPU."""
         self._save()
-        prior = read_prior(self.folder / PRIOR, None, None, None)
+        prior = load_prior(self.folder / PRIOR)
         evaluation, calibrated = self._measure(prior, range(len(self.images.images)))
         card = self.origin | {
             "init": self.state.init,

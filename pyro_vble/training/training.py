@@ -220,6 +220,8 @@ def _budget(recipe: Recipe, report: Report, write: Callable[[], None]) -> Budget
     aside = 1.5 * report.seconds() + 2.5 * one_checkpoint + 1.0
     allowed = recipe.schedule.minutes * 60
     if aside > allowed / 2:
+        if report.state.step == 0:
+            (report.folder / CHECKPOINT).unlink()  # nothing was trained: the folder is free for another try
         raise ValueError(
             f"Measuring and writing take about {aside:.0f} of the {allowed:.0f} seconds, which leaves too little for "
             f"training; allow more minutes, or measure on fewer images than {len(report.images.images)}."

@@ -86,6 +86,7 @@ class TestCAE:
         }
         prior = pv.load_prior(result.path)
         assert isinstance(prior, CAE)
+        assert result.prior.name == str(result.path)
         assert prior.alpha == 0.025
         assert [figures["step"] for figures in seen] == list(range(1, 13))
         assert all(np.isfinite(figures["loss"]) for figures in seen)
@@ -274,8 +275,9 @@ def test_minutes_with_validation_images_of_uneven_sizes(photographs, tmp_path):
     common = {"validation": tmp_path / "validation", "progress": False}
     assert train(recipe(), photographs, tmp_path / "out", minutes=0.2, **common).evaluation.num_images == 3
     assert time.monotonic() - start < 0.2 * 60
-    with pytest.raises(ValueError, match="leaves too little for training"):
-        train(recipe(), photographs, tmp_path / "short", minutes=0.01, **common)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="leaves too little for training"):
+            train(recipe(), photographs, tmp_path / "short", minutes=0.01, **common)
     with pytest.raises(ValueError, match="by steps or by minutes"):
         train(recipe(), photographs, tmp_path / "both", minutes=1, steps=3, **common)
 
