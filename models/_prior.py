@@ -114,7 +114,7 @@ class Prior(nn.Module, ABC):
         """What besides the weights makes this prior: numbers and words, for a posterior's file."""
         return {}
 
-    def with_rate_scale(self, rate_scale: float) -> "Prior":
+    def with_rate_scale(self, rate_scale: float | tuple[float, ...]) -> "Prior":
         """This prior at another effective bitrate, sharing its weights.
 
         Raises:

@@ -1,6 +1,7 @@
 """Compressive autoencoders as generative priors."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import pyro
@@ -46,7 +47,7 @@ class CAE(Prior):
         variance_decoder: Module from z (B, M, h, w) to the standard deviation (B, C, H, W) of p(x|z).
         distortion: "mean" or "sum": how the training distortion treated the bands.
         rate_scale: s in (0, 1]: encode s·x, decode D(z)/s and σ/s, which makes the effective bitrate parameter
-            s²·alpha without retraining.
+            s²·alpha without retraining. A tuple has one for each image of a batch.
 
     Raises:
         TypeError: If the network is not one of CompressAI's hyperprior networks.
@@ -72,7 +73,7 @@ class CAE(Prior):
         *,
         variance_decoder: nn.Module | None = None,
         distortion: str = "mean",
-        rate_scale: float = 1.0,
+        rate_scale: float | tuple[float, ...] = 1.0,
     ) -> None:
         _compressai.check_hyperprior(network)
         if alpha is None and variance_decoder is None:
@@ -87,9 +88,10 @@ class CAE(Prior):
                 f'distortion must be "mean" or "sum" (over bands); received {distortion!r}; '
                 'CompressAI trains with "mean".'
             )
-        if not 0 < rate_scale <= 1:
+        scales = (rate_scale,) if isinstance(rate_scale, Real) else tuple(rate_scale)
+        if not scales or not all(isinstance(s, Real) and 0 < s <= 1 for s in scales):
             raise ValueError(
-                f"rate_scale must lie in (0, 1]; received {rate_scale}; for a higher bitrate load a prior of larger "
+                f"rate_scale must lie in (0, 1]; received {rate_scale!r}; for a higher bitrate load a prior of larger "
                 "alpha."
             )
         super().__init__()
@@ -97,8 +99,10 @@ class CAE(Prior):
         self.variance_decoder = variance_decoder
         self.alpha = alpha
         self.distortion = distortion
-        self.rate_scale = rate_scale
-        self.bands = next(p for p in network.g_a.parameters() if p.dim() == 4).shape[1]
+        self.rate_scale = scales if len(scales) > 1 else scales[0]
+        weight = next(p for p in network.g_a.parameters() if p.dim() == 4)
+        self.bands = weight.shape[1]
+        self.register_buffer("_scale", weight.new_tensor(scales).reshape(-1, 1, 1, 1), persistent=False)
         if _compressai.has_context(network):
             # The network masks this weight at every pass; the raster-order sampler reads it directly.
             context = network.context_prediction
@@ -120,10 +124,10 @@ class CAE(Prior):
     @property
     def settings(self) -> dict[str, Any]:
         """Bitrate parameter, distortion and rate scale."""
-        return {"alpha": self.alpha, "distortion": self.distortion, "rate_scale": self.rate_scale}
+        return {"alpha": self.alpha, "distortion": self.distortion, "rate_scale": _plain(self.rate_scale)}
 
-    def with_rate_scale(self, rate_scale: float) -> "CAE":
-        """This prior at rate scale s, sharing its weights: effective bitrate parameter s²·alpha."""
+    def with_rate_scale(self, rate_scale: float | tuple[float, ...]) -> "CAE":
+        """This prior at rate scale s (a tuple: one for each image), sharing its weights: bitrate parameter s²·alpha."""
         scaled = CAE(
             self.network,
             self.alpha,
@@ -165,8 +169,8 @@ class CAE(Prior):
 
     def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """D(z)/s, the mean of p(x|z): (*, [C,] M, h, w) -> (*, C, H, W), cropped to ``image_shape``."""
-        decoded = batched(self.network.g_s, z) / self.rate_scale
-        return self._bands(image_shape).mean(_crop(decoded, image_shape))
+        decoded = _crop(batched(self.network.g_s, z), image_shape)
+        return self._unscaled(self._bands(image_shape).mean(decoded))
 
     def decode_std(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """The standard deviation of p(x|z), σ_θ(z)/s or γ/s, broadcastable to the image."""
@@ -175,19 +179,22 @@ class CAE(Prior):
             std = z.new_full((*z.shape[:-3], self.bands, 1, 1), self.gamma)
         else:
             std = _crop(batched(self.variance_decoder, z), image_shape)
-        return bands.std(std / self.rate_scale)
+        return self._unscaled(bands.std(std))
 
     # --- the encoder ---
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Centres of the encoder's q(z,h|x) = U(z̄ ± 1/2) U(h̄ ± 1/2) for images (B, C, H, W): {"h": h̄, "z": z̄}."""
         x = F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode="replicate")
-        x = self._bands(tuple(x.shape[-3:])).to_network(self.rate_scale * x)
+        x = self._bands(tuple(x.shape[-3:])).to_network(x if self.rate_scale == 1 else self._scale * x)
         z = batched(self.network.g_a, x)
         h = batched(self.network.h_a, z if _compressai.has_means(self.network) else z.abs())
         return {"h": h, "z": z}
 
     # --- pieces of the network ---
+
+    def _unscaled(self, x: Tensor) -> Tensor:
+        return x if self.rate_scale == 1 else x / self._scale
 
     def _cdf_logits(self, h: Tensor) -> Tensor:
         with full_precision(h):
@@ -202,6 +209,11 @@ class CAE(Prior):
 
     def _entropy_parameters(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self._location_scale(self.network.entropy_parameters(features))
+
+
+def _plain(rate_scale: float | tuple[float, ...]) -> float | list[float]:
+    """A rate scale as JSON has it."""
+    return list(rate_scale) if isinstance(rate_scale, tuple) else rate_scale
 
 
 def _crop(x: Tensor, image_shape: tuple[int, int, int] | None) -> Tensor:

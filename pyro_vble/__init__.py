@@ -18,6 +18,7 @@ from pyro_vble._version import __version__
 
 if TYPE_CHECKING:
     from pyro_vble.inference import FitDivergedError, fit
+    from pyro_vble.io.cards import load_card
     from pyro_vble.io.posteriors import load_posterior
     from pyro_vble.io.priors import available_priors, load_prior
     from pyro_vble.posterior import Posterior
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "available_priors",
     "fit",
+    "load_card",
     "load_posterior",
     "load_prior",
     "restore",
@@ -40,6 +42,7 @@ _HOMES = {
     "Posterior": "pyro_vble.posterior",
     "available_priors": "pyro_vble.io.priors",
     "fit": "pyro_vble.inference",
+    "load_card": "pyro_vble.io.cards",
     "load_posterior": "pyro_vble.io.posteriors",
     "load_prior": "pyro_vble.io.priors",
     "restore": "pyro_vble.restoration",

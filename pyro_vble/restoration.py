@@ -12,10 +12,10 @@ from torch import Tensor
 from pyro_vble.guides import VBLE, MeanFieldGuide
 from pyro_vble.guides._mean_field import LatentImageError
 from pyro_vble.guides._parameters import local_parameters
-from pyro_vble.inference import fit, resolve_device, resolve_precision
+from pyro_vble.inference import best_rate_scale, fit, resolve_device, resolve_precision
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.inference.settings import Progress
-from pyro_vble.models import Prior, RestorationModel
+from pyro_vble.models import CAE, Prior, RestorationModel
 from pyro_vble.models._prior import check_prior
 from pyro_vble.physics import noise_level, operator_on
 from pyro_vble.posterior import Posterior
@@ -35,7 +35,7 @@ def restore(
     schedule: str = "cosine",
     num_particles: int = 1,
     kl_weight: float = 1.0,
-    rate_scale: float = 1.0,
+    rate_scale: float | str = 1.0,
     image_shape: tuple[int, int, int] | None = None,
     elbo: str = "auto",
     tolerance: float | None = 1e-3,
@@ -59,7 +59,8 @@ def restore(
         schedule: "cosine" or "constant".
         num_particles: Draws of the guide a step.
         kl_weight: λ, 1 for Bayes' rule.
-        rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha.
+        rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha. "auto" lets several compete in brief
+            fits on the ELBO, image by image, and goes on with the best; ``posterior.model.prior.rate_scale`` is it.
         image_shape: (C, H, W) of the image, where it can be read neither off the operator nor off the prior.
         elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
@@ -96,7 +97,7 @@ def restore(
             "functools.partial(VBLExz, free_mean=True)."
         )
     y = _measurement_tensor(y)
-    prior = _prior(prior, rate_scale)
+    prior = _prior(prior)
     device = resolve_device(device)
     requested, precision = precision, resolve_precision(precision, prior, device)
     chosen_for_us = requested == "auto" and precision == "bfloat16"
@@ -106,34 +107,39 @@ def restore(
     data = y.to(device, dtype)
     operator = operator_on(physics, device, dtype)
 
-    def build_model(latent_image: bool) -> RestorationModel:
-        model = RestorationModel(prior, operator, latent_image=latent_image, image_shape=image_shape)
-        model.prior.to(device, dtype)
-        return model
+    def build(rate_scale: float | tuple[float, ...]) -> tuple[RestorationModel, Callable]:
+        scaled = prior if rate_scale == 1 else prior.with_rate_scale(rate_scale)
 
-    with local_parameters():  # fits of several images must not meet in Pyro's global store
-        model = build_model(latent_image)
-        try:
-            fitted_guide = guide(model, data)
-        except LatentImageError:  # a callable that hides which guide it makes
-            model = build_model(not latent_image)
-            fitted_guide = guide(model, data)
+        def build_model(latent_image: bool) -> RestorationModel:
+            model = RestorationModel(scaled, operator, latent_image=latent_image, image_shape=image_shape)
+            model.prior.to(device, dtype)
+            return model
+
+        with local_parameters():  # fits of several images must not meet in Pyro's global store
+            model = build_model(latent_image)
+            try:
+                return model, guide(model, data)
+            except LatentImageError:  # a callable that hides which guide it makes
+                model = build_model(not latent_image)
+                return model, guide(model, data)
+
+    competing = rate_scale == "auto" and isinstance(prior, CAE)
+    model, fitted_guide = build(1.0 if rate_scale == "auto" else rate_scale)
     if chosen_for_us and noise_level(model.physics, data, model.image_shape(data)) < _BFLOAT16_STEP:
         precision = "float32"
+    settings = {"lr": lr, "num_particles": num_particles, "kl_weight": kl_weight, "elbo": elbo}
+    settings |= {"seed": seed, "precision": precision}
+    if competing:
+        model, fitted_guide = best_rate_scale(build, data, **settings)
     posterior = fit(
         model,
         fitted_guide,
         data,
         num_steps=num_steps,
-        lr=lr,
         schedule=schedule,
-        num_particles=num_particles,
-        kl_weight=kl_weight,
-        elbo=elbo,
         tolerance=tolerance,
-        seed=seed,
-        precision=precision,
         progress=progress,
+        **settings,
     )
     posterior.output_device = y.device
     return posterior
@@ -155,13 +161,13 @@ def _measurement_tensor(y: Any) -> Tensor:
     return y
 
 
-def _prior(prior: Prior | str, rate_scale: float) -> Prior:
+def _prior(prior: Prior | str) -> Prior:
     if isinstance(prior, str | os.PathLike):
         from pyro_vble.io.priors import load_prior
 
         prior = load_prior(prior)
     check_prior(prior)
-    return prior if rate_scale == 1 else prior.with_rate_scale(rate_scale)
+    return prior
 
 
 def _unwrapped(guide: Callable) -> Callable:

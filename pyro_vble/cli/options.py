@@ -33,12 +33,26 @@ Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate at the first step; a cosine takes it to 0.")]
 KLWeight = Annotated[float, typer.Option(min=0.0, help="Weight of the prior: 1 is Bayes' rule, more is smoother.")]
 RateScale = Annotated[
-    float, typer.Option(help="s in (0, 1]: use the prior as if trained at s² times its bitrate; less is smoother.")
+    str,
+    typer.Option(
+        help="s in (0, 1]: use the prior as if trained at s² times its bitrate; less is smoother. auto: let several "
+        "compete on the evidence."
+    ),
 ]
 Samples = Annotated[int, typer.Option(min=2, help="Posterior samples behind every estimate and error bar.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, float64 or bfloat16 (of the networks).")]
+
+
+def rate_scale_of(value: str) -> float | str:
+    """A rate scale as ``restore`` takes it."""
+    if value == "auto":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"rate-scale must be a number in (0, 1], or auto; received {value!r}.") from None
 
 
 def guide_of(name: GuideName) -> Any:

@@ -22,7 +22,7 @@ from pyro_vble.io.images import write_image
 from pyro_vble.posterior import Posterior
 
 if TYPE_CHECKING:
-    from pyro_vble.training import TrainingResult
+    from pyro_vble.training import Calibration, Evaluation, TrainingResult
 
 console = Console()
 
@@ -135,25 +135,23 @@ def training(result: "TrainingResult") -> None:
         console.print(f"[yellow]Skipped[/] {escape(path)}: {escape(reason)}", highlight=False)
     if len(result.skipped_files) > 20:
         console.print(f"[yellow]and {len(result.skipped_files) - 20} more files[/]")
-    figures = result.evaluation
-    row = {
-        "images held out": figures.num_images,
-        "PSNR": f"{figures.psnr:.2f} dB",
-        "KL" if figures.bpp_quantised is None else "bits per pixel": f"{figures.rate:.3f}",
-        "steps": f"{result.steps:,}" + (f" ({result.skipped_steps} skipped)" if result.skipped_steps else ""),
-        "time": f"{result.seconds / 60:.1f} min",
-    }
-    if figures.bpp_quantised is not None:
-        row["as a codec"] = f"{figures.psnr_quantised:.2f} dB at {figures.bpp_quantised:.3f} bpp"
-    print_table([row], "Trained" if result.complete else "Interrupted; --resume goes on")
-    if result.calibration is not None:
-        rows = [
-            {
-                "decile of the standard deviation": i + 1,
-                "standard deviation": f"{s:.4f}",
-                "squared error / variance": f"{r:.2f}",
-            }
-            for i, (s, r) in enumerate(zip(result.calibration.std, result.calibration.ratio, strict=True))
-        ]
-        print_table(rows, "Calibration (1 is right)")
+    skipped = f" ({result.skipped_steps} skipped)" if result.skipped_steps else ""
+    state = "Trained" if result.complete else "Interrupted, --resume goes on:"
+    title = f"{state} {result.steps:,} steps{skipped} in {result.seconds / 60:.1f} min"
+    evaluation(result.evaluation, result.calibration, f"{title}; on {result.evaluation.num_images} images held out")
     console.print(f"Written to {result.path.parent}/; use it with --prior {result.path}", highlight=False)
+
+
+def evaluation(figures: "Evaluation", calibration: "Calibration | None", title: str) -> None:
+    """Print how good a prior is."""
+    row = {"PSNR": f"{figures.psnr:.2f} dB", "KL, bits per pixel": f"{figures.rate:.3f}"}
+    if figures.bpp_quantised is not None:
+        row["as a codec"] = f"{figures.psnr_quantised:.2f} dB, {figures.bpp_quantised:.3f} bpp"
+    print_table([row], title)
+    if calibration is None:
+        return
+    rows = [
+        {"decile": i + 1, "standard deviation": f"{std:.4f}", "squared error / variance": f"{ratio:.2f}"}
+        for i, (std, ratio) in enumerate(zip(calibration.std, calibration.ratio, strict=True))
+    ]
+    print_table(rows, "Calibration, pixels sorted by standard deviation (1 is right)")

@@ -45,7 +45,7 @@ def restore(
     steps: options.Steps = 100,
     lr: options.LearningRate = 0.2,
     kl_weight: options.KLWeight = 1.0,
-    rate_scale: options.RateScale = 1.0,
+    rate_scale: options.RateScale = "1",
     samples: options.Samples = 100,
     draws: Annotated[
         int | None, typer.Option(min=0, help="Draws in posterior.nc; by default 16, none for large images.")
@@ -94,7 +94,7 @@ def restore(
         num_steps=steps,
         lr=lr,
         kl_weight=kl_weight,
-        rate_scale=rate_scale,
+        rate_scale=options.rate_scale_of(rate_scale),
         seed=seed,
         device=device,
         precision=precision,
@@ -122,7 +122,7 @@ def restore(
             "guide": guide.value,
             "prior": prior,
             "kl_weight": kl_weight,
-            "rate_scale": rate_scale,
+            "rate_scale": posterior.model.prior.settings.get("rate_scale"),
             "seed": seed,
             "num_samples": samples,
             "mean_std": float(result.std.mean()),

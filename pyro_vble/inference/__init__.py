@@ -1,9 +1,22 @@
 """Fitting a guide to a measurement."""
 
 from pyro_vble.inference.elbo import DeviceELBO
+from pyro_vble.inference.evidence import elbo_by_image
 from pyro_vble.inference.fitting import FitDivergedError, fit
 from pyro_vble.inference.precision import resolve_device, resolve_precision
+from pyro_vble.inference.rate_scale import RATE_SCALES, best_rate_scale
 from pyro_vble.inference.settings import FitSettings
 from pyro_vble.inference.tempering import tempered
 
-__all__ = ["DeviceELBO", "FitDivergedError", "FitSettings", "fit", "resolve_device", "resolve_precision", "tempered"]
+__all__ = [
+    "RATE_SCALES",
+    "DeviceELBO",
+    "FitDivergedError",
+    "FitSettings",
+    "best_rate_scale",
+    "elbo_by_image",
+    "fit",
+    "resolve_device",
+    "resolve_precision",
+    "tempered",
+]

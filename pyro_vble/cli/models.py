@@ -1,0 +1,91 @@
+"""``pyro-vble models``: the priors that come with the package, and how good any prior is."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+models_app = typer.Typer(
+    name="models",
+    help="List the priors that come with the package, show a card, or measure a prior on images of your own.",
+    invoke_without_command=True,
+    rich_markup_mode="markdown",
+)
+
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
+    """List the bundled priors."""
+    if context.invoked_subcommand is not None:
+        return
+    from pyro_vble.cli.report import console, print_table
+    from pyro_vble.io.cards import load_card
+    from pyro_vble.io.priors import available_priors
+
+    rows = []
+    for name in available_priors():
+        card = load_card(name)
+        measured = card["measured"]
+        rate = measured.get("bpp_quantised")
+        rows.append(
+            {
+                "prior": name,
+                "images": card["images_of"],
+                "network": card["architecture"],
+                "alpha": card.get("alpha") or "",
+                "autoencoding": f"{measured['psnr']:.2f} dB",
+                "as a codec": "" if rate is None else f"{measured['psnr_quantised']:.2f} dB, {rate:.3f} bpp",
+                "error bars": "per pixel" if measured.get("calibration") else "one for all",
+                "file": f"{card['bytes'] / 1e6:.1f} MB",
+            }
+        )
+    print_table(rows, "Bundled priors")
+    console.print("pyro-vble models show NAME prints a card; load_prior also takes other names and files.")
+
+
+@models_app.command()
+def show(name: Annotated[str, typer.Argument(help="Bundled prior.")]) -> None:
+    """Print the card of a bundled prior, as JSON."""
+    import json
+
+    from pyro_vble.io.cards import load_card
+
+    typer.echo(json.dumps(load_card(name), indent=2))
+
+
+@models_app.command()
+def evaluate(
+    prior: Annotated[str, typer.Argument(help="Any prior that load_prior takes.")],
+    folder: Annotated[Path, typer.Argument(help="Images to measure on.")],
+    alpha: Annotated[float | None, typer.Option(help="Bitrate parameter, where the file does not tell.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 for the networks.")] = "float32",
+    scale: Annotated[float | None, typer.Option(help="The value in the files that is 1.")] = None,
+) -> None:
+    """Autoencode the images of a folder: PSNR, bits per pixel, calibration of the standard deviation."""
+    from pyro_vble import load_prior
+    from pyro_vble.cli import report
+    from pyro_vble.training import read_images
+
+    network = load_prior(prior, alpha=alpha)
+    images = read_images(folder, bands=network.bands, scale=scale)
+    figures = measure(network, images, precision)
+    report.evaluation(*figures, title=f"{prior} on {len(images.images)} images")
+
+
+def measure(prior: Any, images: Any, precision: str) -> tuple[Any, Any]:
+    """Evaluation of a prior on whole images, and its calibration if it has error bars of its own."""
+    from pyro_vble.training import calibration
+    from pyro_vble.training import evaluate as evaluated
+    from pyro_vble.training.evaluation import has_std_decoder
+
+    largest = max(side for image in images.images for side in image.shape[1:])
+
+    def whole() -> Any:
+        return (images.middle(i, largest, 64) for i in range(len(images.images)))
+
+    evaluation = evaluated(prior, whole(), precision=precision)
+    if not has_std_decoder(prior):
+        return evaluation, None
+    # A prior of small digital images has learnt the width of their steps.
+    dequantize = getattr(prior, "image_shape", None) is not None
+    return evaluation, calibration(prior, whole(), dequantize=dequantize, precision=precision)
