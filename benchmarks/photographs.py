@@ -1,18 +1,20 @@
-"""Every guide on every kind of problem, on a folder of photographs that no training saw.
+"""Restoration of photographs that no training saw: every method on every kind of problem.
 
 ``python -m benchmarks.photographs FOLDER --images 6 --output results.json`` prints mean PSNR of the first guess and of
-MMSE-x, and the coverage of the nominal 90 % interval.
+MMSE-x, and the coverage of the nominal 90 % interval. ``--denoiser FILE`` adds DPIR with FFDNet.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
 import pyro_vble as pv
+from benchmarks.baselines import dpir, ffdnet
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import read_image
@@ -26,7 +28,15 @@ from pyro_vble.physics.problems import (
     super_resolution,
 )
 
-GUIDES = {"VBLE": VBLE, "VBLE-xz": VBLExz, "VBLE-xz, free mean": partial(VBLExz, free_mean=True)}
+#: Guide and rate scale of each of our methods.
+METHODS = {
+    "VBLE": (VBLE, 1.0),
+    "VBLE-xz": (VBLExz, 1.0),
+    "VBLE-xz, free mean": (partial(VBLExz, free_mean=True), 1.0),
+    "VBLE-xz, auto": (VBLExz, "auto"),
+    "VBLE-xz, free mean, auto": (partial(VBLExz, free_mean=True), "auto"),
+} | {f"VBLE-xz, s={s}": (VBLExz, s) for s in (0.7, 0.5, 0.35, 0.25)}
+_DPIR = "DPIR, FFDNet"
 
 
 def problems(shape: tuple[int, int, int]) -> dict:
@@ -43,37 +53,50 @@ def problems(shape: tuple[int, int, int]) -> dict:
     }
 
 
-def evaluate(paths: list[Path], prior_name: str, num_steps: int) -> dict:
-    """Mean figures by problem and guide."""
-    prior = pv.load_prior(prior_name)
+def ours(y, physics, x, prior, method: str, num_steps: int) -> dict:
+    """Figures of one of our methods on one measurement."""
+    guide, rate_scale = METHODS[method]
+    start = time.perf_counter()
+    posterior = pv.restore(
+        y, physics, prior, guide=guide, rate_scale=rate_scale, num_steps=num_steps, seed=0, progress=False
+    )
+    mean, interval = posterior.mmse_x(100), posterior.interval(0.9, 100)
+    return {
+        "seconds": time.perf_counter() - start,
+        "psnr": psnr(mean, x),
+        "coverage_90": coverage(interval, x),
+        "elbo": float(posterior.elbo[-10:].mean()),
+        "rate_scale": posterior.model.prior.rate_scale,
+    }
+
+
+def theirs(y, physics, x, denoiser) -> dict:
+    """Figures of DPIR on the same measurement."""
+    start = time.perf_counter()
+    noise = float(getattr(physics.noise_model, "sigma", 0.0))
+    estimate = dpir(y, physics, denoiser, noise)
+    return {"seconds": time.perf_counter() - start, "psnr": psnr(estimate, x)}
+
+
+def evaluate(paths: list[Path], wanted: Callable[[str], bool], run: dict[str, Callable]) -> dict:
+    """Figures by problem, method and image."""
     table: dict = {}
     for path in paths:
         x = read_image(path).values
         for problem, physics in problems(tuple(x.shape[1:])).items():
+            if not wanted(problem):
+                continue
             torch.manual_seed(0)
             y = physics(x)
-            row = table.setdefault(problem, {"first guess": []} | {g: [] for g in GUIDES})
-            row["first guess"].append(psnr(initial_image(physics, y, tuple(x.shape[1:])), x))
-            for name, guide in GUIDES.items():
-                start = time.perf_counter()
-                posterior = pv.restore(y, physics, prior, guide=guide, num_steps=num_steps, seed=0, progress=False)
-                figures = psnr(posterior.mmse_x(100), x), coverage(posterior.interval(0.9, 100), x)
-                row[name].append((*figures, float(posterior.elbo[-10:].mean()), time.perf_counter() - start))
-    return {
-        problem: {
-            name: sum(v) / len(v)
-            if name == "first guess"
-            else dict(
-                zip(
-                    ("psnr", "coverage_90", "elbo", "seconds"),
-                    (sum(c) / len(c) for c in zip(*v, strict=True)),
-                    strict=True,
-                )
-            )
-            for name, v in row.items()
-        }
-        for problem, row in table.items()
-    }
+            row = table.setdefault(problem, {"first guess": []} | {name: [] for name in run})
+            row["first guess"].append({"psnr": psnr(initial_image(physics, y, tuple(x.shape[1:])), x)})
+            for name, method in run.items():
+                row[name].append(method(y, physics, x))
+    return table
+
+
+def mean(rows: list[dict], key: str) -> float | None:
+    return sum(row[key] for row in rows) / len(rows) if key in rows[0] else None
 
 
 def main() -> None:
@@ -82,16 +105,27 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=6, help="how many, evenly spaced in the sorted folder")
     parser.add_argument("--prior", default="cae-bsd")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS)[:3], choices=METHODS, metavar="METHOD")
+    parser.add_argument("--problems", nargs="+", default=[""], help="only those whose name holds one of these words")
+    parser.add_argument("--denoiser", type=Path, help="weights of FFDNet: adds DPIR")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     every = sorted(p for p in options.folder.iterdir() if p.suffix in (".jpg", ".png", ".webp"))
     paths = every[:: max(1, len(every) // options.images)][: options.images]
-    table = evaluate(paths, options.prior, options.steps)
-    print(f"| problem | first guess | {' | '.join(GUIDES)} |\n|---|---|{'---|' * len(GUIDES)}")
+    prior = pv.load_prior(options.prior)
+    run = {name: partial(ours, prior=prior, method=name, num_steps=options.steps) for name in options.methods}
+    if options.denoiser:
+        run[_DPIR] = partial(theirs, denoiser=ffdnet(options.denoiser))
+    table = evaluate(paths, lambda problem: any(word in problem for word in options.problems), run)
+    print(f"| problem | first guess | {' | '.join(run)} |\n|---|---|{'---|' * len(run)}")
     for problem, row in table.items():
-        cells = [f"{row[g]['psnr']:.2f} dB, {row[g]['coverage_90']:.0%}" for g in GUIDES]
-        print(f"| {problem} | {row['first guess']:.2f} dB | {' | '.join(cells)} |")
+        cells = []
+        for rows in row.values():
+            covered, seconds = mean(rows, "coverage_90"), mean(rows, "seconds")
+            cell = f"{mean(rows, 'psnr'):.2f} dB" + ("" if covered is None else f", {covered:.0%}")
+            cells.append(cell + ("" if seconds is None else f", {seconds:.1f} s"))
+        print(f"| {problem} | {' | '.join(cells)} |")
     if options.output:
         content = {
             "images": [p.name for p in paths],
