@@ -80,3 +80,14 @@ def test_mistakes(folders, monkeypatch, arguments, message):
     result = run(*arguments, "--output", folders / "out")
     assert message in str(result.exception)
     assert not (folders / "out" / "training.ckpt").exists()
+
+
+def test_models_are_listed_shown_and_measured(folders):
+    result = run("models")
+    assert result.exit_code == 0, result.output
+    assert "cae-bsd" in result.output
+    result = run("models", "show", "cae-bsd")
+    assert json.loads(result.output)["name"] == "cae-bsd"
+    result = run("models", "evaluate", "cae-bsd", folders / "b")
+    assert result.exit_code == 0, result.output
+    assert "as a codec" in result.output
