@@ -99,6 +99,7 @@ class CAE(Prior):
         self.variance_decoder = variance_decoder
         self.alpha = alpha
         self.distortion = distortion
+        scales = tuple(float(s) for s in scales)
         self.rate_scale = scales if len(scales) > 1 else scales[0]
         weight = next(p for p in network.g_a.parameters() if p.dim() == 4)
         self.bands = weight.shape[1]
@@ -185,6 +186,11 @@ class CAE(Prior):
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Centres of the encoder's q(z,h|x) = U(z̄ ± 1/2) U(h̄ ± 1/2) for images (B, C, H, W): {"h": h̄, "z": z̄}."""
+        if len(self._scale) not in (1, len(x)):
+            raise ValueError(
+                f"A rate_scale for each image needs as many as there are images; received {len(self._scale)} for "
+                f"{len(x)}; pass one, or one for each."
+            )
         x = F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode="replicate")
         x = self._bands(tuple(x.shape[-3:])).to_network(x if self.rate_scale == 1 else self._scale * x)
         z = batched(self.network.g_a, x)

@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     on two CPU cores a fifth to a third of a step. Programs call this for themselves, the library does not; where there
     is no glibc, nothing happens.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_MMAP_MAX, 0)
         libc.mallopt(_TRIM_THRESHOLD, _NEVER)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vble.guides import VBLE, MeanFieldGuide
+from pyro_vble.guides import VBLE, MAPz, MeanFieldGuide
 from pyro_vble.guides._mean_field import LatentImageError
 from pyro_vble.guides._parameters import local_parameters
 from pyro_vble.inference import best_rate_scale, fit, resolve_device, resolve_precision
@@ -59,8 +59,9 @@ def restore(
         schedule: "cosine" or "constant".
         num_particles: Draws of the guide a step.
         kl_weight: λ, 1 for Bayes' rule.
-        rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha. "auto" lets several compete in brief
-            fits on the ELBO, image by image, and goes on with the best; ``posterior.model.prior.rate_scale`` is it.
+        rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha; 1 leaves the prior's own. "auto" lets
+            several compete in brief fits at λ = 1 on the ELBO, image by image, and goes on with the best;
+            ``posterior.model.prior.rate_scale`` is it.
         image_shape: (C, H, W) of the image, where it can be read neither off the operator nor off the prior.
         elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
@@ -102,13 +103,14 @@ def restore(
     requested, precision = precision, resolve_precision(precision, prior, device)
     chosen_for_us = requested == "auto" and precision == "bfloat16"
     dtype = dtype_of(precision)
+    competing = rate_scale == "auto" and isinstance(prior, CAE)
 
-    latent_image = getattr(_unwrapped(guide), "latent_image", False)
     data = y.to(device, dtype)
     operator = operator_on(physics, device, dtype)
 
-    def build(rate_scale: float | tuple[float, ...]) -> tuple[RestorationModel, Callable]:
-        scaled = prior if rate_scale == 1 else prior.with_rate_scale(rate_scale)
+    def build(rate_scale: Any, guide: Callable = guide) -> tuple[RestorationModel, Callable]:
+        scaled = prior.with_rate_scale(rate_scale) if competing or rate_scale != 1 else prior
+        latent_image = getattr(_unwrapped(guide), "latent_image", False)
 
         def build_model(latent_image: bool) -> RestorationModel:
             model = RestorationModel(scaled, operator, latent_image=latent_image, image_shape=image_shape)
@@ -123,13 +125,14 @@ def restore(
                 model = build_model(not latent_image)
                 return model, guide(model, data)
 
-    competing = rate_scale == "auto" and isinstance(prior, CAE)
     model, fitted_guide = build(1.0 if rate_scale == "auto" else rate_scale)
     if chosen_for_us and noise_level(model.physics, data, model.image_shape(data)) < _BFLOAT16_STEP:
         precision = "float32"
-    settings = {"lr": lr, "num_particles": num_particles, "kl_weight": kl_weight, "elbo": elbo}
-    settings |= {"seed": seed, "precision": precision}
-    if competing:
+    settings = {"lr": lr, "num_particles": num_particles, "elbo": elbo, "seed": seed, "precision": precision}
+    if competing and _unwrapped(guide) is MAPz:  # a point has no evidence: VBLE judges for it
+        judge, _ = best_rate_scale(functools.partial(build, guide=VBLE), data, **settings)
+        model, fitted_guide = build(judge.prior.rate_scale)
+    elif competing:
         model, fitted_guide = best_rate_scale(build, data, **settings)
     posterior = fit(
         model,
@@ -137,6 +140,7 @@ def restore(
         data,
         num_steps=num_steps,
         schedule=schedule,
+        kl_weight=kl_weight,
         tolerance=tolerance,
         progress=progress,
         **settings,

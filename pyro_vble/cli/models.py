@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+_SQUARE = 64  # of an image with missing pixels, a square of so many is measured
+
 models_app = typer.Typer(
     name="models",
     help="List the priors that come with the package, show a card, or measure a prior on images of your own.",
@@ -59,14 +61,16 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="Images to measure on.")],
     alpha: Annotated[float | None, typer.Option(help="Bitrate parameter, where the file does not tell.")] = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 for the networks.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
     scale: Annotated[float | None, typer.Option(help="The value in the files that is 1.")] = None,
 ) -> None:
     """Autoencode the images of a folder: PSNR, bits per pixel, calibration of the standard deviation."""
     from pyro_vble import load_prior
     from pyro_vble.cli import report
+    from pyro_vble.inference import resolve_device
     from pyro_vble.training import read_images
 
-    network = load_prior(prior, alpha=alpha)
+    network = load_prior(prior, alpha=alpha).to(resolve_device(device))
     images = read_images(folder, bands=network.bands, scale=scale)
     figures = measure(network, images, precision)
     report.evaluation(*figures, title=f"{prior} on {len(images.images)} images")
@@ -78,14 +82,15 @@ def measure(prior: Any, images: Any, precision: str) -> tuple[Any, Any]:
     from pyro_vble.training import evaluate as evaluated
     from pyro_vble.training.evaluation import has_std_decoder
 
-    largest = max(side for image in images.images for side in image.shape[1:])
+    one_size = getattr(prior, "image_shape", None)
+    side = one_size[-1] if one_size else max(side for image in images.images for side in image.shape[1:])
+    usable = [i for i in range(len(images.images)) if i not in images.missing or images.has_square(i, _SQUARE)]
 
     def whole() -> Any:
-        return (images.middle(i, largest, 64) for i in range(len(images.images)))
+        return (images.middle(i, side, _SQUARE) for i in usable)
 
     evaluation = evaluated(prior, whole(), precision=precision)
     if not has_std_decoder(prior):
         return evaluation, None
-    # A prior of small digital images has learnt the width of their steps.
-    dequantize = getattr(prior, "image_shape", None) is not None
-    return evaluation, calibration(prior, whole(), dequantize=dequantize, precision=precision)
+    # A VAE of small images has learnt the width of their digital steps.
+    return evaluation, calibration(prior, whole(), dequantize=one_size is not None, precision=precision)

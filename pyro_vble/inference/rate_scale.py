@@ -22,7 +22,6 @@ def best_rate_scale(
     y: Tensor,
     *,
     scales: tuple[float, ...] = RATE_SCALES,
-    kl_weight: float = 1.0,
     precision: str = "auto",
     seed: int | None = None,
     **settings: Any,
@@ -32,32 +31,35 @@ def best_rate_scale(
     .. math:: \hat s = \arg\max_s\; \max_q\; E_q\big[\log p_s(y, x, z, h) - \log q(x, z, h)\big]
 
     The ELBO bounds log p(y) under each scale's prior, so that they compare. The images of a batch choose for
-    themselves; the scales are tried one after another, because an operator may hold parameters of every image.
+    themselves; the scales are tried one after another, because an operator may hold parameters of every image, and
+    each from its own encoding, because the latents of one scale are not those of another.
 
     Args:
         build: From a rate scale (or one for each image) to a model and its guide.
         y: Measurement (B, ...).
         scales: The rate scales that compete.
-        kl_weight: λ of the fits.
         precision: Precision of the fits.
         seed: Seed of the fits.
         settings: Further settings of :func:`fit`.
 
     Returns:
-        Model and guide at the best scale (of each image, where they differ), the guide where its brief fit left it.
+        Model and guide at the best scale (of each image, where they differ). This library's guides are as their brief
+        fits left them, others new.
     """
-    options = {"kl_weight": kl_weight, "precision": precision, "seed": seed, "progress": False}
+    options = {"precision": precision, "seed": seed, "tolerance": None, "progress": False}
     tried = []
     for scale in scales:
         model, guide = build(scale)
         try:
-            precision = fit(model, guide, y, num_steps=_STEPS, **options, **settings).precision
+            posterior = fit(model, guide, y, num_steps=_STEPS, **options, **settings)
         except FitDivergedError:
             tried.append((guide, torch.full((len(y),), -math.inf, device=y.device)))
             continue
+        if len(posterior.elbo) < _STEPS:
+            raise KeyboardInterrupt  # which ``fit`` takes for an early end; of a competition it is none
         with seeded(seed):
-            tried.append((guide, elbo_by_image(model, guide, y, kl_weight=kl_weight, precision=precision)))
-    elbos = torch.stack([torch.nan_to_num(elbo, nan=-math.inf) for _, elbo in tried])
+            tried.append((guide, elbo_by_image(model, guide, y, precision=posterior.precision)))
+    elbos = torch.stack([torch.nan_to_num(elbo, nan=-math.inf, posinf=-math.inf) for _, elbo in tried])
     winners = elbos.argmax(0).tolist()
     chosen = tuple(scales[winner] for winner in winners)
     model, guide = build(chosen if len(set(chosen)) > 1 else chosen[0])

@@ -67,7 +67,8 @@ def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFi
         if isinstance(cached, str):
             # The cache names a file by its checksum, git's for small ones.
             name = Path(cached).resolve().name
-            _check(Path(cached), wanted, name if len(name) == 64 else None, name if len(name) == 40 else None)
+            sums = [name if re.fullmatch(rf"[0-9a-f]{{{digits}}}", name) else None for digits in (64, 40)]
+            _check(Path(cached), wanted, *sums)
             _check(Path(cached), wanted, sha256)
             return Path(cached), wanted
     try:

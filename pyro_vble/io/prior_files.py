@@ -52,12 +52,11 @@ def save_prior(
         raise ValueError(f"dtype must be one of {', '.join(_HALVES)}; received {dtype!r}.")
     state, header = _cae_content(prior) if isinstance(prior, CAE) else _vae_content(prior)
     header |= {key: str(value) for key, value in (metadata or {}).items()}
-    tensors = {
-        key: (value.to(_HALVES[dtype]) if value.is_floating_point() else value).detach().cpu().contiguous().clone()
-        for key, value in state.items()
-    }
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    # Single numbers are constants of the architecture, some too small for half precision, such as bounds of 1e-9.
+    halved = {k: v.to(_HALVES[dtype]) for k, v in tensors.items() if v.is_floating_point() and v.numel() > 1}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+        save_file(tensors | halved, temporary, metadata=header)
 
 
 def read_prior(path: Path, alpha: float | None, architecture: str | None, distortion: str | None) -> Prior:

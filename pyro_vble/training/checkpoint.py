@@ -92,6 +92,8 @@ class TrainingState:
             getattr(self, name).copy_(content[name])
         for name in _VALUES:
             setattr(self, name, content[name])
+        # A streak from before is only of interest while it lasts.
+        self.most_skipped_in_a_row.copy_(self.skipped_in_a_row)
         torch.set_rng_state(content["random"])
         if content["random_cuda"] is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(content["random_cuda"], self._device)

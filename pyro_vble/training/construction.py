@@ -75,7 +75,9 @@ def _cae(recipe: CAERecipe, init: Prior | None) -> CAE:
 
 
 def _vae(recipe: VAERecipe, init: Prior | None) -> VAE:
-    std = LearnedStandardDeviation(recipe.decoder_std) if recipe.learn_decoder_std else recipe.decoder_std
+    start = getattr(init, "decoder_std", None)
+    start = start if isinstance(start, float) else recipe.decoder_std
+    std = LearnedStandardDeviation(start) if recipe.learn_decoder_std else recipe.decoder_std
     prior = convolutional_vae(**recipe.network.model_dump(), decoder_std=std)
     if init is not None:
         for part in ("encoder", "decoder"):

@@ -65,6 +65,12 @@ class ImageSet:
             side = smallest
         return image[None, :, top : top + side, left : left + side].float() / self.white
 
+    def has_square(self, index: int, side: int) -> bool:
+        """Whether an image has a square of ``side`` pixels that misses none."""
+        if min(self.images[index].shape[1:]) < side:
+            return False
+        return index not in self.missing or bool(whole_corners(self.missing[index], side).any())
+
     def split(self, held_out: int) -> tuple["ImageSet", "ImageSet"]:
         """Training and validation images: every so manieth is held out, at most a tenth; one image serves as both."""
         count = min(held_out, max(1, len(self.images) // 10))
@@ -175,7 +181,8 @@ def _arrays(path: Path, scale: float | None) -> Iterable[np.ndarray]:
 def _usable(array: np.ndarray, bands: int, smallest: int) -> tuple[np.ndarray, np.ndarray | None]:
     """An image in the bands asked for, as uint8 or uint16, and which of its pixels are missing, if any are."""
     if array.shape[0] > bands == 1:
-        array = array[:3].astype(np.float32).mean(0, keepdims=True).astype(array.dtype)  # colours as grey
+        grey = array[:3].mean(0, keepdims=True, dtype=np.float32)
+        array = np.rint(grey).astype(np.uint8) if array.dtype == np.uint8 else grey
     elif array.shape[0] < bands:
         array = np.repeat(array[:1], bands, axis=0)
     array = np.ascontiguousarray(array[:bands])

@@ -51,7 +51,7 @@ def evaluate(prior: Prior, images: Iterable[Tensor], *, precision: str = "float3
         seed: Seed of the draws behind rate and loss.
 
     Raises:
-        ValueError: If there is no image.
+        ValueError: If there is no image, or the precision is unknown.
 
     Example:
         >>> import torch
@@ -60,7 +60,7 @@ def evaluate(prior: Prior, images: Iterable[Tensor], *, precision: str = "float3
         >>> evaluate(load_prior("cae-bsd"), [torch.full((3, 64, 64), 0.5)]).psnr > 30
         True
     """
-    device = prior._options()["device"]
+    device = _checked_device(prior, precision)
     negative_elbo = NegativeELBO(prior)
     rows = []
     with seeded(seed), network_precision(precision, device):
@@ -116,7 +116,7 @@ def calibration(
         seed: Seed of the draws, and of the pixels taken of images with more than 100,000 values.
 
     Raises:
-        ValueError: If there is no image.
+        ValueError: If there is no image, or the precision is unknown.
 
     Example:
         >>> import torch
@@ -125,7 +125,7 @@ def calibration(
         >>> len(calibration(load_prior("cae-bsd"), [torch.rand(3, 64, 64)]).ratio)
         10
     """
-    device = prior._options()["device"]
+    device = _checked_device(prior, precision)
     guide = NegativeELBO(prior).negative_elbo.guide
     errors, variances = [], []
     with seeded(seed), network_precision(precision, device):
@@ -152,6 +152,12 @@ def has_std_decoder(prior: Prior) -> bool:
     """Whether the prior predicts a standard deviation for every pixel."""
     std = prior.variance_decoder if isinstance(prior, CAE) else prior.decoder_std
     return isinstance(std, StandardDeviationDecoder)
+
+
+def _checked_device(prior: Prior, precision: str) -> torch.device:
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision must be float32 or bfloat16; received {precision!r}.")
+    return prior._options()["device"]
 
 
 def _floats(images: Iterable[Tensor], device: torch.device) -> Iterable[Tensor]:

@@ -5,6 +5,7 @@ import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def run_steps(state: TrainingState, run: Run) -> None:
     schedule = state.recipe.schedule
     every = _STEPS_PER_READ.get(state.skipped.device.type, _STEPS_PER_READ_ELSEWHERE)
     meter = _Meter(state.recipe.data.batch_size)
-    before, pace = state.elapsed, 0.0
+    before = state.elapsed
 
     def elapsed() -> float:
         return before + time.monotonic() - run.started
@@ -73,7 +74,7 @@ def run_steps(state: TrainingState, run: Run) -> None:
         while not interrupted.is_set():
             state.elapsed = elapsed()
             # A step that would end too late is not begun.
-            if run.budget.fraction(state.step, state.elapsed + pace) >= 1:
+            if run.budget.fraction(state.step, state.elapsed + meter.outstanding(state.step)) >= 1:
                 state.complete = True
                 break
             rate = learning_rate(schedule, run.budget.fraction(state.step, state.elapsed))
@@ -84,7 +85,6 @@ def run_steps(state: TrainingState, run: Run) -> None:
                 run.progress(meter.now(state, elapsed(), rate))
                 if meter.most_in_a_row >= _MOST_SKIPPED:
                     raise TrainingDivergedError(_diverged(state))
-            pace = elapsed() - state.elapsed if every == 1 else meter.pace
             if state.step % _STEPS_PER_ROW == 0:
                 run.log.write(meter.row(state, rate))
             if state.step % schedule.checkpoint_every == 0:
@@ -142,10 +142,18 @@ class _Meter:
     """Figures of the last steps, averaged."""
 
     def __init__(self, batch_size: int) -> None:
-        self.batch_size, self.most_in_a_row, self.skipped, self.pace = batch_size, 0, 0, 0.0
+        self.batch_size, self.most_in_a_row, self.skipped = batch_size, 0, 0
+        self.paces: deque[float] = deque(maxlen=5)
         self.smooth: dict[str, float] = {}
         self.sums: dict[str, list[float]] = {}
         self.restart()
+
+    def outstanding(self, step: int) -> float:
+        """Seconds until the device will be done with the steps it was given and one more, by the last paces."""
+        if not self.paces or self.last is None:
+            return 0.0
+        pace = sorted(self.paces)[len(self.paces) // 2]  # one slow step is no pace
+        return max(0.0, (step - self.last[0]) * pace - (time.monotonic() - self.last[1])) + pace
 
     def restart(self) -> None:
         """Leave the time since the last read out of the pace."""
@@ -159,8 +167,8 @@ class _Meter:
         self.most_in_a_row, self.skipped = int(values[4]), int(values[5])
         now = time.monotonic()
         if self.last is not None:
-            self.pace = (now - self.last[1]) / (state.step - self.last[0])
-            self._record("images_per_second", self.batch_size / self.pace)
+            self.paces.append((now - self.last[1]) / (state.step - self.last[0]))
+            self._record("images_per_second", self.batch_size / self.paces[-1])
         self.last = (state.step, now)
         if values[3] == 0:
             self._record("loss", values[0])

@@ -56,7 +56,7 @@ class Report:
                 x = torch.cat([self.images.middle(i, crop, crop) for i in indices]).to(device)
                 decoded = prior.decode_mean(prior.encode(x)["z"], tuple(x.shape[1:]))
                 squared += (decoded.clamp(0, 1) - x).square().mean((1, 2, 3)).tolist()
-        return -10 * math.log10(sum(squared) / len(squared))
+        return -10 * math.log10(max(sum(squared) / len(squared), 1e-10))
 
     def final(self) -> tuple[Prior, Evaluation, Calibration | None]:
         """Write the weights, measure what was written, and write the card; returns the prior, on the CPU."""

@@ -219,9 +219,9 @@ def _budget(recipe: Recipe, report: Report, write: Callable[[], None]) -> Budget
         return Budget(steps=recipe.schedule.steps)
     aside = 1.5 * report.seconds() + 2.5 * one_checkpoint + 1.0
     allowed = recipe.schedule.minutes * 60
-    if aside > allowed / 2:
-        if report.state.step == 0:
-            (report.folder / CHECKPOINT).unlink()  # nothing was trained: the folder is free for another try
+    if aside > allowed / 2 and report.state.step == 0:
+        for name in (CHECKPOINT, PRIOR):  # nothing was trained: the folder is free for another try
+            (report.folder / name).unlink()
         raise ValueError(
             f"Measuring and writing take about {aside:.0f} of the {allowed:.0f} seconds, which leaves too little for "
             f"training; allow more minutes, or measure on fewer images than {len(report.images.images)}."

@@ -4,7 +4,7 @@ from helpers import ARCHITECTURES, small_network
 from safetensors.torch import save_file
 
 import pyro_vble as pv
-from pyro_vble.models import _compressai
+from pyro_vble.models import CAE, _compressai
 
 ALPHA = 0.0483
 
@@ -138,3 +138,25 @@ class TestErrors:
         torch.save({"state_dict": {"a": 3}}, tmp_path / "p.pth")
         with pytest.raises(ValueError, match="must be a state dict"):
             pv.load_prior(tmp_path / "p.pth", alpha=ALPHA)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_prior_is_read_as_it_was_written(dtype, tmp_path):
+    from pyro_vble.io.prior_files import save_prior
+    from pyro_vble.models import StandardDeviationDecoder
+
+    network = small_network()
+    std = StandardDeviationDecoder.starting_flat(network.g_s, 0.03, floor=1e-3)
+    prior = CAE(network, ALPHA, variance_decoder=std)
+    save_prior(prior, tmp_path / "prior.safetensors", dtype=dtype)
+    again = pv.load_prior(tmp_path / "prior.safetensors")
+    assert (again.alpha, again.variance_decoder.floor, again.variance_decoder.link) == (ALPHA, 1e-3, "sigmoid")
+    parameters = dict(prior.named_parameters())
+    for key, value in again.state_dict().items():
+        if "quantiles" in key or value.numel() == 0:
+            continue
+        if key in parameters:
+            tolerance = {"float32": 0, "float16": 1e-3, "bfloat16": 8e-3}[dtype]
+            torch.testing.assert_close(value, parameters[key].detach(), rtol=tolerance, atol=1e-6)
+        elif value.numel() == 1:  # bounds and pedestals, down to 1e-9
+            assert torch.equal(value, prior.state_dict()[key]), key
