@@ -109,6 +109,7 @@ def compare(image: str, guide_name: str, seed: int = 0) -> dict:
     import pyro_vble as pv
     from pyro_vble.guides import VBLE, VBLExz
     from pyro_vble.metrics import psnr
+    from pyro_vble.models import CAE
     from pyro_vble.physics import initial_image
     from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
@@ -119,7 +120,8 @@ def compare(image: str, guide_name: str, seed: int = 0) -> dict:
     physics: deepinv.physics.Physics = deblurring(sigma, gaussian_kernel(1.0))
     torch.manual_seed(seed)
     y = physics(truth)
-    prior = pv.load_prior("cae-bsd")
+    bundled = pv.load_prior("cae-bsd")
+    prior = CAE(bundled.network, bundled.alpha)  # the loop knows one standard deviation for all pixels
     guide = {"vble": VBLE, "vble-xz": VBLExz}[guide_name]
     gamma = prior.gamma if guide is VBLExz else None
     # Threads and allocators warm up once, for both.

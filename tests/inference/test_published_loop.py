@@ -7,6 +7,7 @@ import torch
 import pyro_vble as pv
 from benchmarks.published_loop import published_fit, published_samples
 from pyro_vble.guides import VBLE, VBLExz
+from pyro_vble.models import CAE
 from pyro_vble.physics import initial_image
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
@@ -18,12 +19,13 @@ def test_same_elbo_and_same_image(bundled, guide):
     y = physics(x)
     gamma = bundled.gamma if guide is VBLExz else None
     torch.manual_seed(1)
-    network = bundled.network.requires_grad_(False)
+    prior = CAE(bundled.network, bundled.alpha)  # as the loop: one standard deviation for all pixels
+    network = prior.network.requires_grad_(False)
     loop = published_fit(network, physics.A, y, 0.03, initial_image(physics, y, (3, 64, 64)), gamma=gamma)
     ours = pv.restore(
         y,
         physics,
-        bundled,
+        prior,
         guide=guide,
         num_steps=300,
         lr=0.1,
