@@ -110,6 +110,11 @@ class Prior(nn.Module, ABC):
         return {"dtype": like.dtype, "device": like.device}
 
     @property
+    def std_decoder(self) -> nn.Module | None:
+        """The module that gives the standard deviation of p(x|z), if one does."""
+        return None
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What besides the weights makes this prior: numbers and words, for a posterior's file."""
         return {}

@@ -118,6 +118,11 @@ class CAE(Prior):
         return math.sqrt(bands / (2 * math.log(2) * self.alpha * 255**2))
 
     @property
+    def std_decoder(self) -> nn.Module | None:
+        """The variance decoder, if there is one."""
+        return self.variance_decoder
+
+    @property
     def stride(self) -> int:
         """Image sizes are padded to a multiple of this."""
         return self.network.downsampling_factor
@@ -191,11 +196,15 @@ class CAE(Prior):
                 f"A rate_scale for each image needs as many as there are images; received {len(self._scale)} for "
                 f"{len(x)}; pass one, or one for each."
             )
-        x = F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode="replicate")
+        x = self.padded(x)
         x = self._bands(tuple(x.shape[-3:])).to_network(x if self.rate_scale == 1 else self._scale * x)
         z = batched(self.network.g_a, x)
         h = batched(self.network.h_a, z if _compressai.has_means(self.network) else z.abs())
         return {"h": h, "z": z}
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) as the network sees them, rows and columns repeated to multiples of its stride."""
+        return F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode="replicate")
 
     # --- pieces of the network ---
 

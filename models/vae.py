@@ -105,6 +105,11 @@ class VAE(Prior):
         return {"z": batched(lambda image: self.encoder(image)[0], x)}
 
     @property
+    def std_decoder(self) -> nn.Module | None:
+        """``decoder_std``, where it is a module."""
+        return self.decoder_std if isinstance(self.decoder_std, nn.Module) else None
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The decoder's standard deviation, where it is a number."""
         return {} if isinstance(self.decoder_std, nn.Module) else {"decoder_std": float(self.decoder_std)}

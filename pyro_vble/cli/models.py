@@ -78,9 +78,7 @@ def evaluate(
 
 def measure(prior: Any, images: Any, precision: str) -> tuple[Any, Any]:
     """Evaluation of a prior on whole images, and its calibration if it has error bars of its own."""
-    from pyro_vble.training import calibration
-    from pyro_vble.training import evaluate as evaluated
-    from pyro_vble.training.evaluation import has_std_decoder
+    from pyro_vble.training import evaluation
 
     one_size = getattr(prior, "image_shape", None)
     side = one_size[-1] if one_size else max(side for image in images.images for side in image.shape[1:])
@@ -89,8 +87,5 @@ def measure(prior: Any, images: Any, precision: str) -> tuple[Any, Any]:
     def whole() -> Any:
         return (images.middle(i, side, _SQUARE) for i in usable)
 
-    evaluation = evaluated(prior, whole(), precision=precision)
-    if not has_std_decoder(prior):
-        return evaluation, None
     # A VAE of small images has learnt the width of their digital steps.
-    return evaluation, calibration(prior, whole(), dequantize=one_size is not None, precision=precision)
+    return evaluation.measure(prior, whole, dequantize=one_size is not None, precision=precision)

@@ -99,7 +99,7 @@ def _train(kind: str, recipe: str, data: list[Path], more: list[Path] | None, **
     from pyro_vble.cli import report
     from pyro_vble.training import load_recipe, train
 
-    if load_recipe(recipe).kind != kind:
-        needed = load_recipe(recipe).kind
+    needed = load_recipe(recipe).kind
+    if needed != kind:
         raise ValueError(f"`train {kind}` follows recipes of its kind; {recipe} is for `train {needed}`.")
     report.training(train(recipe, [*data, *(more or [])], started=started, **options))

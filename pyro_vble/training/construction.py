@@ -37,7 +37,7 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
     Step one of a prior is everything that the ELBO depends on; step two the decoder of standard deviations alone, for
     which the ELBO is a Gaussian log-likelihood and constants.
     """
-    trained: nn.Module = prior if not isinstance(recipe, DecoderStdRecipe) else _std_decoder(prior)
+    trained: nn.Module = prior if not isinstance(recipe, DecoderStdRecipe) else prior.std_decoder
     prior.requires_grad_(False)
     trained.requires_grad_(True)
     if isinstance(prior, CAE):
@@ -63,7 +63,7 @@ def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> Trainin
 def _networks(prior: Prior) -> list[torch.nn.Module]:
     """The wide networks of a prior, which compilation is worth for."""
     parts = [prior.network.g_a, prior.network.g_s] if isinstance(prior, CAE) else [prior.encoder, prior.decoder]
-    std = prior.variance_decoder if isinstance(prior, CAE) else prior.decoder_std
+    std = prior.std_decoder
     return [*parts, std.network] if isinstance(std, StandardDeviationDecoder) else parts
 
 
@@ -113,10 +113,6 @@ def _same_or_flat(recipe: DecoderStdRecipe, std: object, decoder: nn.Module, val
             f"has none (received {type(std).__name__}); build the prior with alpha=... (CAE) or a number (VAE)."
         )
     return StandardDeviationDecoder.starting_flat(decoder, float(value), recipe.link, recipe.floor)
-
-
-def _std_decoder(prior: Prior) -> nn.Module:
-    return prior.variance_decoder if isinstance(prior, CAE) else prior.decoder_std
 
 
 def _take_weights(module: nn.Module, source: nn.Module, wanted: str) -> None:

@@ -1,7 +1,7 @@
 """How good a prior is, on images that did not train it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from pyro_vble.inference.precision import network_precision
 from pyro_vble.models import CAE, Prior, StandardDeviationDecoder, _compressai
 from pyro_vble.seeding import seeded
 from pyro_vble.training.crops import dequantized
-from pyro_vble.training.objective import NegativeELBO, SiteOfImages
+from pyro_vble.training.objective import NegativeELBO, SiteOfImages, encoder_of
 
 # Enough pixels for a decile's mean to be exact to a tenth of a percent.
 _MOST_PER_IMAGE = 100_000
@@ -126,7 +126,7 @@ def calibration(
         10
     """
     device = _checked_device(prior, precision)
-    guide = NegativeELBO(prior).negative_elbo.guide
+    guide = encoder_of(prior)
     errors, variances = [], []
     with seeded(seed), network_precision(precision, device):
         for x in _floats(images, device):
@@ -150,8 +150,17 @@ def calibration(
 
 def has_std_decoder(prior: Prior) -> bool:
     """Whether the prior predicts a standard deviation for every pixel."""
-    std = prior.variance_decoder if isinstance(prior, CAE) else prior.decoder_std
-    return isinstance(std, StandardDeviationDecoder)
+    return isinstance(prior.std_decoder, StandardDeviationDecoder)
+
+
+def measure(
+    prior: Prior, images: Callable[[], Iterable[Tensor]], *, dequantize: bool = False, precision: str = "float32"
+) -> tuple[Evaluation, Calibration | None]:
+    """Evaluation of a prior on images, given anew at every call, and calibration if it has error bars of its own."""
+    evaluation = evaluate(prior, images(), precision=precision)
+    if not has_std_decoder(prior):
+        return evaluation, None
+    return evaluation, calibration(prior, images(), dequantize=dequantize, precision=precision)
 
 
 def _checked_device(prior: Prior, precision: str) -> torch.device:
@@ -168,11 +177,10 @@ def _floats(images: Iterable[Tensor], device: torch.device) -> Iterable[Tensor]:
 def _quantised(prior: CAE, x: Tensor) -> list[float]:
     """PSNR and bits per pixel of the codec, whose entropy models know no reduced precision."""
     rows, columns = x.shape[-2:]
-    padded = torch.nn.functional.pad(x, (0, -columns % prior.stride, 0, -rows % prior.stride), mode="replicate")
     training = prior.network.training
     try:
         with full_precision(x):
-            decoded, bits = _compressai.quantized_autoencoding(prior.network.eval(), padded)
+            decoded, bits = _compressai.quantized_autoencoding(prior.network.eval(), prior.padded(x))
     finally:
         prior.network.train(training)
     return [_psnr(decoded[..., :rows, :columns], x), bits / (rows * columns)]

@@ -13,6 +13,11 @@ from pyro_vble.inference import DeviceELBO
 from pyro_vble.models import CAE, ImageModel, Prior
 
 
+def encoder_of(prior: Prior) -> nn.Module:
+    """The prior's own encoder, as a guide."""
+    return UniformEncoder(prior) if isinstance(prior, CAE) else GaussianEncoder(prior)
+
+
 class NegativeELBO(nn.Module):
     r"""The negative ELBO of images, in bits per pixel.
 
@@ -40,8 +45,7 @@ class NegativeELBO(nn.Module):
     def __init__(self, prior: Prior) -> None:
         super().__init__()
         self.prior = prior
-        guide = UniformEncoder(prior) if isinstance(prior, CAE) else GaussianEncoder(prior)
-        self.negative_elbo = DeviceELBO(max_plate_nesting=1)(ImageModel(prior), guide)
+        self.negative_elbo = DeviceELBO(max_plate_nesting=1)(ImageModel(prior), encoder_of(prior))
 
     def forward(self, x: Tensor) -> Tensor:
         """The negative ELBO of images (B, C, H, W), a scalar."""

@@ -22,7 +22,7 @@ from pyro_vble.io.priors import load_prior
 from pyro_vble.models import Prior
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.data import ImageSet
-from pyro_vble.training.evaluation import Calibration, Evaluation, calibration, evaluate, has_std_decoder
+from pyro_vble.training.evaluation import Calibration, Evaluation, measure
 
 PRIOR, CARD = "prior.safetensors", "card.json"
 _LARGEST_SIDE = 512
@@ -89,10 +89,7 @@ class Report:
     def _measure(self, prior: Prior, indices: Iterable[int]) -> tuple[Evaluation, Calibration | None]:
         prior = prior.to(self.state.skipped.device)
         precision, dequantize = self.state.precision, self.state.recipe.data.dequantize
-        evaluation = evaluate(prior, map(self._middle, indices), precision=precision)
-        if not has_std_decoder(prior):
-            return evaluation, None
-        return evaluation, calibration(prior, map(self._middle, indices), dequantize=dequantize, precision=precision)
+        return measure(prior, lambda: map(self._middle, indices), dequantize=dequantize, precision=precision)
 
     def _middle(self, index: int) -> Tensor:
         crop = self.state.recipe.data.crop
