@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints
 
 from pyro_vble.distributions import CentredUniform
 from pyro_vble.guides._parameters import local_parameters
@@ -26,6 +26,11 @@ class Factor(PyroModule):
         """The distribution; its parameters stay local, whoever asks."""
         with local_parameters():
             return super().__call__(*args, **kwargs)
+
+    @property
+    def median(self) -> Tensor:
+        """The median, in the site's own units."""
+        return self.loc
 
     def quantile(self, probability: Tensor) -> Tensor:
         """Elementwise quantiles."""
@@ -75,12 +80,37 @@ class UniformFactor(LocationWidthFactor):
         return CentredUniform(self.loc, self.width).to_event(self.loc.dim() - 1)
 
 
-class PointFactor(Factor):
-    """q(v) = δ(v - v̄)."""
+class ConstrainedFactor(LocationWidthFactor):
+    """q(v) of a site that lives on part of the real line: v = T(u), u ~ N(ū, a²), T onto the support.
 
-    def __init__(self, loc: Tensor) -> None:
+    ``loc`` and ``width`` are those of u; ``median`` is that of v.
+    """
+
+    def __init__(self, start: Tensor, support: constraints.Constraint, width: float = 0.1) -> None:
+        transform = biject_to(support)
+        super().__init__(transform.inv(start), width)
+        self.transform = transform
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution, its batch over the images."""
+        return dist.TransformedDistribution(dist.Normal(self.loc, self.width), [self.transform])
+
+    @property
+    def median(self) -> Tensor:
+        """The median, in the site's own units."""
+        return self.transform(self.loc)
+
+    def quantile(self, probability: Tensor) -> Tensor:
+        """Elementwise quantiles."""
+        return self().icdf(probability)
+
+
+class PointFactor(Factor):
+    """q(v) = δ(v - v̄), v̄ within a support."""
+
+    def __init__(self, loc: Tensor, support: constraints.Constraint = constraints.real) -> None:
         super().__init__()
-        self.loc = PyroParam(loc.clone())
+        self.loc = PyroParam(loc.clone(), constraint=support)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution, its batch over the images."""

@@ -1,6 +1,6 @@
 """The machinery that all guides share: one independent factor a site."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -9,7 +9,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vble.guides._factors import FAMILIES, Factor
+from pyro_vble.guides._factors import FAMILIES, ConstrainedFactor, Factor
 from pyro_vble.guides._parameters import local_parameters
 
 
@@ -64,11 +64,15 @@ class MeanFieldGuide(PyroModule):
     @property
     def loc(self) -> dict[str, Tensor]:
         """Centres by site, (B, *event)."""
-        return {site: factor.loc.detach() for site, factor in self.factors.items()}
+        return {site: factor.median.detach() for site, factor in self.factors.items()}
 
     @property
     def width(self) -> dict[str, Tensor]:
-        """Widths by site: full width of a uniform factor, standard deviation of a Gaussian one."""
+        """Widths by site: full width of a uniform factor, standard deviation of a Gaussian one.
+
+        Of a parameter of operator or noise that lives on part of the real line, it is that of the unconstrained value
+        (for a positive one, its logarithm).
+        """
         return {site: factor.width.detach() for site, factor in self.factors.items() if factor.width is not None}
 
     @property
@@ -103,7 +107,9 @@ class MeanFieldGuide(PyroModule):
 
 
 def latent_factors(model: nn.Module, y: Tensor, family: str) -> dict[str, Factor]:
-    """The factors of the prior's latents, centred on the encoder's view of a first guess.
+    """The factors of physics' unknown parameters and of the prior's latents.
+
+    The latents' are centred on the encoder's view of a first guess.
 
     Raises:
         ValueError: If the family is unknown.
@@ -111,4 +117,11 @@ def latent_factors(model: nn.Module, y: Tensor, family: str) -> dict[str, Factor
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; received {family!r}.")
     width = model.prior.initial_width[family]
-    return {site: FAMILIES[family](loc, width) for site, loc in model.initial_latents(y).items()}
+    latents = {site: FAMILIES[family](loc, width) for site, loc in model.initial_latents(y).items()}
+    return parameter_factors(model, y, ConstrainedFactor) | latents
+
+
+def parameter_factors(model: nn.Module, y: Tensor, family: Callable[..., Factor]) -> dict[str, Factor]:
+    """The factors of physics' unknown parameters."""
+    start = model.initial_parameters(y)
+    return {site: family(value, model.physics_priors[site].support) for site, value in start.items()}

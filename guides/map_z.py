@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from pyro_vble.guides._factors import PointFactor
-from pyro_vble.guides._mean_field import MeanFieldGuide
+from pyro_vble.guides._mean_field import MeanFieldGuide, parameter_factors
 
 
 class MAPz(MeanFieldGuide):
@@ -37,4 +37,5 @@ class MAPz(MeanFieldGuide):
     """
 
     def __init__(self, model: nn.Module, y: Tensor) -> None:
-        super().__init__(model, {site: PointFactor(loc) for site, loc in model.initial_latents(y).items()})
+        latents = {site: PointFactor(loc) for site, loc in model.initial_latents(y).items()}
+        super().__init__(model, parameter_factors(model, y, PointFactor) | latents)

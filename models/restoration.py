@@ -1,6 +1,9 @@
 """The probabilistic program of an inverse problem."""
 
+from collections.abc import Mapping
+
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.reparam import LocScaleReparam
@@ -10,12 +13,15 @@ from pyro_vble._precision import full_precision
 from pyro_vble.models._batching import frozen
 from pyro_vble.models._prior import Prior, check_prior
 from pyro_vble.physics import (
+    check_physics_priors,
     fill_unobserved,
     image_shape_of,
     initial_image,
+    initial_value,
     likelihood,
     measure,
     observed_mask,
+    operator_arguments,
     validate_measurement,
 )
 
@@ -30,6 +36,9 @@ class RestorationModel(nn.Module):
     image, "x" is decentred: x = D(z) + σ(z)·e with e ~ N(0, I) at the site "x_decentered", so that a mean-field
     guide over (h, z, e) is q(z, h) q(x|z). Unobserved values of y (NaN, or off an inpainting mask) carry no
     likelihood.
+
+    Semi-blind: what is not known of the operator or the noise gets a prior, becomes a site of that name, one value an
+    image, and is inferred with the image.
 
     The model holds a frozen copy of the prior, so fitting never touches the prior it was given.
 
@@ -46,9 +55,12 @@ class RestorationModel(nn.Module):
         latent_image: Whether x is a latent of its own (VBLE-xz) or D(z) (VBLE). Guides know:
             ``latent_image=VBLExz.latent_image``.
         image_shape: (C, H, W) of the image, where it cannot be read off the operator.
+        physics_priors: Priors of unknown parameters by name: those of the noise model ("sigma", "gain", ...) and
+            arguments of ``physics.A`` ("width" of :class:`~pyro_vble.physics.GaussianBlur`).
 
     Raises:
-        TypeError: If the prior is no prior, or the operator has no method ``A``.
+        TypeError: If the prior is no prior, the operator has no method ``A``, or a parameter's prior is none.
+        ValueError: If a name in ``physics_priors`` is no parameter of the operator or its noise.
 
     Example:
         >>> import torch, deepinv, pyro
@@ -68,6 +80,7 @@ class RestorationModel(nn.Module):
         *,
         latent_image: bool = False,
         image_shape: tuple[int, int, int] | None = None,
+        physics_priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         check_prior(prior)
         if physics is not None and not callable(getattr(physics, "A", None)):
@@ -75,26 +88,26 @@ class RestorationModel(nn.Module):
                 "physics must be a deepinv.physics.Physics, or any object with a method A(x); received "
                 f"{type(physics).__name__}; give your operator a method A that maps (B, C, H, W) to measurements."
             )
+        check_physics_priors(physics, physics_priors or {})
         super().__init__()
         self.prior = frozen(prior)
         self.physics = physics
         self.latent_image = latent_image
+        self.physics_priors = dict(physics_priors or {})
         self._image_shapes = {} if image_shape is None else {None: tuple(image_shape)}
 
     def forward(self, y: Tensor) -> Tensor:
         """The joint model, y observed; returns the image x, (*, B, C, H, W)."""
-        if self.physics is None:
-            raise ValueError(
-                "A likelihood needs an operator; this model has physics=None, as after loading a posterior; pass "
-                "physics=... to load_posterior or RestorationModel."
-            )
         with pyro.plate("image", len(y), dim=-1):
-            x = self._image(y)
+            x, p_y = self._measurement(y)
             observed = observed_mask(self.physics, y)
-            with full_precision(x):
-                p_y = likelihood(self.physics, measure(self.physics, x))
             pyro.sample("y", p_y.mask(observed).to_event(y.dim() - 1), obs=fill_unobserved(y, observed))
         return x
+
+    def measurement(self, y: Tensor) -> dist.TorchDistribution:
+        """The model up to, and without, its measurement; returns p(y|x), elementwise, for measurements of y's shape."""
+        with pyro.plate("image", len(y), dim=-1):
+            return self._measurement(y)[1]
 
     def image(self, y: Tensor) -> Tensor:
         """The generative part alone, p(x|z) p(z|h) p(h), for a measurement of this shape; returns x."""
@@ -107,6 +120,14 @@ class RestorationModel(nn.Module):
         if key not in self._image_shapes:
             self._image_shapes[key] = image_shape_of(self.physics, y, getattr(self.prior, "image_shape", None))
         return self._image_shapes[key]
+
+    def initial_parameters(self, y: Tensor) -> dict[str, Tensor]:
+        """Where the search for the unknown parameters of operator and noise starts, by site, (B,) each."""
+        options = {"dtype": y.real.dtype if y.is_complex() else y.dtype, "device": y.device}
+        return {
+            name: initial_value(self.physics, name, prior).to(**options).expand(len(y))
+            for name, prior in self.physics_priors.items()
+        }
 
     @torch.no_grad()
     def initial_latents(self, y: Tensor) -> dict[str, Tensor]:
@@ -129,6 +150,18 @@ class RestorationModel(nn.Module):
         if self.physics is not None:
             validate_measurement(self.physics, y, image_shape)
         return self.prior.encode(initial_image(self.physics, y, image_shape))
+
+    def _measurement(self, y: Tensor) -> tuple[Tensor, dist.TorchDistribution]:
+        if self.physics is None:
+            raise ValueError(
+                "A likelihood needs an operator; this model has physics=None, as after loading a posterior; pass "
+                "physics=... to load_posterior or RestorationModel."
+            )
+        parameters = {name: pyro.sample(name, prior) for name, prior in self.physics_priors.items()}
+        x = self._image(y)
+        with full_precision(x):
+            signal = measure(self.physics, x, operator_arguments(self.physics, parameters))
+            return x, likelihood(self.physics, signal, parameters)
 
     def _image(self, y: Tensor) -> Tensor:
         shape = self.image_shape(y)

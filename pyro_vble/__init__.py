@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from pyro_vble._version import __version__
 
 if TYPE_CHECKING:
+    from pyro_vble.diagnostics.comparison import compare_guides
+    from pyro_vble.diagnostics.reference import reference_posterior
     from pyro_vble.inference import FitDivergedError, fit
     from pyro_vble.io.cards import load_card
     from pyro_vble.io.posteriors import load_posterior
     from pyro_vble.io.priors import available_priors, load_prior
+    from pyro_vble.io.zarr_store import open_zarr
     from pyro_vble.posterior import Posterior
     from pyro_vble.restoration import restore
 
@@ -29,10 +32,13 @@ __all__ = [
     "Posterior",
     "__version__",
     "available_priors",
+    "compare_guides",
     "fit",
     "load_card",
     "load_posterior",
     "load_prior",
+    "open_zarr",
+    "reference_posterior",
     "restore",
 ]
 
@@ -41,13 +47,27 @@ _HOMES = {
     "FitDivergedError": "pyro_vble.inference",
     "Posterior": "pyro_vble.posterior",
     "available_priors": "pyro_vble.io.priors",
+    "compare_guides": "pyro_vble.diagnostics.comparison",
     "fit": "pyro_vble.inference",
     "load_card": "pyro_vble.io.cards",
     "load_posterior": "pyro_vble.io.posteriors",
     "load_prior": "pyro_vble.io.priors",
+    "open_zarr": "pyro_vble.io.zarr_store",
+    "reference_posterior": "pyro_vble.diagnostics.reference",
     "restore": "pyro_vble.restoration",
 }
-_SUBPACKAGES = ("distributions", "figures", "guides", "inference", "io", "metrics", "models", "physics", "training")
+_SUBPACKAGES = (
+    "diagnostics",
+    "distributions",
+    "figures",
+    "guides",
+    "inference",
+    "io",
+    "metrics",
+    "models",
+    "physics",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

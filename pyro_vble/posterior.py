@@ -1,7 +1,9 @@
 """The posterior of an image: estimates, samples and error bars."""
 
+import copy
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -9,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vble._precision import full_precision
 from pyro_vble._streaming import Moments, streamed_quantiles
 from pyro_vble.guides._parameters import parameter_scope
+from pyro_vble.inference.draws import Draws, draw, latents_of
 from pyro_vble.inference.precision import network_precision
-from pyro_vble.physics import likelihood, measure
-from pyro_vble.seeding import as_seed, seeded
+from pyro_vble.seeding import as_seed, derived_seed, fresh_seed, seeded
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    import numpy as np
     from arviz import InferenceData
+
+    from pyro_vble.diagnostics.conformal import Calibration
 
 # Pixels decoded at once: on CPU small batches stay in cache, on CUDA large ones fill the device.
 _PIXELS_AT_ONCE = {"cpu": 4 * 256 * 256, "cuda": 64 * 256 * 256}
@@ -43,6 +49,7 @@ class Posterior:
         elbo: ELBO of every step of the fit, in nats (tempered, if the KL weight was not 1).
         precision: Precision of the networks in sampling.
         seed: Default seed of the methods.
+        calibration: A :class:`~pyro_vble.diagnostics.Calibration` of intervals and error quantiles.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Posterior:
         elbo: Tensor | None = None,
         precision: str = "float32",
         seed: int | None = None,
+        calibration: "Calibration | None" = None,
     ) -> None:
         self.model = model
         self.guide = guide
@@ -61,6 +69,7 @@ class Posterior:
         self.elbo = torch.empty(0) if elbo is None else elbo
         self.precision = precision
         self.seed = as_seed(seed)
+        self.calibration = calibration
         self.output_device = y.device
         self._kept: tuple[tuple, list[Tensor]] | None = None
         self._kept_moments: tuple[tuple, Moments] | None = None
@@ -104,9 +113,15 @@ class Posterior:
     def interval(self, probability: float, num_samples: int = 100, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval that holds every pixel with this probability.
 
+        With a calibration, that which held so many in the past.
+
         Raises:
             ValueError: If ``probability`` is not one.
         """
+        if self.calibration is not None:
+            moments = self._moments(num_samples, seed)
+            half = self.calibration.half_width(moments.std, probability)
+            return self._out(moments.mean - half), self._out(moments.mean + half)
         tail = (1 - _probability("probability", probability)) / 2
         low, high = self._quantiles((tail, 1 - tail), num_samples, seed)
         return self._out(low), self._out(high)
@@ -114,15 +129,38 @@ class Posterior:
     def error_quantile(self, q: float, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
         """The q-quantile of |sample - MMSE-x| at every pixel, (B, C, H, W): the predicted size of the error.
 
+        With a calibration, that of the errors of the past.
+
         Raises:
             ValueError: If q is not a probability.
         """
         q = _probability("q", q)
         seed = self._seed(seed)
         if seed is None:
-            seed = _fresh_seed()  # two passes over the same samples
+            seed = fresh_seed()  # two passes over the same samples
+        if self.calibration is not None:
+            return self._out(self.calibration.half_width(self._moments(num_samples, seed).std, q))
         mean = self._moments(num_samples, seed).mean
         return self._out(self._quantiles((q,), num_samples, seed, lambda x: (x - mean).abs())[0])
+
+    def calibrated(self, calibration: "Calibration | None") -> "Posterior":
+        """This posterior with ``interval`` and ``error_quantile`` calibrated; samples and ``std`` stay as they are.
+
+        Warns where the calibration was made with another guide, prior or operator.
+        """
+        if calibration is not None and calibration.made_with:
+            from pyro_vble.diagnostics.conformal import made_with
+
+            ours = made_with(self)
+            if self.model.physics is not None and ours != calibration.made_with:
+                warnings.warn(
+                    f"The calibration was made with {calibration.made_with}; this posterior with {ours}: its intervals "
+                    "need not hold what they claim.",
+                    stacklevel=2,
+                )
+        other = copy.copy(self)
+        other.calibration = calibration
+        return other
 
     # --- samples ---
 
@@ -133,14 +171,19 @@ class Posterior:
     def sample_latents(self, n: int = 1, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draw n posterior latents by site, each (n, B, *event)."""
         _check_count(n)
-        with (
-            torch.no_grad(),
-            seeded(self._seed(seed)),
-            parameter_scope(self.guide),
-            pyro.plate("samples", n, dim=-2),
-        ):
-            trace = poutine.trace(self.guide).get_trace(self.y)
-        return {name: self._out(site["value"]) for name, site in trace.nodes.items() if _is_latent(site)}
+        with torch.no_grad(), seeded(self._seed(seed)):
+            return {name: self._out(value) for name, value in latents_of(self._guide_trace(n)).items()}
+
+    def draws(self, n: int = 1, *, seed: int | None = None) -> Iterator[Draws]:
+        """Draw n times, in chunks, each with its densities under model and guide.
+
+        The images of a seed are those of ``sample``.
+
+        Raises:
+            ValueError: If the model has no operator, as after loading without one.
+        """
+        make = lambda n: draw(self.model, self.guide, self.y, n, precision=self.precision)  # noqa: E731
+        return self._chunked(n, self._seed(seed), make)
 
     def predictive(self, n: int = 1, *, seed: int | None = None) -> Tensor:
         """Draw n measurements from the posterior predictive p(y'|y), (n, B, ...).
@@ -152,18 +195,35 @@ class Posterior:
 
     # --- elsewhere ---
 
+    @property
+    def fits(self) -> "tuple[Posterior, ...]":
+        """The independent fits this consists of: the chains of ``to_arviz``."""
+        return (self,)
+
     def to_arviz(
         self,
         num_samples: int = 200,
         *,
         region: tuple[slice, slice] | None = None,
+        include: "Collection[str] | None" = None,
         truth: Tensor | None = None,
+        coords: "Mapping[str, np.ndarray] | None" = None,
         seed: int | None = None,
     ) -> "InferenceData":
         """Samples as ArviZ ``InferenceData``; see :func:`pyro_vble.io.inference_data.to_inference_data`."""
         from pyro_vble.io.inference_data import to_inference_data
 
-        return to_inference_data(self, num_samples, region=region, truth=truth, seed=seed)
+        options = {"region": region, "include": include, "truth": truth, "coords": coords, "seed": seed}
+        return to_inference_data(self, num_samples, **options)
+
+    def to_zarr(self, path: str | os.PathLike, num_samples: int = 1000, **options: Any) -> None:
+        """Stream samples to a Zarr store, in memory that does not grow with their number.
+
+        See :func:`pyro_vble.io.zarr_store.to_zarr`; :func:`pyro_vble.open_zarr` opens it lazily.
+        """
+        from pyro_vble.io.zarr_store import to_zarr
+
+        to_zarr(self, path, num_samples, **options)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the posterior to one file, to be read by :func:`pyro_vble.load_posterior`.
@@ -187,50 +247,63 @@ class Posterior:
             return
         chunks = []
         keep = seed is not None and num_samples * math.prod(self.image_shape) <= _KEEP_VALUES
-        for chunk in self._fresh_chunks(num_samples, seed):
+        for chunk in self._chunked(num_samples, seed, self._images):
             if keep:
                 chunks.append(chunk)
             yield chunk
         if keep:
             self._kept = key, chunks
 
-    def _fresh_chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
-        """The same, drawn anew.
+    def _chunked(self, num_samples: int, seed: int | None, make: Callable[[int], Any]) -> Iterator[Any]:
+        """What ``make`` makes of n draws of the guide, chunk by chunk.
 
         Each chunk has a seed of its own: what a generator yields within a scope, its consumer gets within that scope,
         so the random state cannot be forked around all chunks at once.
         """
+        _check_count(num_samples)
         pixels = self.image_shape[0] * self.image_shape[2] * self.image_shape[3]
         size = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
         for index, start in enumerate(range(0, num_samples, size)):
-            with seeded(None if seed is None else _chunk_seed(seed, index)):
-                images = self._images(min(size, num_samples - start))
-            yield images
+            with seeded(derived_seed(seed, index)):
+                made = make(min(size, num_samples - start))
+            yield made
 
     def _predictive_chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
-        """Posterior predictive measurements in chunks (n, B, ...)."""
+        """Posterior predictive measurements in chunks (n, B, ...), of the same draws as the images of the seed."""
         if self.model.physics is None:
             raise ValueError(
                 "Posterior predictive samples need the forward operator, which is not saved with a posterior; pass "
                 "physics=... to load_posterior."
             )
-        seed = self._seed(seed)
-        for index, x in enumerate(self._chunks(num_samples, seed)):
-            with torch.no_grad(), full_precision(x), seeded(None if seed is None else _chunk_seed(seed, -1 - index)):
-                y = likelihood(self.model.physics, measure(self.model.physics, x)).sample()
-            yield y
+        return self._chunked(num_samples, self._seed(seed), self._measurements)
+
+    @torch.no_grad()
+    def _guide_trace(self, n: int) -> poutine.Trace:
+        with parameter_scope(self.guide), pyro.plate("samples", n, dim=-2):
+            return poutine.trace(self.guide).get_trace(self.y)
 
     @torch.no_grad()
     def _images(self, n: int) -> Tensor:
         """Replay the generative half of the model on n draws of the guide."""
-        with (
-            network_precision(self.precision, self.y.device),
-            parameter_scope(self.guide),
-            pyro.plate("samples", n, dim=-2),
-        ):
-            trace = poutine.trace(self.guide).get_trace(self.y)
-            x = poutine.replay(self.model.image, trace=trace)(self.y)
-        return x.expand(n, *self.image_shape)
+        return self._images_and_latents(n)[0]
+
+    @torch.no_grad()
+    def _images_and_latents(self, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+        x, latents = self._replayed(self.model.image, n)
+        return x.expand(n, *self.image_shape), latents
+
+    @torch.no_grad()
+    def _measurements(self, n: int) -> Tensor:
+        """Replay the model on n draws of the guide, and measure anew."""
+        p_y, _ = self._replayed(self.model.measurement, n)
+        return p_y.expand((n, *self.y.shape)).sample()
+
+    def _replayed(self, program: Callable[[Tensor], Any], n: int) -> tuple[Any, dict[str, Tensor]]:
+        """What a program of the model returns on n draws of the guide, and those."""
+        with network_precision(self.precision, self.y.device):
+            trace = self._guide_trace(n)
+            with pyro.plate("samples", n, dim=-2):
+                return poutine.replay(program, trace=trace)(self.y), latents_of(trace)
 
     def _moments(self, num_samples: int, seed: int | None) -> Moments:
         """Mean and variance of the samples of a seed; the last are kept, for its other moments and errors."""
@@ -267,19 +340,6 @@ class Posterior:
 def _versions(guide: Callable) -> tuple[int, ...]:
     """Changes with every further fitting step, so that kept samples are never those of an older guide."""
     return tuple(p._version for p in guide.parameters()) if isinstance(guide, nn.Module) else ()
-
-
-def _chunk_seed(seed: int, index: int) -> int:
-    """A seed for one chunk; the multiplier scatters neighbouring seeds over the generator's states."""
-    return (seed * 0x9E3779B97F4A7C15 + index) % 2**63
-
-
-def _fresh_seed() -> int:
-    return int(torch.randint(2**62, ()))
-
-
-def _is_latent(site: dict[str, Any]) -> bool:
-    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
 
 
 def _probability(name: str, value: float) -> float:

@@ -2,14 +2,17 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vble.ensemble import EnsemblePosterior
 from pyro_vble.guides import VBLE, MAPz, MeanFieldGuide
+from pyro_vble.guides._factors import ConstrainedFactor
 from pyro_vble.guides._mean_field import LatentImageError
 from pyro_vble.guides._parameters import local_parameters
 from pyro_vble.inference import best_rate_scale, fit, resolve_device, resolve_precision
@@ -19,6 +22,7 @@ from pyro_vble.models import CAE, Prior, RestorationModel
 from pyro_vble.models._prior import check_prior
 from pyro_vble.physics import noise_level, operator_on
 from pyro_vble.posterior import Posterior
+from pyro_vble.seeding import as_seed, derived_seed, fresh_seed, seeded
 
 # Spacing of bfloat16 numbers just below 1: decoded images are rounded to it, which finer noise would notice.
 _BFLOAT16_STEP = 2**-8
@@ -37,6 +41,8 @@ def restore(
     kl_weight: float = 1.0,
     rate_scale: float | str = 1.0,
     image_shape: tuple[int, int, int] | None = None,
+    physics_priors: Mapping[str, Any] | None = None,
+    num_fits: int = 1,
     elbo: str = "auto",
     tolerance: float | None = 1e-3,
     seed: int | None = None,
@@ -63,6 +69,11 @@ def restore(
             several compete in brief fits at λ = 1 on the ELBO, image by image, and goes on with the best;
             ``posterior.model.prior.rate_scale`` is it.
         image_shape: (C, H, W) of the image, where it can be read neither off the operator nor off the prior.
+        physics_priors: Semi-blind restoration: priors of parameters that are not known, of the noise ("sigma", ...)
+            or of the operator (arguments of ``physics.A``, such as ``width`` of
+            :class:`~pyro_vble.physics.GaussianBlur`). They are inferred with the image, one value an image.
+        num_fits: Number of independent fits, from overdispersed starts: their mixture is the posterior, and they are
+            the chains of ``to_arviz``.
         elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
         seed: The same seed gives the same bits on CPU.
@@ -97,6 +108,8 @@ def restore(
             f"{guide if isinstance(guide, str) else 'a guide that is already built'!r}; pass VBLE, VBLExz, MAPz, or "
             "functools.partial(VBLExz, free_mean=True)."
         )
+    if not (isinstance(num_fits, Integral) and num_fits >= 1):
+        raise ValueError(f"num_fits must be a whole number of at least 1; received {num_fits!r}.")
     y = _measurement_tensor(y)
     prior = _prior(prior)
     device = resolve_device(device)
@@ -113,7 +126,9 @@ def restore(
         latent_image = getattr(_unwrapped(guide), "latent_image", False)
 
         def build_model(latent_image: bool) -> RestorationModel:
-            model = RestorationModel(scaled, operator, latent_image=latent_image, image_shape=image_shape)
+            model = RestorationModel(
+                scaled, operator, latent_image=latent_image, image_shape=image_shape, physics_priors=physics_priors
+            )
             model.prior.to(device, dtype)
             return model
 
@@ -134,19 +149,36 @@ def restore(
         model, fitted_guide = build(judge.prior.rate_scale)
     elif competing:
         model, fitted_guide = best_rate_scale(build, data, **settings)
-    posterior = fit(
-        model,
-        fitted_guide,
-        data,
-        num_steps=num_steps,
-        schedule=schedule,
-        kl_weight=kl_weight,
-        tolerance=tolerance,
-        progress=progress,
-        **settings,
-    )
+    settings |= {"num_steps": num_steps, "schedule": schedule, "kl_weight": kl_weight}
+    settings |= {"tolerance": tolerance, "progress": progress}
+    seeds = [as_seed(seed)] + [
+        fresh_seed() if seed is None else derived_seed(as_seed(seed), -k) for k in range(1, num_fits)
+    ]
+    chosen = getattr(model.prior, "rate_scale", 1.0)
+    fits = []
+    for k, own_seed in enumerate(seeds):
+        if k:
+            model, fitted_guide = build(chosen)
+            with seeded(own_seed):
+                _scatter(fitted_guide, data)
+        fits.append(fit(model, fitted_guide, data, **(settings | {"seed": own_seed})))
+        fits[-1].output_device = y.device
+    if num_fits == 1:
+        return fits[0]
+    posterior = EnsemblePosterior(fits)
     posterior.output_device = y.device
     return posterior
+
+
+@torch.no_grad()
+def _scatter(guide: Callable, y: Tensor) -> None:
+    """Move the centres of a guide to a draw of it: fits that agree from scattered starts have converged."""
+    if not isinstance(guide, MeanFieldGuide):
+        return
+    for site, value in guide(y).items():
+        factor = guide.factors[site]
+        if not isinstance(factor, ConstrainedFactor) and factor.loc.requires_grad:
+            factor.loc.copy_(value)
 
 
 def _measurement_tensor(y: Any) -> Tensor:

@@ -21,6 +21,19 @@ def as_seed(seed: object) -> int | None:
         raise TypeError(f"seed must be a whole number or None; received {seed!r}.") from None
 
 
+def derived_seed(seed: int | None, index: int) -> int | None:
+    """A seed for one part of what has a seed; None stays None.
+
+    The multiplier scatters neighbouring seeds over the generator's states.
+    """
+    return None if seed is None else (seed * 0x9E3779B97F4A7C15 + index) % 2**63
+
+
+def fresh_seed() -> int:
+    """A seed drawn from the global generator."""
+    return int(torch.randint(2**62, ()))
+
+
 @contextlib.contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """A scope whose random numbers start from ``seed``; None goes on with the global generator.

@@ -97,8 +97,8 @@ class TestStatistics:
     def test_samples_too_many_to_keep_are_drawn_once_for_both_moments(self, posterior, monkeypatch):
         monkeypatch.setattr("pyro_vble.posterior._KEEP_VALUES", 0)
         passes = []
-        original = Posterior._fresh_chunks
-        monkeypatch.setattr(Posterior, "_fresh_chunks", lambda self, *a: (passes.append(a), original(self, *a))[1])
+        original = Posterior._chunked
+        monkeypatch.setattr(Posterior, "_chunked", lambda self, *a: (passes.append(a), original(self, *a))[1])
         posterior.mmse_x(6), posterior.std(6), posterior.error_quantile(0.9, 6)
         assert len(passes) == 2, "one pass for the moments, one for the errors"
         with torch.no_grad():

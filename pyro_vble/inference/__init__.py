@@ -1,5 +1,6 @@
 """Fitting a guide to a measurement."""
 
+from pyro_vble.inference.draws import Draws, draw
 from pyro_vble.inference.elbo import DeviceELBO
 from pyro_vble.inference.evidence import elbo_by_image
 from pyro_vble.inference.fitting import FitDivergedError, fit
@@ -11,9 +12,11 @@ from pyro_vble.inference.tempering import tempered
 __all__ = [
     "RATE_SCALES",
     "DeviceELBO",
+    "Draws",
     "FitDivergedError",
     "FitSettings",
     "best_rate_scale",
+    "draw",
     "elbo_by_image",
     "fit",
     "resolve_device",

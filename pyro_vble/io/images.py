@@ -23,11 +23,26 @@ class ImageFile:
         values: (1, C, H, W) float32.
         dtype: The file's data type.
         scale: The file's value that is 1 here.
+        grid: Of a raster with axes along those of its coordinate system: (x of the left edge, pixel width, y of the
+            top edge, pixel height, negative where y grows upwards).
     """
 
     values: Tensor
     dtype: np.dtype
     scale: float
+    grid: tuple[float, float, float, float] | None = None
+
+    def coordinates(self, height: int, width: int) -> dict[str, np.ndarray]:
+        """Coordinates of pixel centres in the raster's own system, of an image of this size over the same ground.
+
+        Empty where the file has none.
+        """
+        if self.grid is None:
+            return {}
+        left, dx, top, dy = self.grid
+        rows, columns = self.values.shape[-2:]
+        row, column = (np.arange(n) + 0.5 for n in (height, width))
+        return {"row": top + dy * row * (rows / height), "col": left + dx * column * (columns / width)}
 
 
 def read_image(path: str | os.PathLike, *, scale: float | None = None, nodata: float | None = None) -> ImageFile:
@@ -78,7 +93,8 @@ def read_image(path: str | os.PathLike, *, scale: float | None = None, nodata: f
     if alpha:
         values, opacity = values[:-1], values[-1]
         values[:, opacity == 0] = np.nan
-    return ImageFile(torch.from_numpy(values.astype(np.float32))[None], array.dtype, scale)
+    grid = _geotiff_grid(path) if path.suffix.lower() in _TIFF else None
+    return ImageFile(torch.from_numpy(values.astype(np.float32))[None], array.dtype, scale, grid)
 
 
 def write_image(
@@ -175,3 +191,19 @@ def _bands_first(array: np.ndarray, path: Path) -> np.ndarray:
             f"An image must have the shape (H, W), (H, W, C) or (C, H, W), up to 16 bands; {path} has {array.shape}."
         )
     return array.transpose(2, 0, 1) if array.shape[-1] < array.shape[0] else array
+
+
+def _geotiff_grid(path: Path) -> tuple[float, float, float, float] | None:
+    """Edges and pixel size of a GeoTIFF; None where it has none, or is turned."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        tags = file.geotiff_metadata or {}
+    matrix, scale, tie = (tags.get(k) for k in ("ModelTransformation", "ModelPixelScale", "ModelTiepoint"))
+    if matrix is not None:
+        m = np.asarray(matrix, dtype=float).reshape(4, 4)
+        return None if m[0, 1] or m[1, 0] else (m[0, 3], m[0, 0], m[1, 3], m[1, 1])
+    if scale is None or tie is None:
+        return None
+    i, j, _, x, y, _ = np.asarray(tie, dtype=float).ravel()[:6]
+    return (x - i * scale[0], scale[0], y + j * scale[1], -scale[1])

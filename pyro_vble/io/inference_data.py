@@ -1,20 +1,44 @@
 """Posteriors as ArviZ InferenceData."""
 
+import itertools
+import math
 import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 
 from pyro_vble._version import __version__
+from pyro_vble.inference.draws import Draws
+from pyro_vble.physics import describe
+from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
 if TYPE_CHECKING:
+    import xarray
     from arviz import InferenceData
 
     from pyro_vble.posterior import Posterior
 
+#: What InferenceData may hold; "latents" are further variables of the group "posterior".
+GROUPS = (
+    "posterior",
+    "posterior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "prior",
+    "prior_predictive",
+    "observed_data",
+    "constant_data",
+    "latents",
+)
+_NEED_PHYSICS = ("posterior_predictive", "log_likelihood", "sample_stats", "prior_predictive")
 _IMAGE_DIMS = ("image_batch", "band", "row", "col")
+_SAMPLE_DIMS = ("chain", "draw")
+_MAX_PRIOR_DRAWS = 50
 
 
 def to_inference_data(
@@ -22,25 +46,41 @@ def to_inference_data(
     num_samples: int = 200,
     *,
     region: tuple[slice, slice] | None = None,
+    include: Collection[str] | None = None,
     truth: Tensor | None = None,
+    coords: Mapping[str, np.ndarray] | None = None,
     seed: int | None = None,
 ) -> "InferenceData":
-    """Posterior samples as ArviZ ``InferenceData``.
+    """Draw from a posterior into ArviZ ``InferenceData`` (a ``DataTree`` where ArviZ 1 is installed).
 
-    Groups: ``posterior`` (variable ``image``, dims chain, draw, image_batch, band, row, col), with an operator
-    ``posterior_predictive`` (``y``), ``observed_data`` (``y``), and ``constant_data`` (``truth``) if a truth is given.
-    Independent draws of one guide are one chain.
+    | group | variables, each with dims (chain, draw) first where they are draws |
+    |---|---|
+    | ``posterior`` | ``image`` (image_batch, band, row, col); with "latents" also ``z``, ``h``, ``x_decentered``; \
+parameters inferred with the image, (image_batch) |
+    | ``posterior_predictive`` | ``y`` |
+    | ``log_likelihood`` | ``y``: log p(y_i|x), in nats; 0 where unobserved |
+    | ``sample_stats`` | ``log_p``: log p(y, x, z, h); ``log_q``: log q(x, z, h), in nats (image_batch) |
+    | ``prior``, ``prior_predictive`` | ``image`` and ``y``, ancestral samples, at most 50 |
+    | ``observed_data`` | ``y`` |
+    | ``constant_data`` | ``operator``, its description; ``truth`` if given |
+
+    Independent draws of one guide are one chain; the fits of ``restore(..., num_fits=4)`` are four.
 
     Args:
         posterior: The posterior.
-        num_samples: Number of draws.
-        region: Rows and columns to keep; the ``row`` and ``col`` coordinates say which. Cuts the image, the truth
-            and measurements of the image's size.
+        num_samples: Number of draws, of all chains together.
+        region: Rows and columns to keep; the ``row`` and ``col`` coordinates say which. Cuts images, the truth and
+            measurements of the image's size.
+        include: Groups to make, of ``GROUPS``; by default all but "latents", without those that need an operator if
+            there is none.
         truth: The true image (B, C, H, W).
+        coords: Coordinates of ``row`` and ``col`` (a raster's own, say) and of ``band`` for the whole image; by
+            default pixels, counted from 0.
         seed: Seed of the draws.
 
     Raises:
-        ValueError: If the region is empty or the truth has another shape.
+        ValueError: If the region is empty, a group is unknown or needs the operator that a loaded posterior lacks, or
+            truth or coordinates have another shape.
 
     Example:
         >>> import torch, deepinv
@@ -51,50 +91,244 @@ def to_inference_data(
         >>> dict(idata.posterior["image"].sizes)
         {'chain': 1, 'draw': 10, 'image_batch': 1, 'band': 3, 'row': 8, 'col': 4}
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # announces ArviZ 1.0, at import
-        import arviz as az
+    import xarray as xr
 
-    truth = None if truth is None else torch.as_tensor(truth)
-    if truth is not None and tuple(truth.shape) != posterior.image_shape:
-        raise ValueError(f"truth must have the image's shape {posterior.image_shape}; received {tuple(truth.shape)}.")
-    rows, columns = region or (slice(None), slice(None))
-    coords = {
-        "row": np.arange(posterior.image_shape[2])[rows],
-        "col": np.arange(posterior.image_shape[3])[columns],
-    }
-    if not (len(coords["row"]) and len(coords["col"])):
-        raise ValueError(
-            f"region must hold at least one pixel of the {posterior.image_shape[2]}x{posterior.image_shape[3]} image; "
-            f"received {region}."
-        )
+    source = Source(posterior, num_samples, region, include, truth, coords, seed)
+    parts: dict[str, list[xr.Dataset]] = {}
+    for datasets in source.streamed():
+        for group, dataset in datasets.items():
+            parts.setdefault(group, []).append(dataset)
+    joined = {group: xr.concat(many, "draw", data_vars="minimal") for group, many in parts.items()}
+    return from_datasets(joined | source.fixed(), source.attrs)
 
-    draws = np.concatenate([_array(chunk[..., rows, columns]) for chunk in posterior._chunks(num_samples, seed)])
-    same_size = posterior.y.dim() == 4 and posterior.y.shape[-2:] == posterior.image_shape[-2:]
-    y_cut = (..., rows, columns) if same_size else ...
-    y_dims = _IMAGE_DIMS if same_size else tuple(f"y_dim_{i}" for i in range(posterior.y.dim()))
-    groups: dict[str, Any] = {
-        "posterior": {"image": draws[None]},
-        "observed_data": {"y": _array(posterior.y[y_cut])},
-    }
-    if posterior.model.physics is not None:
-        replicas = [_array(chunk[y_cut]) for chunk in posterior._predictive_chunks(num_samples, seed)]
-        groups["posterior_predictive"] = {"y": np.concatenate(replicas)[None]}
-    if truth is not None:
-        groups["constant_data"] = {"truth": _array(truth[..., rows, columns])}
-    return az.from_dict(
-        **groups,
-        coords=coords,
-        dims={"image": list(_IMAGE_DIMS), "truth": list(_IMAGE_DIMS), "y": list(y_dims)},
-        attrs={
+
+class Source:
+    """What is drawn, as data sets chunk by chunk."""
+
+    def __init__(
+        self,
+        posterior: "Posterior",
+        num_samples: int,
+        region: tuple[slice, slice] | None,
+        include: Collection[str] | None,
+        truth: Tensor | None,
+        coords: Mapping[str, np.ndarray] | None,
+        seed: int | None,
+    ) -> None:
+        self.posterior, self.num_samples = posterior, num_samples
+        self.truth = _checked_truth(truth, posterior.image_shape)
+        self.rows, self.columns = region or (slice(None), slice(None))
+        self.coords = self._coordinates(coords or {}, region)
+        self.include = self._groups(include)
+        seed = posterior._seed(seed)
+        self.shown_seed, self.seed = seed, fresh_seed() if seed is None else seed
+        y = posterior.y
+        self.same_size = y.dim() == 4 and y.shape[-2:] == posterior.image_shape[-2:]
+        if self.same_size:
+            self.y_dims = ("image_batch", "band" if y.shape[1] == posterior.image_shape[1] else "y_band", "row", "col")
+        elif y.dim() == 4:
+            self.y_dims = ("image_batch", "y_band", "y_row", "y_col")
+        else:
+            self.y_dims = ("image_batch", *(f"y_dim_{i}" for i in range(1, y.dim())))
+        self.attrs = {
             "inference_library": "pyro_vble",
             "inference_library_version": __version__,
+            "torch_version": str(torch.__version__),
+            "pyro_version": pyro.__version__,
             "guide": type(posterior.guide).__name__,
             "prior": str(posterior.model.prior.name),
-            "seed": str(posterior.seed if seed is None else seed),
-            "sample_dims": ["chain", "draw"],
-        },
-    )
+            "seed": str(self.shown_seed),
+            "sample_dims": list(_SAMPLE_DIMS),
+        }
+
+    def streamed(self) -> Iterator[dict[str, "xarray.Dataset"]]:
+        """Data sets of draws, by group; those of a prior come once, with the first."""
+        fits = self.posterior.fits
+        each = math.ceil(self.num_samples / len(fits))
+        seeds = [self.seed if k == 0 else derived_seed(self.seed, -k) for k in range(len(fits))]
+        wanted = self.include & {"posterior", "latents", "log_likelihood", "sample_stats"}
+        replicas = itertools.repeat(None)
+        if "posterior_predictive" in self.include:
+            replicas = zip(*(fit._predictive_chunks(each, s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
+        if not wanted and "posterior_predictive" not in self.include:
+            yield self._prior()
+            return
+        start, extra = 0, self._prior()
+        for chains, y in zip(self._draws(each, seeds), replicas, strict=False):
+            datasets = self._of_draws(chains, y)
+            count = len(chains[0].image)
+            for dataset in datasets.values():
+                dataset.coords["draw"] = np.arange(start, start + count)
+            start += count
+            yield datasets | extra
+            extra = {}
+
+    def fixed(self) -> dict[str, "xarray.Dataset"]:
+        """Data sets without draws, by group."""
+        groups = {}
+        if "observed_data" in self.include:
+            groups["observed_data"] = self._dataset({"y": (self.y_dims, self._y(self.posterior.y))})
+        if "constant_data" in self.include:
+            # As an object: NetCDF and Zarr store text of a fixed length in ways that not every reader knows.
+            values: dict[str, Any] = {"operator": ((), np.array(describe(self.posterior.model.physics), dtype=object))}
+            if self.truth is not None:
+                values["truth"] = (_IMAGE_DIMS, _array(self._cut(self.truth)))
+            groups["constant_data"] = self._dataset(values)
+        return groups
+
+    def _draws(self, each: int, seeds: list[int | None]) -> Iterator[tuple[Draws, ...]]:
+        """Chunks of draws of all fits, with densities where they were asked for."""
+        fits = self.posterior.fits
+        if self.include & {"log_likelihood", "sample_stats"}:
+            return zip(*(fit.draws(each, seed=s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
+        return zip(*(_without_densities(fit, each, s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
+
+    def _of_draws(self, chains: tuple[Draws, ...], replicas: tuple[Tensor, ...] | None) -> dict[str, "xarray.Dataset"]:
+        def stacked(values: Any) -> np.ndarray:
+            return np.stack([_array(value) for value in values])
+
+        groups: dict[str, dict[str, Any]] = {}
+        if self.include & {"posterior", "latents"}:
+            variables = {"image": (_IMAGE_DIMS, stacked(self._cut(c.image) for c in chains))}
+            named = self.posterior.model.physics_priors
+            for site in chains[0].latents:
+                value = stacked(c.latents[site] for c in chains)
+                if site in named:
+                    variables[site] = (("image_batch",), value)
+                elif "latents" in self.include:
+                    dims = ("image_batch", *(f"{site}_dim_{i}" for i in range(value.ndim - 3)))
+                    variables[site] = (dims, value)
+            groups["posterior"] = variables
+        if "log_likelihood" in self.include:
+            values = stacked(self._y_cut(c.log_likelihood) for c in chains)
+            groups["log_likelihood"] = {"y": (self.y_dims, values)}
+        if "sample_stats" in self.include:
+            groups["sample_stats"] = {
+                "log_p": (("image_batch",), stacked(c.log_joint for c in chains)),
+                "log_q": (("image_batch",), stacked(c.log_guide for c in chains)),
+            }
+        if replicas is not None:
+            groups["posterior_predictive"] = {"y": (self.y_dims, stacked(self._y_cut(y) for y in replicas))}
+        return {group: self._sampled(variables) for group, variables in groups.items()}
+
+    def _prior(self) -> dict[str, "xarray.Dataset"]:
+        """Ancestral samples, and measurements of them."""
+        wanted = self.include & {"prior", "prior_predictive"}
+        if not wanted:
+            return {}
+        model, y = self.posterior.model, self.posterior.y
+        images, measurements = [], []
+        with torch.no_grad(), seeded(derived_seed(self.seed, -1000)):
+            for _ in range(min(self.num_samples, _MAX_PRIOR_DRAWS)):
+                if "prior_predictive" in wanted:
+                    trace = pyro.poutine.trace(model.measurement).get_trace(y)
+                    measurements.append(self._y(trace.nodes["_RETURN"]["value"].sample()))
+                    x = trace.nodes["x"]["value"]
+                else:
+                    x = model.image(y)
+                images.append(_array(self._cut(x.expand(self.posterior.image_shape))))
+        groups: dict[str, Any] = {"prior": {"image": (_IMAGE_DIMS, np.stack(images)[None])}}
+        if measurements:
+            groups["prior_predictive"] = {"y": (self.y_dims, np.stack(measurements)[None])}
+        return {group: self._sampled(groups[group]) for group in groups if group in wanted}
+
+    def _sampled(self, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> "xarray.Dataset":
+        return self._dataset({name: ((*_SAMPLE_DIMS, *dims), value) for name, (dims, value) in variables.items()})
+
+    def _dataset(self, variables: Mapping[str, tuple[tuple[str, ...], Any]]) -> "xarray.Dataset":
+        import xarray as xr
+
+        # A list is no attribute that a NetCDF group can hold everywhere: it stays with the whole.
+        attrs = {name: value for name, value in self.attrs.items() if isinstance(value, str)}
+        dataset = xr.Dataset(dict(variables), attrs=attrs)
+        counted = {dim: np.arange(size) for dim, size in dataset.sizes.items()}
+        own = {dim: values for dim, values in self.coords.items() if dim in dataset.sizes}
+        return dataset.assign_coords(counted | own)
+
+    def _cut(self, image: Tensor) -> Tensor:
+        return image[..., self.rows, self.columns]
+
+    def _y_cut(self, y: Tensor) -> Tensor:
+        return self._cut(y) if self.same_size else y
+
+    def _y(self, y: Tensor) -> np.ndarray:
+        return _array(self._y_cut(y.expand(self.posterior.y.shape)))
+
+    def _coordinates(
+        self, coords: Mapping[str, np.ndarray], region: tuple[slice, slice] | None
+    ) -> dict[str, np.ndarray]:
+        sizes = dict(zip(_IMAGE_DIMS[1:], self.posterior.image_shape[1:], strict=True))
+        whole = {}
+        for dim, size in sizes.items():
+            values = np.asarray(coords.get(dim, np.arange(size)))
+            if values.shape != (size,):
+                raise ValueError(
+                    f"coords[{dim!r}] must have one value for each of the image's {size}; received shape "
+                    f"{values.shape}; give those of the whole image, a region is cut from them."
+                )
+            whole[dim] = values
+        unknown = set(coords) - set(whole)
+        if unknown:
+            raise ValueError(f"coords must be those of {', '.join(whole)}; received {', '.join(sorted(unknown))}.")
+        whole |= {"row": whole["row"][self.rows], "col": whole["col"][self.columns]}
+        if not (len(whole["row"]) and len(whole["col"])):
+            raise ValueError(
+                f"region must hold at least one pixel of the {sizes['row']}x{sizes['col']} image; received {region}."
+            )
+        return whole
+
+    def _groups(self, include: Collection[str] | None) -> set[str]:
+        has_physics = self.posterior.model.physics is not None
+        if include is None:
+            return set(GROUPS) - {"latents"} - (set() if has_physics else set(_NEED_PHYSICS))
+        groups = {include} if isinstance(include, str) else set(include)
+        if groups - set(GROUPS):
+            raise ValueError(
+                f"include must name groups of {', '.join(GROUPS)}; received {', '.join(sorted(groups - set(GROUPS)))}."
+            )
+        if not has_physics and groups & set(_NEED_PHYSICS):
+            raise ValueError(
+                f"{', '.join(sorted(groups & set(_NEED_PHYSICS)))} need the forward operator, which is not saved with "
+                "a posterior; pass physics=... to load_posterior."
+            )
+        return groups
+
+
+def _without_densities(fit: "Posterior", num_samples: int, seed: int | None) -> Iterator[Draws]:
+    """Draws whose densities nobody asked for: they need no operator."""
+    nothing = torch.empty(0)
+    for image, latents in fit._chunked(num_samples, fit._seed(seed), fit._images_and_latents):
+        yield Draws(image, latents, nothing, nothing, nothing)
+
+
+def _checked_truth(truth: Tensor | None, image_shape: tuple[int, ...]) -> Tensor | None:
+    if truth is None:
+        return None
+    truth = torch.as_tensor(truth)
+    if tuple(truth.shape) != image_shape:
+        raise ValueError(f"truth must have the image's shape {image_shape}; received {tuple(truth.shape)}.")
+    return truth
+
+
+def from_datasets(groups: Mapping[str, "xarray.Dataset"], attrs: dict[str, Any]) -> "InferenceData":
+    """Groups as what the installed ArviZ works on."""
+    with quiet_arviz():
+        import arviz as az
+    if hasattr(az, "InferenceData"):
+        return az.InferenceData(**groups, attrs=attrs)
+    import xarray as xr
+
+    tree = xr.DataTree.from_dict(dict(groups))
+    tree.attrs = attrs
+    return tree
+
+
+@contextmanager
+def quiet_arviz() -> Iterator[None]:
+    """A scope to import ArviZ in: at import it announces its version 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _array(value: Tensor) -> np.ndarray:

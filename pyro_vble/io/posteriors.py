@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pyro_vble import guides as guide_classes
 from pyro_vble._version import __version__
+from pyro_vble.ensemble import EnsemblePosterior
+from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.inference import resolve_device
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.io.atomic import atomic_path
@@ -18,23 +21,23 @@ from pyro_vble.models import Prior, RestorationModel
 from pyro_vble.physics import operator_on
 from pyro_vble.posterior import Posterior
 
-_FORMAT = "pyro-vble posterior 1"
-_GUIDE_PREFIX = "guide."
+_FORMAT = "pyro-vble posterior 2"
 
 
 def save_posterior(posterior: Posterior, path: str | os.PathLike) -> None:
-    """Write a posterior to one file: the guide's parameters, the measurement, the ELBO trace and their description.
+    """Write a posterior to one file: the guides' parameters, the measurement, the ELBO traces and their description.
 
     The prior is stored by name and fingerprint, the operator not at all.
 
     Raises:
-        TypeError: If the guide is none of this library's.
+        TypeError: If the guide, or the prior of a parameter inferred with the image, is none that can be built again
+            by name.
     """
     guide = posterior.guide
-    if getattr(guide_classes, type(guide).__name__, None) is not type(guide):
+    if getattr(guide_classes, type(guide).__name__, None) is not type(guide) or not isinstance(guide, MeanFieldGuide):
         raise TypeError(
-            f"Posteriors of this library's guides can be saved ({', '.join(guide_classes.__all__)}); received "
-            f"{type(guide).__name__}; save guide.state_dict() yourself."
+            f"Posteriors of this library's guides can be saved (VBLE, VBLExz, MAPz); received {type(guide).__name__}; "
+            "save guide.state_dict() yourself."
         )
     prior = posterior.model.prior
     description = {
@@ -48,9 +51,15 @@ def save_posterior(posterior: Posterior, path: str | os.PathLike) -> None:
         "image_shape": list(posterior.image_shape[1:]),
         "precision": posterior.precision,
         "seed": posterior.seed,
+        "num_fits": len(posterior.fits),
+        "seeds": [fit.seed for fit in posterior.fits],
+        "calibration": posterior.calibration and posterior.calibration.as_dict(),
+        "physics_priors": {name: _family(name, p) for name, p in posterior.model.physics_priors.items()},
     }
-    tensors = {_GUIDE_PREFIX + name: value for name, value in guide.state_dict().items()}
-    tensors |= {"y": posterior.y, "elbo": posterior.elbo}
+    tensors = {"y": posterior.y}
+    for k, fit in enumerate(posterior.fits):
+        tensors |= {f"guide{k}.{name}": value for name, value in fit.guide.state_dict().items()}
+        tensors[f"elbo{k}"] = fit.elbo
     with atomic_path(path) as temporary:
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
@@ -97,13 +106,36 @@ def load_posterior(
         image_shape=tuple(description["image_shape"]),
     )
     model.prior.to(device, dtype)
+    model.physics_priors = {name: _prior_of_parameter(f) for name, f in description["physics_priors"].items()}
     y = tensors.pop("y").to(device)
-    elbo = tensors.pop("elbo")
-    guide = guide_class(model, y, **description["options"])
-    guide.load_state_dict({name.removeprefix(_GUIDE_PREFIX): value.to(device) for name, value in tensors.items()})
+    fits = []
+    for k, seed in enumerate(description["seeds"]):
+        guide = guide_class(model, y, **description["options"])
+        state = {name: value.to(device) for name, value in tensors.items() if name.startswith(f"guide{k}.")}
+        guide.load_state_dict({name.removeprefix(f"guide{k}."): value for name, value in state.items()})
+        fits.append(Posterior(model, guide, y, elbo=tensors[f"elbo{k}"], precision=description["precision"], seed=seed))
     if physics is not None:
         model.physics = operator_on(physics, device, dtype)
-    return Posterior(model, guide, y, elbo=elbo, precision=description["precision"], seed=description["seed"])
+    posterior = fits[0] if len(fits) == 1 else EnsemblePosterior(fits)
+    if description["calibration"] is None:
+        return posterior
+    from pyro_vble.diagnostics.conformal import Calibration
+
+    return posterior.calibrated(Calibration.from_dict(description["calibration"], str(path)))
+
+
+def _family(name: str, prior: Any) -> dict[str, Any]:
+    """A distribution of a number as its class and parameters."""
+    if getattr(pyro.distributions, type(prior).__name__, None) is not type(prior):
+        raise TypeError(
+            f"The prior of {name!r} must be one of pyro.distributions to be saved; received {type(prior).__name__}."
+        )
+    parameters = {key: float(getattr(prior, key)) for key in prior.arg_constraints}
+    return {"class": type(prior).__name__, "parameters": parameters}
+
+
+def _prior_of_parameter(family: dict[str, Any]) -> Any:
+    return getattr(pyro.distributions, family["class"])(**family["parameters"])
 
 
 def fingerprint(prior: torch.nn.Module) -> str:

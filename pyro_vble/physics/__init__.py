@@ -1,5 +1,6 @@
 """From a forward operator and its noise model to a likelihood and a first guess."""
 
+from pyro_vble.physics.gaussian_blur import GaussianBlur
 from pyro_vble.physics.initial import fill_missing, initial_image
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
 from pyro_vble.physics.operators import (
@@ -9,19 +10,25 @@ from pyro_vble.physics.operators import (
     observed_mask,
     operator_on,
 )
+from pyro_vble.physics.parameters import check_physics_priors, describe, initial_value, operator_arguments
 from pyro_vble.physics.validation import noise_level, validate_measurement
 
 __all__ = [
     "QUANTISATION",
+    "GaussianBlur",
+    "check_physics_priors",
+    "describe",
     "fill_missing",
     "fill_unobserved",
     "image_shape_of",
     "initial_image",
+    "initial_value",
     "likelihood",
     "measure",
     "noise_distribution",
     "noise_level",
     "observed_mask",
+    "operator_arguments",
     "operator_on",
     "validate_measurement",
 ]

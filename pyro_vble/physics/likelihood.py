@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -18,17 +19,20 @@ from deepinv.physics import (
 from torch import Tensor
 
 from pyro_vble.distributions import GaussianUniform, ScaledPoisson
+from pyro_vble.physics.parameters import with_noise_parameters
 
 #: Standard deviation given to a measurement without noise: the step of 8-bit quantisation.
 QUANTISATION = 1 / 255
 
 
-def likelihood(physics: Any, signal: Tensor) -> dist.TorchDistribution:
+def likelihood(physics: Any, signal: Tensor, parameters: Mapping[str, Tensor] | None = None) -> dist.TorchDistribution:
     """The distribution p(y|x) of a measurement whose noiseless signal is A(x), elementwise.
 
     Args:
         physics: Operator whose ``noise_model`` decides the family; without one the signal is taken as noise-free.
         signal: A(x), any shape.
+        parameters: Noise parameters by name that replace the noise model's own, one value an image, (*, B) for a
+            signal (*, B, ...); others are passed over.
 
     Raises:
         TypeError: If the noise model is of an unknown type.
@@ -41,7 +45,7 @@ def likelihood(physics: Any, signal: Tensor) -> dist.TorchDistribution:
         >>> likelihood(physics, torch.zeros(2))
         Laplace(loc: torch.Size([2]), scale: torch.Size([2]))
     """
-    noise_model = getattr(physics, "noise_model", None)
+    noise_model = with_noise_parameters(physics, parameters or {}, signal)
     return noise_distribution(ZeroNoise() if noise_model is None else noise_model, signal)
 
 

@@ -1,20 +1,23 @@
 """Applying forward operators under plates, and reading off them which values they observe."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def measure(physics: Any, x: Tensor) -> Tensor:
-    """A(x) for images x of shape (*particles, B, C, H, W).
+def measure(physics: Any, x: Tensor, arguments: Mapping[str, Tensor] | None = None) -> Tensor:
+    """A(x) for images x of shape (*particles, B, C, H, W), with further arguments of A, one value an image (*, B).
 
     An operator may hold one filter or mask per image of the batch, so particles are looped over, not flattened.
     """
+    arguments = {name: value.expand(x.shape[:-3]) for name, value in (arguments or {}).items()}
     if x.dim() == 4:
-        return physics.A(x)
-    return torch.stack([measure(physics, particle) for particle in x])
+        return physics.A(x, **arguments)
+    particles = ({name: value[i] for name, value in arguments.items()} for i in range(len(x)))
+    return torch.stack([measure(physics, particle, own) for particle, own in zip(x, particles, strict=True)])
 
 
 def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None = None) -> tuple[int, int, int]:

@@ -25,6 +25,13 @@ def test_groups_dims_and_values(posterior, tmp_path):
     assert idata.posterior_predictive["y"].shape == (1, 12, 2, 3, 64, 64)
     np.testing.assert_array_equal(idata.constant_data["truth"].values, truth.numpy())
     assert idata.attrs["guide"] == "VBLExz"
+    assert str(idata.constant_data["operator"].values) == "Denoising + GaussianNoise(sigma=0.1)"
+    assert idata.prior["image"].shape == idata.prior_predictive["y"].shape == (1, 12, 2, 3, 64, 64)
+    draws = next(posterior.draws(12))
+    np.testing.assert_allclose(idata.sample_stats["log_p"][0].values, draws.log_joint.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(idata.sample_stats["log_q"][0].values, draws.log_guide.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(idata.log_likelihood["y"][0].values, draws.log_likelihood.numpy())
+    np.testing.assert_array_equal(idata.posterior_predictive["y"][0].values, posterior.predictive(12).numpy())
     idata.to_netcdf(str(tmp_path / "p.nc"))
     again = az.from_netcdf(str(tmp_path / "p.nc"))
     np.testing.assert_array_equal(again.posterior["image"].values, image.values)
@@ -54,3 +61,59 @@ def test_errors(posterior):
         posterior.to_arviz(3, region=(slice(64, 70), slice(0, 4)))
     with pytest.raises(ValueError, match="truth must have the image's shape"):
         posterior.to_arviz(3, truth=torch.rand(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="include must name groups"):
+        posterior.to_arviz(3, include=["posterier"])
+    with pytest.raises(ValueError, match="one value for each of the image's 64"):
+        posterior.to_arviz(3, coords={"row": np.arange(3)})
+    with pytest.raises(ValueError, match="coords must be those of"):
+        posterior.to_arviz(3, coords={"time": np.arange(3)})
+
+
+def test_groups_as_asked_and_latents(posterior):
+    idata = posterior.to_arviz(4, include=["posterior", "latents"])
+    assert idata.groups() == ["posterior"]
+    latents = posterior.sample_latents(4)
+    assert idata.posterior["z"].shape == (1, *latents["z"].shape)
+    assert set(idata.posterior.data_vars) == {"image", "h", "z", "x_decentered"}
+
+
+def test_coordinates_of_ones_own_are_cut_with_the_region(posterior):
+    north = np.linspace(5e6, 4e6, 64)
+    idata = posterior.to_arviz(2, region=(slice(8, 10), slice(0, 3)), coords={"row": north, "band": ["r", "g", "b"]})
+    np.testing.assert_array_equal(idata.posterior.coords["row"].values, north[8:10])
+    assert idata.posterior.coords["band"].values.tolist() == ["r", "g", "b"]
+
+
+def test_without_an_operator_there_are_groups_that_need_none(posterior, cae, tmp_path):
+    posterior.save(tmp_path / "fit.pvble")
+    loaded = pv.load_posterior(tmp_path / "fit.pvble", prior=cae)
+    idata = loaded.to_arviz(3)
+    assert set(idata.groups()) == {"posterior", "prior", "observed_data", "constant_data"}
+    np.testing.assert_array_equal(idata.posterior["image"][0].values, posterior.sample(3).numpy())
+    with pytest.raises(ValueError, match="need the forward operator"):
+        loaded.to_arviz(3, include=["log_likelihood"])
+
+
+def test_streamed_to_zarr_and_opened_lazily(posterior, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 5 * 2 * 64 * 64})  # chunks of 5 draws
+    truth = torch.rand(2, 3, 64, 64)
+    posterior.to_zarr(tmp_path / "draws.zarr", 12, truth=truth, include=None)
+    opened, held = pv.open_zarr(tmp_path / "draws.zarr"), posterior.to_arviz(12, truth=truth)
+    assert set(opened.groups()) == set(held.groups())
+    for group in held.groups():
+        for name in held[group]:
+            np.testing.assert_array_equal(opened[group][name].values, held[group][name].values)
+            assert opened[group][name].dims == held[group][name].dims
+    assert not opened.posterior["image"].variable._in_memory
+    assert opened.attrs["sample_dims"] == ["chain", "draw"]
+    with pytest.raises(FileExistsError, match="not overwritten"):
+        posterior.to_zarr(tmp_path / "draws.zarr", 3)
+
+
+def test_a_store_appears_whole_or_not_at_all(posterior, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(posterior), "_predictive_chunks", lambda *a: (_ for _ in ()).throw(RuntimeError("full")))
+    with pytest.raises(RuntimeError, match="full"):
+        posterior.to_zarr(tmp_path / "draws.zarr", 3)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match="No Zarr store"):
+        pv.open_zarr(tmp_path / "draws.zarr")

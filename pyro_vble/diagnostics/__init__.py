@@ -1,0 +1,47 @@
+"""Is the posterior right? Each diagnostic returns numbers, and has a function that draws them."""
+
+from pyro_vble.diagnostics.comparison import compare_guides
+from pyro_vble.diagnostics.conformal import Calibration
+from pyro_vble.diagnostics.coverage import CoverageCurve, coverage_curve, plot_coverage
+from pyro_vble.diagnostics.error_by_std import ErrorByStd, error_by_std, plot_error_by_std
+from pyro_vble.diagnostics.error_quantile import ErrorQuantile, error_quantile, plot_error_quantile
+from pyro_vble.diagnostics.pit import PITHistogram, pit, pit_histogram, plot_pit_histogram
+from pyro_vble.diagnostics.psis import ImportanceSampling, importance_sampling
+from pyro_vble.diagnostics.reference import ReferencePosterior, compare_with_reference, reference_posterior
+from pyro_vble.diagnostics.sbc import SBC, plot_sbc, sbc, simulation_based_calibration
+from pyro_vble.diagnostics.scores import crps, interval_score, plot_score_map
+from pyro_vble.diagnostics.summary import summary
+from pyro_vble.diagnostics.z_scores import plot_z_score_map, z_score_map
+
+__all__ = [
+    "SBC",
+    "Calibration",
+    "CoverageCurve",
+    "ErrorByStd",
+    "ErrorQuantile",
+    "ImportanceSampling",
+    "PITHistogram",
+    "ReferencePosterior",
+    "compare_guides",
+    "compare_with_reference",
+    "coverage_curve",
+    "crps",
+    "error_by_std",
+    "error_quantile",
+    "importance_sampling",
+    "interval_score",
+    "pit",
+    "pit_histogram",
+    "plot_coverage",
+    "plot_error_by_std",
+    "plot_error_quantile",
+    "plot_pit_histogram",
+    "plot_sbc",
+    "plot_score_map",
+    "plot_z_score_map",
+    "reference_posterior",
+    "sbc",
+    "simulation_based_calibration",
+    "summary",
+    "z_score_map",
+]

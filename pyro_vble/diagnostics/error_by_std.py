@@ -1,0 +1,79 @@
+"""Do pixels with wider error bars have larger errors?"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vble.diagnostics._source import BORDER, Samples, Source, axes, inner
+
+
+@dataclass(frozen=True)
+class ErrorByStd:
+    """Root mean squares by group of pixels of like predicted standard deviation.
+
+    Attributes:
+        std: Predicted standard deviation.
+        error: Error of MMSE-x.
+    """
+
+    std: np.ndarray
+    error: np.ndarray
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Mean squared error over mean predicted variance: 1 is right, more is overconfident."""
+        return (self.error / self.std) ** 2
+
+
+def error_by_std(
+    samples: Samples,
+    truth: Tensor,
+    *,
+    bins: int = 10,
+    num_samples: int = 100,
+    seed: int | None = None,
+    border: int = BORDER,
+) -> ErrorByStd:
+    r"""Error against predicted standard deviation, by its deciles.
+
+    .. math:: \sqrt{\mathrm{mean}_{i \in G}\,(x_i - E[x_i|y])^2} \quad\text{against}\quad
+        \sqrt{\mathrm{mean}_{i \in G}\,\mathrm{var}[x_i|y]}
+
+    Args:
+        samples: A posterior, or samples (n, B, C, H, W).
+        truth: The true image (B, C, H, W).
+        bins: Number of groups, each of as many pixels; 10 for deciles.
+        num_samples: How many samples to draw from a posterior.
+        seed: Seed of the samples.
+        border: Pixels left out at the border.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vble.diagnostics import error_by_std
+        >>> std = torch.linspace(0.1, 2.0, 3600).reshape(1, 1, 60, 60)
+        >>> found = error_by_std(std * torch.randn(400, 1, 1, 60, 60), std * torch.randn(1, 1, 60, 60), bins=4)
+        >>> bool((abs(found.ratio - 1) < 0.3).all())
+        True
+    """
+    moments = Source(samples, truth, num_samples, seed).moments()
+    std = inner(moments.std, border).flatten()
+    error = inner(truth - moments.mean, border).flatten()
+    groups = std.argsort().tensor_split(bins)
+    root_mean_squares = [[float(v[group].square().mean().sqrt()) for group in groups] for v in (std, error)]
+    return ErrorByStd(*map(np.array, root_mean_squares))
+
+
+def plot_error_by_std(found: ErrorByStd, *, ax: Any = None, label: str | None = None) -> Any:
+    """Draw error against predicted standard deviation; returns the axes."""
+    ax = axes(ax)
+    top = 1.05 * max(found.std.max(), found.error.max())
+    ax.plot([0, top], [0, top], color="0.4", linewidth=1)
+    ax.plot(found.std, found.error, marker="o", markersize=4, label=label)
+    ax.set(xlim=(0, top), ylim=(0, top), aspect="equal")
+    ax.set(xlabel="predicted standard deviation (image in [0, 1])", ylabel="error (rms, image in [0, 1])")
+    ax.set_title(f"Error by predicted size, {len(found.std)} groups")
+    if label:
+        ax.legend(frameon=False)
+    return ax

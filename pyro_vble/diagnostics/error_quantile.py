@@ -1,0 +1,81 @@
+"""True errors beside the size that was predicted for them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vble.diagnostics._source import BORDER, draw_map, inner
+from pyro_vble.posterior import Posterior
+
+
+@dataclass(frozen=True)
+class ErrorQuantile:
+    """Predicted and true errors of MMSE-x.
+
+    Attributes:
+        probability: That with which the error is predicted to stay below ``predicted``.
+        predicted: The quantile of |sample - MMSE-x|, (B, C, H, W).
+        error: |truth - MMSE-x|, (B, C, H, W).
+        share: Share of the pixels, border left out, whose error does stay below.
+    """
+
+    probability: float
+    predicted: Tensor
+    error: Tensor
+    share: float
+
+
+def error_quantile(
+    posterior: Posterior,
+    truth: Tensor,
+    probability: float = 0.9,
+    *,
+    num_samples: int = 100,
+    seed: int | None = None,
+    border: int = BORDER,
+) -> ErrorQuantile:
+    """The predicted 90 % quantile of the error at every pixel, beside the error itself.
+
+    Args:
+        posterior: The posterior; calibrated, its calibrated quantile is taken.
+        truth: The true image (B, C, H, W).
+        probability: Which quantile.
+        num_samples: Number of samples.
+        seed: Seed of the samples.
+        border: Pixels left out of the share.
+
+    Raises:
+        ValueError: If ``probability`` is not one, or the truth has another shape.
+
+    Example:
+        >>> import torch, deepinv
+        >>> import pyro_vble as pv
+        >>> from pyro_vble.diagnostics import error_quantile
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> posterior = pv.restore(torch.rand(1, 3, 64, 64), physics, "cae-bsd", num_steps=2, seed=0, progress=False)
+        >>> found = error_quantile(posterior, torch.rand(1, 3, 64, 64), num_samples=8)
+        >>> found.predicted.shape, 0 <= found.share <= 1
+        (torch.Size([1, 3, 64, 64]), True)
+    """
+    if tuple(truth.shape) != posterior.image_shape:
+        raise ValueError(f"truth must have the image's shape {posterior.image_shape}; received {tuple(truth.shape)}.")
+    predicted = posterior.error_quantile(probability, num_samples, seed=seed)
+    error = (truth - posterior.mmse_x(num_samples, seed=seed)).abs()
+    share = float((inner(error, border) <= inner(predicted, border)).double().mean())
+    return ErrorQuantile(probability, predicted, error, share)
+
+
+def plot_error_quantile(found: ErrorQuantile, *, index: int = 0, axs: Any = None) -> Any:
+    """Draw true error and predicted quantile of one image of the batch side by side, on one scale; returns the axes."""
+    if axs is None:
+        import matplotlib.pyplot as plt
+
+        axs = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")[1]
+    maps = (found.error[index], found.predicted[index])
+    top = max(float(np.quantile(m.mean(0).cpu().numpy(), 0.995)) for m in maps)
+    titles = ("true error |x - MMSE-x|", f"predicted {found.probability:.0%} quantile: holds {found.share:.1%}")
+    for ax, image, title in zip(axs, maps, titles, strict=True):
+        draw_map(image, ax, title=title, label="error (image in [0, 1])", cmap="magma", vmin=0, vmax=top)
+    return axs

@@ -1,0 +1,268 @@
+"""Simulation-based calibration: is the posterior right on data from the model itself?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vble.io.inference_data import quiet_arviz
+from pyro_vble.models import Prior, RestorationModel
+from pyro_vble.restoration import restore
+from pyro_vble.seeding import derived_seed, fresh_seed, seeded
+
+#: Draws by name, "x" and the latents, each (*, B, *event).
+Values = dict[str, Tensor]
+#: Gives n images' truths by name, and their measurements.
+Simulator = Callable[[int], tuple[Values, Tensor]]
+#: Gives n draws by name for measurements (B, ...), each (n, B, *event).
+Sampler = Callable[[Tensor, int], Values]
+#: From draws (*, B, *event) by name to scalars (*, B, K).
+Quantity = Callable[[Values], Tensor]
+
+
+@dataclass(frozen=True)
+class SBC:
+    """Ranks of the truth among posterior draws.
+
+    Attributes:
+        ranks: By quantity, (num_simulations, K), from 0 to ``num_draws``; uniform if the posterior is right.
+        num_draws: Number of posterior draws of each simulation.
+    """
+
+    ranks: dict[str, np.ndarray]
+    num_draws: int
+
+    @property
+    def num_simulations(self) -> int:
+        """Number of simulations."""
+        return len(next(iter(self.ranks.values())))
+
+    def ecdf_difference(self, quantity: str) -> tuple[np.ndarray, np.ndarray]:
+        """Points of evaluation in [0, 1], and the ranks' ECDF less the uniform's there, averaged over K."""
+        points = np.arange(1, self.num_draws + 1) / (self.num_draws + 1)
+        below = [(self.ranks[quantity] < rank).mean() for rank in range(1, self.num_draws + 1)]
+        return points, np.array(below) - points
+
+    def band(self, probability: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper end of the simultaneous band of :meth:`ecdf_difference` of a calibrated posterior.
+
+        It is for one rank a simulation. The K ranks of one simulation go together, more or less, so that their average
+        leaves the band less often than claimed: what does leave it is not calibrated.
+        """
+        with quiet_arviz():
+            from arviz.stats.ecdf_utils import ecdf_confidence_band
+        points = np.arange(1, self.num_draws + 1) / (self.num_draws + 1)
+        low, high = ecdf_confidence_band(self.num_simulations, points, points, prob=probability)
+        return low - points, high - points
+
+    def passes(self, probability: float = 0.95) -> dict[str, bool]:
+        """By quantity, whether its ECDF stays within the simultaneous band."""
+        low, high = self.band(probability)
+        within = {}
+        for name in self.ranks:
+            difference = self.ecdf_difference(name)[1]
+            within[name] = bool(((difference >= low) & (difference <= high)).all())
+        return within
+
+
+def sbc(
+    simulator: Simulator,
+    sampler: Sampler,
+    quantities: Mapping[str, Quantity],
+    *,
+    num_simulations: int = 200,
+    num_draws: int = 99,
+    batch_size: int = 8,
+    seed: int | None = None,
+    progress: bool = True,
+) -> SBC:
+    r"""Simulation-based calibration of any sampler on any simulator.
+
+    .. math:: x \sim p(x), \quad y \sim p(y|x), \quad x^{(1..n)} \sim q(x|y), \qquad
+        \mathrm{rank} = \#\{j : f(x^{(j)}) < f(x)\}
+
+    If q is the posterior, ranks are uniform on 0..n, for every scalar f.
+
+    References:
+        | Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018)
+        | https://arxiv.org/abs/1804.06788
+        | Graphical test for discrete uniformity (Säilynoja et al., 2022), for the bands
+        | https://arxiv.org/abs/2103.10522
+
+    Args:
+        simulator: From n to the truths of n images by name, and their measurements.
+        sampler: From measurements (B, ...) and n to n draws by name.
+        quantities: The scalars to rank, by name.
+        num_simulations: Number of simulated measurements.
+        num_draws: Number of posterior draws of each.
+        batch_size: Measurements sampled at once.
+        seed: Seed.
+        progress: Whether to show a bar.
+
+    Raises:
+        ValueError: If a number is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vble.diagnostics import sbc
+        >>> def simulator(n):                            # x ~ N(0, 1), y ~ N(x, 1)
+        ...     x = torch.randn(n, 1)
+        ...     return {"x": x}, x + torch.randn(n, 1)
+        >>> def sampler(y, n):                           # N(y/2, 1/2)
+        ...     return {"x": y / 2 + 0.5**0.5 * torch.randn(n, *y.shape)}
+        >>> sbc(simulator, sampler, {"x": lambda v: v["x"]}, seed=0, progress=False).passes(0.999)
+        {'x': True}
+    """
+    for name, value in (("num_simulations", num_simulations), ("num_draws", num_draws), ("batch_size", batch_size)):
+        if not value >= 1:
+            raise ValueError(f"{name} must be at least 1; received {value!r}.")
+    from tqdm.auto import tqdm
+
+    seed = fresh_seed() if seed is None else seed
+    ranks: dict[str, list[Tensor]] = {name: [] for name in quantities}
+    starts = range(0, num_simulations, batch_size)
+    for index, start in enumerate(tqdm(starts, desc="SBC", unit="batch", disable=not progress, leave=False)):
+        with seeded(derived_seed(seed, index)), torch.no_grad():
+            truth, y = simulator(min(batch_size, num_simulations - start))
+            draws = sampler(y, num_draws)
+            for name, quantity in quantities.items():
+                true, drawn = quantity(truth), quantity(draws)
+                # Ties are broken at random: of a point mass all draws are equal.
+                below = (drawn < true).sum(0)
+                ties = (drawn == true).sum(0)
+                ranks[name].append(below + (torch.rand(below.shape) * (ties + 1)).floor().long())
+    return SBC({name: torch.cat(parts).cpu().numpy() for name, parts in ranks.items()}, num_draws)
+
+
+def simulation_based_calibration(
+    prior: Prior,
+    physics: Any,
+    guide: Callable,
+    *,
+    image_shape: tuple[int, int, int],
+    num_simulations: int = 100,
+    num_draws: int = 99,
+    batch_size: int = 4,
+    patch: int = 8,
+    num_pixels: int = 16,
+    num_latents: int = 16,
+    seed: int | None = 0,
+    progress: bool = True,
+    **settings: Any,
+) -> SBC:
+    """Simulation-based calibration of a guide: images from the prior, measurements from physics, fits by ``restore``.
+
+    Ranked are some pixels ("pixel"), the means of all patches ("patch mean") and some of the latents ("latent").
+
+    The images are those of the model that the guide approximates: with VBLE x = D(z), with VBLE-xz x ~ p(x|z).
+
+    Args:
+        prior: The prior.
+        physics: The operator and its noise.
+        guide: The guide, as for ``restore``.
+        image_shape: (C, H, W) of the images.
+        num_simulations: Number of images.
+        num_draws: Posterior draws of each.
+        batch_size: Images fitted at once.
+        patch: Side of the patches, in pixels.
+        num_pixels: Number of pixels, evenly spread.
+        num_latents: Number of values of z, evenly spread.
+        seed: Seed.
+        progress: Whether to show a bar.
+        settings: Settings of ``restore``.
+
+    Example:
+        >>> import deepinv
+        >>> import pyro_vble as pv
+        >>> from pyro_vble.diagnostics import simulation_based_calibration
+        >>> from pyro_vble.guides import VBLE
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> found = simulation_based_calibration(
+        ...     pv.load_prior("cae-bsd"), physics, VBLE, image_shape=(3, 64, 64), num_simulations=4, num_draws=9,
+        ...     num_steps=2, progress=False)
+        >>> {name: ranks.shape for name, ranks in found.ranks.items()}
+        {'pixel': (4, 16), 'patch mean': (4, 192), 'latent': (4, 16)}
+    """
+    latent_image = getattr(getattr(guide, "func", guide), "latent_image", False)
+
+    def simulator(n: int) -> tuple[Values, Tensor]:
+        model = RestorationModel(prior, physics, latent_image=latent_image, image_shape=image_shape)
+        blank = torch.zeros(n, *image_shape, **prior._options())
+        with poutine.block():
+            y_shape = physics.A(blank).shape
+            trace = poutine.trace(model.measurement).get_trace(blank.new_zeros(y_shape))
+        return _values(trace, trace.nodes["x"]["value"]), trace.nodes["_RETURN"]["value"].sample()
+
+    def sampler(y: Tensor, n: int) -> Values:
+        with torch.enable_grad():
+            own_seed = fresh_seed()
+            options = {"seed": own_seed, "image_shape": image_shape, "progress": False}
+            posterior = restore(y, physics, prior, guide, **(options | settings))
+        chunks = list(posterior._chunked(n, own_seed, posterior._images_and_latents))
+        latents = {name: torch.cat([latent[name] for _, latent in chunks]) for name in chunks[0][1]}
+        return {"x": torch.cat([image for image, _ in chunks])} | latents
+
+    quantities = {
+        "pixel": lambda v: spread(v["x"].flatten(-3), num_pixels),
+        "patch mean": lambda v: patch_means(v["x"], patch).flatten(-3),
+        "latent": lambda v: spread(v["z"].flatten(-_event_dim(prior, image_shape)), num_latents),
+    }
+    return sbc(
+        simulator,
+        sampler,
+        quantities,
+        num_simulations=num_simulations,
+        num_draws=num_draws,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def plot_sbc(found: SBC, *, probability: float = 0.95, ax: Any = None) -> Any:
+    """Draw every quantity's ECDF difference within the simultaneous band; returns the axes."""
+    from pyro_vble.diagnostics._source import axes
+
+    ax = axes(ax, (5.2, 3.6))
+    low, high = found.band(probability)
+    for index, name in enumerate(found.ranks):
+        points, difference = found.ecdf_difference(name)
+        if index == 0:
+            label = f"calibrated, {probability:.0%} of whole curves"
+            ax.fill_between(points, low, high, step="post", color="0.85", linewidth=0, label=label)
+        ax.step(points, difference, where="post", label=name)
+    ax.axhline(0, color="0.4", linewidth=1)
+    ax.set(xlim=(0, 1), xlabel="rank of the truth, scaled to [0, 1]", ylabel="ECDF less uniform")
+    ax.set_title(f"Simulation-based calibration, {found.num_simulations} simulations")
+    ax.legend(frameon=False)
+    return ax
+
+
+def patch_means(x: Tensor, patch: int) -> Tensor:
+    """Means of patches (*, C, H // patch, W // patch) of images (*, C, H, W)."""
+    height, width = (side // patch * patch for side in x.shape[-2:])
+    tiles = x[..., :height, :width].unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))
+    return tiles.mean((-3, -1))
+
+
+def spread(values: Tensor, count: int) -> Tensor:
+    """Some of the values along the last dimension, evenly spread."""
+    total = values.shape[-1]
+    return values[..., torch.linspace(0, total - 1, min(count, total)).round().long()]
+
+
+def _event_dim(prior: Prior, image_shape: tuple[int, int, int]) -> int:
+    """Dimensions of one image's z."""
+    with torch.no_grad(), poutine.block():
+        return prior.latent(image_shape).dim()
+
+
+def _values(trace: poutine.Trace, x: Tensor) -> Values:
+    from pyro_vble.inference.draws import latents_of
+
+    latents = {name: value for name, value in latents_of(trace).items() if name != "x"}
+    return {"x": x} | latents

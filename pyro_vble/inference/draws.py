@@ -1,0 +1,98 @@
+"""Draws of a guide, with their densities under model and guide."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_vble.guides._parameters import parameter_scope
+from pyro_vble.inference.precision import network_precision
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of a guide, n for each of B images.
+
+    Attributes:
+        image: x, (n, B, C, H, W).
+        latents: Draws by latent site, each (n, B, *event).
+        log_likelihood: log p(y_i|x) of every measured value, (n, *y.shape), in nats; 0 where unobserved.
+        log_prior: log p(x, z, h), (n, B), in nats.
+        log_guide: log q(x, z, h), (n, B), in nats.
+    """
+
+    image: Tensor
+    latents: dict[str, Tensor]
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_guide: Tensor
+
+    @property
+    def log_joint(self) -> Tensor:
+        """log p(y, x, z, h), (n, B)."""
+        return self.log_likelihood.flatten(2).sum(2) + self.log_prior
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(y, x, z, h) - log q(x, z, h), (n, B): importance weights, whose mean estimates the ELBO."""
+        return self.log_joint - self.log_guide
+
+
+@torch.no_grad()
+def draw(model: Callable, guide: Callable, y: Tensor, n: int = 1, *, precision: str = "float32") -> Draws:
+    r"""Draw n times from a guide, and evaluate model and guide there.
+
+    .. math:: (x, z, h) \sim q, \qquad \log p(y|x), \quad \log p(x, z, h), \quad \log q(x, z, h)
+
+    Args:
+        model: The :class:`~pyro_vble.models.RestorationModel`.
+        guide: Its guide.
+        y: Measurement (B, ...).
+        n: Number of draws.
+        precision: "float32", or "bfloat16" for the networks.
+
+    Example:
+        >>> import torch, deepinv
+        >>> from pyro_vble import load_prior
+        >>> from pyro_vble.guides import VBLE
+        >>> from pyro_vble.inference import draw
+        >>> from pyro_vble.models import RestorationModel
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> y = torch.rand(2, 3, 64, 64)
+        >>> model = RestorationModel(load_prior("cae-bsd"), physics)
+        >>> draws = draw(model, VBLE(model, y), y, 5)
+        >>> draws.image.shape, draws.log_weights.shape
+        (torch.Size([5, 2, 3, 64, 64]), torch.Size([5, 2]))
+    """
+    plates = (n, len(y))
+    with network_precision(precision, y.device), parameter_scope(guide), pyro.plate("samples", n, dim=-2):
+        guide_trace = poutine.trace(guide).get_trace(y)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(y)
+    for trace in (guide_trace, model_trace):
+        trace.compute_log_prob(site_filter=lambda name, site: not site_is_subsample(site))
+    observed = model_trace.nodes["y"]
+    image = model_trace.nodes["_RETURN"]["value"]
+    return Draws(
+        image=image.expand(*plates, *image.shape[-3:]),
+        latents=latents_of(guide_trace),
+        log_likelihood=observed["fn"].base_dist.log_prob(observed["value"]),
+        log_prior=_log_prob(model_trace, skip="y").expand(plates),
+        log_guide=_log_prob(guide_trace).expand(plates),
+    )
+
+
+def latents_of(trace: poutine.Trace) -> dict[str, Tensor]:
+    """Values of the latent sites of a trace."""
+    return {name: site["value"] for name, site in _sites(trace) if not site["is_observed"]}
+
+
+def _sites(trace: poutine.Trace) -> list[tuple[str, dict]]:
+    return [(n, s) for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)]
+
+
+def _log_prob(trace: poutine.Trace, skip: str | None = None) -> Tensor:
+    return sum((site["log_prob"] for name, site in _sites(trace) if name != skip), start=torch.zeros(()))

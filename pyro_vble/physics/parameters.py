@@ -1,0 +1,119 @@
+"""Parameters of operator and noise that are not known: inferred with the image."""
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+
+_RESERVED = ("h", "z", "x", "x_decentered", "y", "image", "samples")
+
+
+def check_physics_priors(physics: Any, priors: Mapping[str, Any]) -> None:
+    """Raise unless every name is a parameter of the noise model or an argument of A, and its prior a scalar's.
+
+    Raises:
+        ValueError: If a name is nothing that physics knows, or a site of the model.
+        TypeError: If a prior is no Pyro distribution of a scalar.
+    """
+    for name, prior in priors.items():
+        if name in _RESERVED:
+            raise ValueError(
+                f"physics_priors must not use the model's own names ({', '.join(_RESERVED)}); received {name!r}; "
+                "rename the operator's argument."
+            )
+        if not isinstance(prior, TorchDistributionMixin) or prior.batch_shape or prior.event_shape:
+            raise TypeError(
+                f"The prior of {name!r} must be a Pyro distribution of one real number; received {prior!r}; write "
+                "pyro.distributions.HalfNormal(0.1), for example."
+            )
+        if not (_is_noise(physics, name) or name in _arguments(physics)):
+            raise ValueError(
+                f"physics_priors must name parameters of the noise model or arguments of physics.A; received {name!r} "
+                f"for {describe(physics)}, where A takes {', '.join(_arguments(physics)) or 'the image alone'}; for "
+                "the width of a blur use pyro_vble.physics.GaussianBlur, whose A takes `width`."
+            )
+
+
+def initial_value(physics: Any, name: str, prior: Any) -> Tensor:
+    """Where the search for a parameter starts: at the operator's own value if it has one, else the prior's middle."""
+    owner = physics.noise_model if _is_noise(physics, name) else physics
+    value = getattr(owner, name, None)
+    if value is not None:
+        value = torch.as_tensor(value, dtype=torch.get_default_dtype()).mean()
+        if bool(prior.support.check(value)) and bool(torch.isfinite(prior.log_prob(value))):
+            return value
+    try:
+        return prior.icdf(torch.tensor(0.5))
+    except NotImplementedError:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            draws = prior.sample((1001,))
+        return draws.median()
+
+
+def operator_arguments(physics: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the parameters that A takes."""
+    return {name: value for name, value in parameters.items() if not _is_noise(physics, name)}
+
+
+def with_noise_parameters(physics: Any, parameters: Mapping[str, Tensor], signal: Tensor) -> Any:
+    """The noise model with those of the parameters that are its own; each (*, B) for a signal (*, B, ...)."""
+    noise_model = getattr(physics, "noise_model", None)
+    own = {name: value for name, value in parameters.items() if _is_noise(physics, name)}
+    if not own:
+        return noise_model
+    noise_model = copy.copy(noise_model)
+    if isinstance(noise_model, torch.nn.Module):
+        noise_model._buffers, noise_model._parameters = dict(noise_model._buffers), dict(noise_model._parameters)
+    for name, value in own.items():
+        setattr(noise_model, name, value.reshape(*value.shape, *[1] * (signal.dim() - value.dim())))
+    return noise_model
+
+
+def describe(physics: Any) -> str:
+    """An operator and its noise in a line.
+
+    Example:
+        >>> import deepinv
+        >>> from pyro_vble.physics import describe
+        >>> describe(deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1)))
+        'Denoising + GaussianNoise(sigma=0.1)'
+    """
+    if physics is None:
+        return "no operator"
+    noise_model = getattr(physics, "noise_model", None)
+    noise = "" if noise_model is None else f" + {type(noise_model).__name__}({_numbers(noise_model)})"
+    numbers = _numbers(physics)
+    return type(physics).__name__ + (f"({numbers})" if numbers else "") + noise
+
+
+def _numbers(module: Any) -> str:
+    """Scalars of a module, and the shapes of its larger buffers."""
+    if not isinstance(module, torch.nn.Module):
+        return ""
+    named = {name: value for name, value in module.named_buffers(recurse=False) if not name.startswith("_")}
+    if "mask" in named and named["mask"].numel() == 1:  # every decomposable operator has one
+        del named["mask"]
+    parts = [
+        f"{name}={value.item():.4g}"
+        if value.numel() == 1 and not value.is_complex()
+        else f"{name} {'x'.join(map(str, value.shape))}"
+        for name, value in named.items()
+    ]
+    return ", ".join(parts)
+
+
+def _is_noise(physics: Any, name: str) -> bool:
+    return hasattr(getattr(physics, "noise_model", None), name)
+
+
+def _arguments(physics: Any) -> tuple[str, ...]:
+    """Arguments that A names besides the image."""
+    if not callable(getattr(physics, "A", None)):
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(p.name for p in inspect.signature(physics.A).parameters.values() if p.kind in kinds)[1:]

@@ -1,0 +1,71 @@
+import itertools
+
+import pytest
+import torch
+from deepinv.physics import Denoising, GaussianNoise
+
+import pyro_vble as pv
+from pyro_vble.diagnostics import summary
+from pyro_vble.guides import VBLExz
+
+PHYSICS = Denoising(GaussianNoise(0.1))
+
+
+@pytest.fixture
+def ensemble(cae):
+    y = torch.rand(2, 3, 64, 64)
+    return pv.restore(y, PHYSICS, cae, VBLExz, num_fits=3, num_steps=3, seed=0, progress=False, precision="float32")
+
+
+def test_fits_are_independent_and_start_apart(ensemble):
+    centres = [fit.guide.loc["z"] for fit in ensemble.fits]
+    assert len(centres) == 3
+    # Starts are drawn from factors of full width 1: a few small steps do not bring them together.
+    assert all(float((a - b).abs().mean()) > 0.1 for a, b in itertools.pairwise(centres))
+
+
+def test_statistics_are_the_mixtures(ensemble):
+    samples = ensemble.sample(9)
+    torch.testing.assert_close(ensemble.mmse_x(9), samples.mean(0))
+    torch.testing.assert_close(ensemble.std(9), samples.std(0), rtol=1e-4, atol=1e-5)
+    assert ensemble.predictive(4).shape == (4, 2, 3, 64, 64)
+    assert ensemble.sample_latents(5)["z"].shape[:2] == (5, 2)
+    torch.testing.assert_close(ensemble.mmse_z, torch.stack([fit.mmse_z for fit in ensemble.fits]).mean(0))
+
+
+def test_every_fit_has_its_turn(ensemble):
+    with torch.no_grad():
+        for k, fit in enumerate(ensemble.fits):
+            fit.guide.factors["z"].loc.fill_(10.0 * k)
+    means = ensemble.sample_latents(6)["z"].flatten(1).mean(1)
+    torch.testing.assert_close(means, torch.tensor([0.0, 10, 20, 0, 10, 20]), atol=0.1, rtol=0)
+
+
+def test_chains_tell_fits_that_disagree(ensemble):
+    idata = ensemble.to_arviz(60, include=["posterior", "sample_stats"])
+    assert idata.posterior.sizes["chain"] == 3
+    assert idata.posterior.sizes["draw"] == 20
+    assert idata.sample_stats["log_p"].dims == ("chain", "draw", "image_batch")
+    with torch.no_grad():
+        for k, fit in enumerate(ensemble.fits):
+            fit.guide.factors["x_decentered"].loc.fill_(5.0 * k)
+    apart = summary(ensemble.to_arviz(60, include=["posterior"]), patch=32)
+    assert float(apart["r_hat"].min()) > 1.5
+
+
+def test_r_hat_is_not_shown_for_one_fit(ensemble):
+    assert "r_hat" not in summary(ensemble.fits[0].to_arviz(20, include=["posterior"]), patch=32)
+
+
+def test_saved_and_loaded(ensemble, cae, tmp_path):
+    ensemble.save(tmp_path / "fit.pvble")
+    again = pv.load_posterior(tmp_path / "fit.pvble", prior=cae)
+    torch.testing.assert_close(again.sample(7), ensemble.sample(7), rtol=0, atol=0)
+    assert len(again.fits) == 3
+
+
+def test_errors(ensemble, cae):
+    with pytest.raises(ValueError, match="num_fits must be a whole number"):
+        pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, num_fits=0)
+    with pytest.raises(NotImplementedError, match=r"posterior.fits\[k\]"):
+        ensemble.draws(3)
