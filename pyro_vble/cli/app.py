@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pyro_vble._version import __version__
+from pyro_vble.cli.calibrate import calibrate
 from pyro_vble.cli.demo import demo
 from pyro_vble.cli.models import models_app
 from pyro_vble.cli.restore import restore
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(restore)
+app.command()(calibrate)
 app.add_typer(train_app)
 app.add_typer(models_app)
 

@@ -94,9 +94,16 @@ def write_estimates(
     }
 
 
-def write_netcdf(path: Path, posterior: Posterior, num_draws: int, truth: Tensor | None = None) -> None:
+def write_netcdf(
+    path: Path,
+    posterior: Posterior,
+    num_draws: int,
+    truth: Tensor | None = None,
+    coords: dict[str, np.ndarray] | None = None,
+) -> None:
     """Write posterior draws as NetCDF, for ``arviz.from_netcdf``."""
-    idata = posterior.to_arviz(num_draws, truth=truth)
+    groups = ("posterior", "posterior_predictive", "sample_stats", "observed_data", "constant_data")
+    idata = posterior.to_arviz(num_draws, include=groups, truth=truth, coords=coords)
     with atomic_path(path) as temporary:
         idata.to_netcdf(str(temporary), engine="h5netcdf")
 

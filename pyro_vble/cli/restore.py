@@ -50,6 +50,10 @@ def restore(
     draws: Annotated[
         int | None, typer.Option(min=0, help="Draws in posterior.nc; by default 16, none for large images.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Calibration of the error bars, from `pyro-vble calibrate` on images of the same sensor."),
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -74,15 +78,17 @@ def restore(
 
     import pyro_vble as pv
     from pyro_vble.cli import report
+    from pyro_vble.diagnostics import Calibration
     from pyro_vble.figures import restoration_figure
     from pyro_vble.io.images import read_image
 
+    learnt = None if calibration is None else Calibration.load(calibration)
     source = read_image(image, scale=scale, nodata=nodata)
     y = _without_masked(source.values, mask) if problem is Problem.inpaint else source.values
     if noise is None:
         noise = _estimated_noise(y)
         report.console.print(f"Noise level estimated from the image: {noise:.4f} (set it with --noise)")
-    physics = _operator(problem, y, noise, blur_sigma, kernel, factor)
+    physics = operator_of(problem, y, noise, blur_sigma, kernel, factor)
     prior_model = pv.load_prior(prior)
 
     start = time.perf_counter()
@@ -99,6 +105,7 @@ def restore(
         device=device,
         precision=precision,
     )
+    posterior = posterior.calibrated(learnt)
     fitted = time.perf_counter()
     result = report.estimates(posterior, samples, guide.value)
     seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
@@ -112,7 +119,8 @@ def restore(
         if not draws:
             report.console.print("The image is large: no draws are written; --draws 16 writes them all the same.")
     if draws:
-        report.write_netcdf(output / "posterior.nc", posterior, draws)
+        coords = source.coordinates(*result.mmse_x.shape[-2:])
+        report.write_netcdf(output / "posterior.nc", posterior, draws, coords=coords)
     report.write_metrics(
         output / "metrics.json",
         {
@@ -123,6 +131,7 @@ def restore(
             "prior": prior,
             "kl_weight": kl_weight,
             "rate_scale": posterior.model.prior.settings.get("rate_scale"),
+            "calibration": calibration and str(calibration),
             "seed": seed,
             "num_samples": samples,
             "mean_std": float(result.std.mean()),
@@ -186,7 +195,7 @@ def _without_masked(y, mask: Path | None):
     return torch.where(observed, y, torch.nan)
 
 
-def _operator(problem: Problem, y, noise: float, blur_sigma: float, kernel: Path | None, factor: int):
+def operator_of(problem: Problem, y, noise: float, blur_sigma: float, kernel: Path | None, factor: int):
     """The operator of a problem."""
     from pyro_vble.io.images import read_image
     from pyro_vble.physics import problems
