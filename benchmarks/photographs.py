@@ -17,7 +17,7 @@ import pyro_vble as pv
 from benchmarks.baselines import dpir, ffdnet
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.io.atomic import atomic_path
-from pyro_vble.io.images import read_image
+from pyro_vble.io.images import evenly_spaced, read_image
 from pyro_vble.metrics import coverage, psnr
 from pyro_vble.physics import initial_image
 from pyro_vble.physics.problems import (
@@ -78,21 +78,18 @@ def theirs(y, physics, x, denoiser) -> dict:
     return {"seconds": time.perf_counter() - start, "psnr": psnr(estimate, x)}
 
 
-def evaluate(paths: list[Path], wanted: Callable[[str], bool], run: dict[str, Callable]) -> dict:
-    """Figures by problem, method and image."""
-    table: dict = {}
-    for path in paths:
-        x = read_image(path).values
-        for problem, physics in problems(tuple(x.shape[1:])).items():
-            if not wanted(problem):
-                continue
-            torch.manual_seed(0)
-            y = physics(x)
-            row = table.setdefault(problem, {"first guess": []} | {name: [] for name in run})
-            row["first guess"].append({"psnr": psnr(initial_image(physics, y, tuple(x.shape[1:])), x)})
-            for name, method in run.items():
-                row[name].append(method(y, physics, x))
-    return table
+def evaluate(path: Path, wanted: Callable[[str], bool], run: dict[str, Callable], table: dict) -> None:
+    """Add the figures of one image to a table by problem and method."""
+    x = read_image(path).values
+    for problem, physics in problems(tuple(x.shape[1:])).items():
+        if not wanted(problem):
+            continue
+        torch.manual_seed(0)
+        y = physics(x)
+        row = table.setdefault(problem, {"first guess": []} | {name: [] for name in run})
+        row["first guess"].append({"psnr": psnr(initial_image(physics, y, tuple(x.shape[1:])), x)})
+        for name, method in run.items():
+            row[name].append(method(y, physics, x))
 
 
 def mean(rows: list[dict], key: str) -> float | None:
@@ -112,12 +109,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     every = sorted(p for p in options.folder.iterdir() if p.suffix in (".jpg", ".png", ".webp"))
-    paths = every[:: max(1, len(every) // options.images)][: options.images]
+    paths = evenly_spaced(every, options.images)
     prior = pv.load_prior(options.prior)
     run = {name: partial(ours, prior=prior, method=name, num_steps=options.steps) for name in options.methods}
     if options.denoiser:
         run[_DPIR] = partial(theirs, denoiser=ffdnet(options.denoiser))
-    table = evaluate(paths, lambda problem: any(word in problem for word in options.problems), run)
+    table: dict = {}
+    for done, path in enumerate(paths, 1):
+        evaluate(path, lambda problem: any(word in problem for word in options.problems), run, table)
+        if options.output:  # after every image: an interrupted run leaves what it has
+            content = {
+                "images": [p.name for p in paths[:done]],
+                "prior": options.prior,
+                "steps": options.steps,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "table": table,
+            }
+            with atomic_path(options.output) as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n")
     print(f"| problem | first guess | {' | '.join(run)} |\n|---|---|{'---|' * len(run)}")
     for problem, row in table.items():
         cells = []
@@ -126,17 +136,6 @@ def main() -> None:
             cell = f"{mean(rows, 'psnr'):.2f} dB" + ("" if covered is None else f", {covered:.0%}")
             cells.append(cell + ("" if seconds is None else f", {seconds:.1f} s"))
         print(f"| {problem} | {' | '.join(cells)} |")
-    if options.output:
-        content = {
-            "images": [p.name for p in paths],
-            "prior": options.prior,
-            "steps": options.steps,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "table": table,
-        }
-        with atomic_path(options.output) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

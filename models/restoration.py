@@ -22,6 +22,7 @@ from pyro_vble.physics import (
     measure,
     observed_mask,
     operator_arguments,
+    prior_on,
     validate_measurement,
 )
 
@@ -148,7 +149,7 @@ class RestorationModel(nn.Module):
         image_shape = self.image_shape(y)
         self.prior.validate_image_shape(image_shape)
         if self.physics is not None:
-            validate_measurement(self.physics, y, image_shape)
+            validate_measurement(self.physics, y, image_shape, self.initial_parameters(y))
         return self.prior.encode(initial_image(self.physics, y, image_shape))
 
     def _measurement(self, y: Tensor) -> tuple[Tensor, dist.TorchDistribution]:
@@ -157,7 +158,7 @@ class RestorationModel(nn.Module):
                 "A likelihood needs an operator; this model has physics=None, as after loading a posterior; pass "
                 "physics=... to load_posterior or RestorationModel."
             )
-        parameters = {name: pyro.sample(name, prior) for name, prior in self.physics_priors.items()}
+        parameters = {name: pyro.sample(name, prior_on(p, y.real)) for name, p in self.physics_priors.items()}
         x = self._image(y)
         with full_precision(x):
             signal = measure(self.physics, x, operator_arguments(self.physics, parameters))

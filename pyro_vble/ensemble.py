@@ -1,6 +1,7 @@
 """Several independent fits of one measurement, as one posterior."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ class EnsemblePosterior(Posterior):
 
     .. math:: q(x, z, h) = \frac 1K \sum_k q_k(x, z, h)
 
-    Samples take turns over the fits, and every statistic is the mixture's: where the fits disagree, error bars widen.
-    ``to_arviz`` makes each fit a chain, so that R-hat tells whether they agree.
+    Every fit gives as many samples, in chunks by turns, and every statistic is the mixture's: where the fits disagree,
+    error bars widen. ``to_arviz`` makes each fit a chain, so that R-hat tells whether they agree.
 
     Args:
         fits: The fits, of one measurement.
@@ -54,31 +55,24 @@ class EnsemblePosterior(Posterior):
         """The decodings D(z̄) of the fits, averaged, (B, C, H, W)."""
         return self._out(torch.stack([fit.mmse_z for fit in self._fits]).mean(0))
 
-    def sample_latents(self, n: int = 1, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Draw n posterior latents by site, each (n, B, *event); the fits take turns."""
-        seed = self._seed(seed)
-        parts = [
-            fit.sample_latents(count, seed=derived_seed(seed, k))
-            for k, (fit, count) in enumerate(zip(self._fits, _turns(n, len(self._fits)), strict=True))
-            if count
-        ]
-        return {name: _interleaved([part[name] for part in parts]) for name in parts[0]}
-
     def draws(self, n: int = 1, *, seed: int | None = None) -> Iterator[Draws]:
         """Not of a mixture: its density is not a guide's. Use those of ``fits``."""
         raise NotImplementedError(
             "The density of a mixture of fits is none of its guides'; use the draws of posterior.fits[k]."
         )
 
-    def _images(self, n: int) -> Tensor:
-        return self._by_turns("_images", n)
+    def _chunked(self, num_samples: int, seed: int | None, make: Callable[[Posterior, int], Any]) -> Iterator[Any]:
+        """What ``make`` makes of n draws of all fits together, their chunks by turns."""
+        parts = [
+            fit._chunked(count, derived_seed(seed, "fit", k), make)
+            for k, (fit, count) in enumerate(zip(self._fits, _turns(num_samples, len(self._fits)), strict=True))
+            if count
+        ]
+        for chunks in itertools.zip_longest(*parts):
+            yield from (chunk for chunk in chunks if chunk is not None)
 
-    def _measurements(self, n: int) -> Tensor:
-        return self._by_turns("_measurements", n)
-
-    def _by_turns(self, method: str, n: int) -> Tensor:
-        counts = _turns(n, len(self._fits))
-        return _interleaved([getattr(fit, method)(k) for fit, k in zip(self._fits, counts, strict=True) if k])
+    def _guide_trace(self, n: int) -> Any:
+        raise NotImplementedError("A mixture of fits has no single guide; use those of posterior.fits.")
 
     def _key(self, num_samples: int, seed: int | None) -> tuple[int | None, ...]:
         return (num_samples, seed, *(version for fit in self._fits for version in _versions(fit.guide)))
@@ -87,9 +81,3 @@ class EnsemblePosterior(Posterior):
 def _turns(n: int, fits: int) -> list[int]:
     """How many of n draws each fit makes."""
     return [n // fits + (k < n % fits) for k in range(fits)]
-
-
-def _interleaved(parts: list[Any]) -> Tensor:
-    """Draw i of part k at position i times the number of parts, plus k."""
-    order = sorted((i, k) for k, part in enumerate(parts) for i in range(len(part)))
-    return torch.stack([parts[k][i] for i, k in order])

@@ -30,7 +30,7 @@ def ssim(estimate: Tensor, truth: Tensor, *, border: int = BORDER) -> float:
 
 
 def coverage(interval: tuple[Tensor, Tensor], truth: Tensor, *, border: int = BORDER) -> float:
-    """Fraction of true values inside their interval, the border left out.
+    """Fraction of true values inside their interval, the border and unknown (NaN) values left out.
 
     Example:
         >>> import torch
@@ -40,7 +40,8 @@ def coverage(interval: tuple[Tensor, Tensor], truth: Tensor, *, border: int = BO
         0.75
     """
     low, high, truth = _cropped(border, *interval, truth)
-    return float(((low <= truth) & (truth <= high)).double().mean())
+    inside = ((low <= truth) & (truth <= high))[~truth.isnan()]
+    return float(inside.double().mean())
 
 
 def _cropped(border: int, *images: Tensor) -> list[Tensor]:

@@ -169,10 +169,9 @@ class Posterior:
         return self._out(torch.cat(list(self._chunks(n, seed))))
 
     def sample_latents(self, n: int = 1, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Draw n posterior latents by site, each (n, B, *event)."""
-        _check_count(n)
-        with torch.no_grad(), seeded(self._seed(seed)):
-            return {name: self._out(value) for name, value in latents_of(self._guide_trace(n)).items()}
+        """Draw n posterior latents by site, each (n, B, *event): those of the images that ``sample`` draws."""
+        chunks = list(self._chunked(n, self._seed(seed), Posterior._latents))
+        return {name: self._out(torch.cat([chunk[name] for chunk in chunks])) for name in chunks[0]}
 
     def draws(self, n: int = 1, *, seed: int | None = None) -> Iterator[Draws]:
         """Draw n times, in chunks, each with its densities under model and guide.
@@ -182,8 +181,7 @@ class Posterior:
         Raises:
             ValueError: If the model has no operator, as after loading without one.
         """
-        make = lambda n: draw(self.model, self.guide, self.y, n, precision=self.precision)  # noqa: E731
-        return self._chunked(n, self._seed(seed), make)
+        return self._chunked(n, self._seed(seed), Posterior._draws)
 
     def predictive(self, n: int = 1, *, seed: int | None = None) -> Tensor:
         """Draw n measurements from the posterior predictive p(y'|y), (n, B, ...).
@@ -247,15 +245,15 @@ class Posterior:
             return
         chunks = []
         keep = seed is not None and num_samples * math.prod(self.image_shape) <= _KEEP_VALUES
-        for chunk in self._chunked(num_samples, seed, self._images):
+        for chunk in self._chunked(num_samples, seed, Posterior._images):
             if keep:
                 chunks.append(chunk)
             yield chunk
         if keep:
             self._kept = key, chunks
 
-    def _chunked(self, num_samples: int, seed: int | None, make: Callable[[int], Any]) -> Iterator[Any]:
-        """What ``make`` makes of n draws of the guide, chunk by chunk.
+    def _chunked(self, num_samples: int, seed: int | None, make: "Callable[[Posterior, int], Any]") -> Iterator[Any]:
+        """What ``make`` makes of n draws of a fit, chunk by chunk.
 
         Each chunk has a seed of its own: what a generator yields within a scope, its consumer gets within that scope,
         so the random state cannot be forked around all chunks at once.
@@ -264,8 +262,8 @@ class Posterior:
         pixels = self.image_shape[0] * self.image_shape[2] * self.image_shape[3]
         size = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
         for index, start in enumerate(range(0, num_samples, size)):
-            with seeded(derived_seed(seed, index)):
-                made = make(min(size, num_samples - start))
+            with seeded(derived_seed(seed, "draws", index)):
+                made = make(self, min(size, num_samples - start))
             yield made
 
     def _predictive_chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
@@ -275,12 +273,18 @@ class Posterior:
                 "Posterior predictive samples need the forward operator, which is not saved with a posterior; pass "
                 "physics=... to load_posterior."
             )
-        return self._chunked(num_samples, self._seed(seed), self._measurements)
+        return self._chunked(num_samples, self._seed(seed), Posterior._measurements)
+
+    def _draws(self, n: int) -> Draws:
+        return draw(self.model, self.guide, self.y, n, precision=self.precision)
 
     @torch.no_grad()
     def _guide_trace(self, n: int) -> poutine.Trace:
         with parameter_scope(self.guide), pyro.plate("samples", n, dim=-2):
             return poutine.trace(self.guide).get_trace(self.y)
+
+    def _latents(self, n: int) -> dict[str, Tensor]:
+        return latents_of(self._guide_trace(n))
 
     @torch.no_grad()
     def _images(self, n: int) -> Tensor:

@@ -26,6 +26,9 @@ from pyro_vble.seeding import as_seed, derived_seed, fresh_seed, seeded
 
 # Spacing of bfloat16 numbers just below 1: decoded images are rounded to it, which finer noise would notice.
 _BFLOAT16_STEP = 2**-8
+# How far the centres of further fits start from the first's: in widths of the guide as it starts, and on the
+# unconstrained scale (the logarithm, for a positive one) of parameters of operator and noise.
+_SCATTERED_WIDTHS, _SCATTERED_PARAMETER = 3.0, 0.5
 
 
 def restore(
@@ -72,8 +75,8 @@ def restore(
         physics_priors: Semi-blind restoration: priors of parameters that are not known, of the noise ("sigma", ...)
             or of the operator (arguments of ``physics.A``, such as ``width`` of
             :class:`~pyro_vble.physics.GaussianBlur`). They are inferred with the image, one value an image.
-        num_fits: Number of independent fits, from overdispersed starts: their mixture is the posterior, and they are
-            the chains of ``to_arviz``.
+        num_fits: Number of independent fits: their mixture is the posterior, and they are the chains of ``to_arviz``.
+            All but the first start scattered, by three widths of the guide as it starts.
         elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
         seed: The same seed gives the same bits on CPU.
@@ -123,7 +126,6 @@ def restore(
 
     def build(rate_scale: Any, guide: Callable = guide) -> tuple[RestorationModel, Callable]:
         scaled = prior.with_rate_scale(rate_scale) if competing or rate_scale != 1 else prior
-        latent_image = getattr(_unwrapped(guide), "latent_image", False)
 
         def build_model(latent_image: bool) -> RestorationModel:
             model = RestorationModel(
@@ -133,15 +135,11 @@ def restore(
             return model
 
         with local_parameters():  # fits of several images must not meet in Pyro's global store
-            model = build_model(latent_image)
-            try:
-                return model, guide(model, data)
-            except LatentImageError:  # a callable that hides which guide it makes
-                model = build_model(not latent_image)
-                return model, guide(model, data)
+            model = build_model(latent_image_of(guide, build_model, data))
+            return model, guide(model, data)
 
     model, fitted_guide = build(1.0 if rate_scale == "auto" else rate_scale)
-    if chosen_for_us and noise_level(model.physics, data, model.image_shape(data)) < _BFLOAT16_STEP:
+    if chosen_for_us and _noise(model, data) < _BFLOAT16_STEP:
         precision = "float32"
     settings = {"lr": lr, "num_particles": num_particles, "elbo": elbo, "seed": seed, "precision": precision}
     if competing and _unwrapped(guide) is MAPz:  # a point has no evidence: VBLE judges for it
@@ -151,17 +149,15 @@ def restore(
         model, fitted_guide = best_rate_scale(build, data, **settings)
     settings |= {"num_steps": num_steps, "schedule": schedule, "kl_weight": kl_weight}
     settings |= {"tolerance": tolerance, "progress": progress}
-    seeds = [as_seed(seed)] + [
-        fresh_seed() if seed is None else derived_seed(as_seed(seed), -k) for k in range(1, num_fits)
-    ]
     chosen = getattr(model.prior, "rate_scale", 1.0)
+    seed = fresh_seed() if seed is None and num_fits > 1 else as_seed(seed)
     fits = []
-    for k, own_seed in enumerate(seeds):
+    for k in range(num_fits):
         if k:
             model, fitted_guide = build(chosen)
-            with seeded(own_seed):
+            with seeded(derived_seed(seed, "scatter", k)):
                 _scatter(fitted_guide, data)
-        fits.append(fit(model, fitted_guide, data, **(settings | {"seed": own_seed})))
+        fits.append(fit(model, fitted_guide, data, **settings | {"seed": derived_seed(seed, "fit", k) if k else seed}))
         fits[-1].output_device = y.device
     if num_fits == 1:
         return fits[0]
@@ -170,15 +166,33 @@ def restore(
     return posterior
 
 
+def _noise(model: RestorationModel, y: Tensor) -> float:
+    return noise_level(model.physics, y, model.image_shape(y), model.initial_parameters(y))
+
+
 @torch.no_grad()
 def _scatter(guide: Callable, y: Tensor) -> None:
-    """Move the centres of a guide to a draw of it: fits that agree from scattered starts have converged."""
+    """Move the centres of a guide by some of its widths: fits that agree from scattered starts have converged."""
     if not isinstance(guide, MeanFieldGuide):
         return
     for site, value in guide(y).items():
         factor = guide.factors[site]
-        if not isinstance(factor, ConstrainedFactor) and factor.loc.requires_grad:
-            factor.loc.copy_(value)
+        if isinstance(factor, ConstrainedFactor):
+            factor.loc.add_(_SCATTERED_PARAMETER * torch.randn_like(factor.loc))
+        elif factor.loc.requires_grad:
+            factor.loc.add_(_SCATTERED_WIDTHS * (value - factor.loc))
+
+
+def latent_image_of(guide: Callable, model: Callable[[bool], RestorationModel], y: Tensor) -> bool:
+    """Whether a guide, or a callable that makes one, wants the image as a latent."""
+    latent_image = getattr(_unwrapped(guide), "latent_image", None)
+    if latent_image is None:
+        with local_parameters():
+            try:
+                guide(model(False), y)
+            except LatentImageError:
+                return True
+    return bool(latent_image)
 
 
 def _measurement_tensor(y: Any) -> Tensor:

@@ -56,7 +56,7 @@ def calibrate(
     from pyro_vble.cli import report
     from pyro_vble.cli.restore import operator_of
     from pyro_vble.diagnostics import Calibration
-    from pyro_vble.io.images import SUFFIXES, read_image
+    from pyro_vble.io.images import SUFFIXES, evenly_spaced, read_image
     from pyro_vble.seeding import derived_seed, seeded
 
     if problem is Problem.inpaint and measurements is None:
@@ -66,21 +66,28 @@ def calibrate(
     paths = sorted(path for path in _folder(truths).iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"The folder must hold images ({', '.join(SUFFIXES)}); {truths} holds none.")
-    paths = paths[:: max(1, len(paths) // images)][:images]
+    paths = evenly_spaced(paths, images)
     prior_model = pv.load_prior(prior)
     ratio = factor if problem is Problem.super_resolve else 1
 
     def pairs() -> Iterator[tuple[Any, Any]]:
         for index, path in enumerate(paths):
             whole = read_image(path, scale=scale).values
-            truth = _centre(whole, crop)
             if measurements is None:
+                truth = whole[_centre([side // ratio for side in whole.shape[-2:]], crop // ratio, ratio)]
                 blank = truth[..., ::ratio, ::ratio]
                 physics = operator_of(problem, blank, noise, blur_sigma, kernel, factor)
-                with seeded(derived_seed(seed, index)):
+                with seeded(derived_seed(seed, "noise", index)):
                     y = physics(truth)
             else:
-                y = _centre(read_image(_of_the_same_name(measurements, path), scale=scale).values, crop // ratio)
+                y = read_image(_of_the_same_name(measurements, path), scale=scale).values
+                if [ratio * side for side in y.shape[-2:]] != list(whole.shape[-2:]):
+                    raise ValueError(
+                        f"A truth must be {ratio} times the size of its measurement; {path.name} has "
+                        f"{tuple(whole.shape[-2:])} pixels for {tuple(y.shape[-2:])}; crop them alike."
+                    )
+                window = list(y.shape[-2:]), crop // ratio
+                truth, y = whole[_centre(*window, ratio)], y[_centre(*window, 1)]
                 physics = operator_of(problem, y, noise, blur_sigma, kernel, factor)
             posterior = pv.restore(
                 y,
@@ -124,12 +131,11 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _centre(image: Any, side: int) -> Any:
-    """The middle of an image, at most a square of this side."""
-    height, width = image.shape[-2:]
-    rows, columns = min(side, height), min(side, width)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return image[..., top : top + rows, left : left + columns]
+def _centre(size: list[int], side: int, ratio: int) -> tuple[Any, ...]:
+    """The window of the middle of an image, at most a square of this side, on a grid ``ratio`` times finer."""
+    kept = [min(side, whole) for whole in size]
+    starts = [(whole - own) // 2 for whole, own in zip(size, kept, strict=True)]
+    return (..., *(slice(ratio * a, ratio * (a + n)) for a, n in zip(starts, kept, strict=True)))
 
 
 def _of_the_same_name(folder: Path, path: Path) -> Path:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vble._streaming import Moments
 from pyro_vble.metrics import BORDER
 from pyro_vble.posterior import Posterior
-from pyro_vble.seeding import fresh_seed, seeded
+from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
 #: A posterior, or samples (n, B, C, H, W).
 Samples: TypeAlias = Posterior | Tensor
@@ -68,7 +68,7 @@ class Source:
 
     def uniform(self) -> Tensor:
         """One uniform random number a pixel, reproducible with a seed."""
-        with seeded(None if self.seed is None else self.seed + 1):
+        with seeded(derived_seed(self.seed, "ties")):
             return torch.rand(self.truth.shape, dtype=self.truth.dtype, device=self.truth.device)
 
 

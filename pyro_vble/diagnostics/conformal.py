@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vble.diagnostics._source import BORDER, inner
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.posterior import Posterior
+from pyro_vble.seeding import fresh_seed
 
 _FORMAT = "pyro-vble calibration 1"
 _SCORES_PER_BIN = 500
@@ -86,7 +87,8 @@ class Calibration:
             border: Pixels left out at the border.
 
         Raises:
-            ValueError: If there is no image, a truth has another shape, or a posterior no spread (MAP-z).
+            ValueError: If there is no image, a truth has another shape or no known value, or a posterior no spread
+                (MAP-z).
         """
         return cls.fit_pairs(zip(posteriors, truths, strict=True), bins=bins, num_samples=num_samples, border=border)
 
@@ -107,13 +109,19 @@ class Calibration:
                 raise ValueError(
                     f"Each truth must have its image's shape {posterior.image_shape}; received {tuple(truth.shape)}."
                 )
-            std, error = posterior.std(num_samples), (truth - posterior.mmse_x(num_samples)).abs()
+            seed = (
+                fresh_seed() if posterior.seed is None else posterior.seed
+            )  # mean and standard deviation of the same samples
+            std = posterior.std(num_samples, seed=seed)
+            error = (truth - posterior.mmse_x(num_samples, seed=seed)).abs()
             if not bool((std > 0).any()):
                 raise ValueError("A posterior without spread cannot be calibrated; use VBLE or VBLExz, not MAPz.")
             origin = origin or made_with(posterior)
             for one in range(len(truth)):
-                values = (inner(v[one], border).double().cpu().numpy().ravel() for v in (std, error))
-                pairs.append(_finite(*values))
+                pair = _finite(*(inner(v[one], border).double().cpu().numpy().ravel() for v in (std, error)))
+                if not len(pair[0]):
+                    raise ValueError("Every truth needs a known value inside its border; received one of NaN alone.")
+                pairs.append(pair)
         if not pairs:
             raise ValueError("A calibration needs images whose truth is known; received none.")
         if len(pairs) < _FEW_IMAGES:
@@ -132,10 +140,8 @@ class Calibration:
         """Half width of the interval of each pixel, of its predicted standard deviation.
 
         Raises:
-            ValueError: If ``probability`` is not between 0 and 1.
+            ValueError: If ``probability`` is not between 0 and 1, or larger than so many scores can tell.
         """
-        if not 0 < probability < 1:
-            raise ValueError(f"probability must lie between 0 and 1; received {probability}; write 90 % as 0.9.")
         edges = torch.tensor(self.edges, dtype=std.dtype, device=std.device)
         factors = torch.tensor(self._factors(probability), dtype=std.dtype, device=std.device)
         return std * factors[torch.bucketize(std, edges)]
@@ -177,8 +183,11 @@ class Calibration:
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(f"A calibration must have the format {_FORMAT!r}; {where} has not.")
         lists = {"edges", "left_out_90"}
-        values = {k: tuple(v) if k in lists else v for k, v in content.items() if k != "format"}
-        return cls(**(values | {"scores": tuple(map(tuple, content["scores"]))}))
+        try:
+            values = {k: tuple(v) if k in lists else v for k, v in content.items() if k != "format"}
+            return cls(**(values | {"scores": tuple(map(tuple, content["scores"]))}))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"A calibration must be whole; {where} is not ({error}).") from error
 
     def _half_width(self, std: np.ndarray, probability: float) -> np.ndarray:
         return std * self._factors(probability)[np.searchsorted(self.edges, std)]
@@ -187,6 +196,12 @@ class Calibration:
         """Half width over standard deviation, group by group."""
         from crepes import ConformalRegressor
 
+        smallest = min(map(len, self.scores))
+        if not 0 < probability <= smallest / (smallest + 1):
+            raise ValueError(
+                f"probability must lie between 0 and {smallest / (smallest + 1):.3f}, which is what {smallest} scores "
+                f"can tell; received {probability}; write 90 % as 0.9."
+            )
         groups = np.arange(len(self.scores))
         regressor = ConformalRegressor().fit(
             np.concatenate(self.scores), bins=np.repeat(groups, [len(s) for s in self.scores])
@@ -219,5 +234,7 @@ def made_with(posterior: Posterior) -> str:
     """What a posterior was made with, in words: of a calibration it must be the same."""
     from pyro_vble.physics import describe
 
-    guide, model = type(posterior.guide).__name__, posterior.model
-    return f"{guide}, prior {model.prior.name}, {describe(model.physics)}"
+    guide, prior = posterior.guide, posterior.model.prior
+    options = {**getattr(guide, "options", {}), **getattr(prior, "settings", {})}
+    told = ", ".join(f"{name}={value}" for name, value in options.items())
+    return f"{type(guide).__name__}, prior {prior.name} ({told}), {describe(posterior.model.physics)}"

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 from torch import Tensor
 
-from pyro_vble.diagnostics._source import BORDER, Samples, axes, inner
+from pyro_vble.diagnostics._source import BORDER, Samples, Source, axes, inner
 from pyro_vble.diagnostics.pit import num_independent, pit
+from pyro_vble.posterior import Posterior
 
 _LEVELS = (*(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
 
@@ -21,15 +23,17 @@ class CoverageCurve:
     Attributes:
         nominal: Probability of the intervals.
         observed: Share of the pixels inside.
-        low, high: Band that holds the observed coverage with the probability asked for, if calibrated.
-        num_pixels: Number of pixels.
-        num_independent: Number of pixels that the band takes as independent.
+        low, high: Band that holds the observed coverage with ``probability``, if calibrated.
+        probability: That of the band.
+        num_pixels: Number of values with a truth.
+        num_independent: How many of them the band takes as independent.
     """
 
     nominal: np.ndarray
     observed: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    probability: float
     num_pixels: int
     num_independent: int
 
@@ -54,8 +58,9 @@ def coverage_curve(
     .. math:: c(p) = \frac 1N \#\{i : |u_i - \tfrac12| \le \tfrac p2\}
 
     with u the probability integral transform (:func:`pit`), which makes c(p) = p for a calibrated posterior whatever
-    the number of samples. The band is binomial, for as many independent pixels as a lattice of ``spacing`` pixels has:
-    neighbouring errors go together.
+    the number of samples; of a posterior with a calibration, the calibrated intervals'. The band is binomial, for as
+    many independent pixels as a lattice of ``spacing`` pixels has: errors of neighbours, and of the bands of a pixel,
+    go together.
 
     Args:
         samples: A posterior, or samples (n, B, C, H, W).
@@ -78,16 +83,34 @@ def coverage_curve(
         >>> bool(abs(curve.at(0.9) - 0.9) < 0.02)
         True
     """
-    nominal = np.asarray(levels, dtype=float)
+    nominal = np.sort(np.asarray(levels, dtype=float))
     if not ((nominal >= 0) & (nominal <= 1)).all():
         raise ValueError(f"levels must be probabilities in [0, 1]; received {list(levels)}.")
-    u = inner(pit(samples, truth, num_samples=num_samples, seed=seed), border)
-    distance = (u - 0.5).abs().cpu().numpy().ravel()
-    observed = np.array([(distance <= p / 2).mean() for p in nominal])
-    independent = num_independent(u, spacing)
+    if isinstance(samples, Posterior) and samples.calibration is not None:
+        level = _calibrated_levels(samples, truth, nominal, num_samples, seed)
+    else:
+        level = 2 * (pit(samples, truth, num_samples=num_samples, seed=seed) - 0.5).abs()
+    level = inner(level, border)
+    independent = num_independent(level, spacing)
+    level = level[torch.isfinite(level)].cpu().numpy()
+    observed = np.array([(level <= p).mean() for p in nominal])
     tail = (1 - probability) / 2
     low, high = (stats.binom.ppf(q, independent, nominal) / independent for q in (tail, 1 - tail))
-    return CoverageCurve(nominal, observed, low, high, u.numel(), independent)
+    return CoverageCurve(nominal, observed, low, high, probability, level.size, independent)
+
+
+def _calibrated_levels(
+    posterior: Posterior, truth: Tensor, nominal: np.ndarray, num_samples: int, seed: int | None
+) -> Tensor:
+    """The smallest of the nominal levels whose interval holds the pixel; 1 if none does."""
+    moments = Source(posterior, truth, num_samples, seed).moments()
+    error = (truth - moments.mean).abs()
+    level = torch.where(torch.isfinite(truth), 1.0, torch.nan)
+    for p in nominal[::-1]:
+        if 0 < p < 1:
+            inside = error <= posterior.calibration.half_width(moments.std, float(p))
+            level = torch.where(inside, float(p), level)
+    return level
 
 
 def plot_coverage(curves: CoverageCurve | Mapping[str, CoverageCurve], *, ax: Any = None) -> Any:
@@ -95,7 +118,9 @@ def plot_coverage(curves: CoverageCurve | Mapping[str, CoverageCurve], *, ax: An
     ax = axes(ax)
     curves = {"posterior": curves} if isinstance(curves, CoverageCurve) else dict(curves)
     first = next(iter(curves.values()))
-    ax.fill_between(first.nominal, first.low, first.high, color="0.85", linewidth=0, label="calibrated, 95 %")
+    ax.fill_between(
+        first.nominal, first.low, first.high, color="0.85", linewidth=0, label=f"calibrated, {first.probability:.0%}"
+    )
     ax.plot([0, 1], [0, 1], color="0.4", linewidth=1)
     for name, curve in curves.items():
         ax.plot(curve.nominal, curve.observed, marker=".", label=name)

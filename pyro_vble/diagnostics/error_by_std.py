@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_vble.diagnostics._source import BORDER, Samples, Source, axes, inner
@@ -60,6 +61,8 @@ def error_by_std(
     moments = Source(samples, truth, num_samples, seed).moments()
     std = inner(moments.std, border).flatten()
     error = inner(truth - moments.mean, border).flatten()
+    known = torch.isfinite(error)
+    std, error = std[known], error[known]
     groups = std.argsort().tensor_split(bins)
     root_mean_squares = [[float(v[group].square().mean().sqrt()) for group in groups] for v in (std, error)]
     return ErrorByStd(*map(np.array, root_mean_squares))

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from pyro_vble.diagnostics._source import BORDER, draw_map, inner
+from pyro_vble._streaming import streamed_quantiles
+from pyro_vble.diagnostics._source import BORDER, Samples, Source, draw_map, inner
 from pyro_vble.posterior import Posterior
 
 
@@ -28,7 +30,7 @@ class ErrorQuantile:
 
 
 def error_quantile(
-    posterior: Posterior,
+    samples: Samples,
     truth: Tensor,
     probability: float = 0.9,
     *,
@@ -39,7 +41,7 @@ def error_quantile(
     """The predicted 90 % quantile of the error at every pixel, beside the error itself.
 
     Args:
-        posterior: The posterior; calibrated, its calibrated quantile is taken.
+        samples: A posterior (calibrated, its calibrated quantile is taken), or samples (n, B, C, H, W).
         truth: The true image (B, C, H, W).
         probability: Which quantile.
         num_samples: Number of samples.
@@ -47,6 +49,7 @@ def error_quantile(
         border: Pixels left out of the share.
 
     Raises:
+        TypeError: If ``samples`` is neither a posterior nor a tensor.
         ValueError: If ``probability`` is not one, or the truth has another shape.
 
     Example:
@@ -59,11 +62,16 @@ def error_quantile(
         >>> found.predicted.shape, 0 <= found.share <= 1
         (torch.Size([1, 3, 64, 64]), True)
     """
-    if tuple(truth.shape) != posterior.image_shape:
-        raise ValueError(f"truth must have the image's shape {posterior.image_shape}; received {tuple(truth.shape)}.")
-    predicted = posterior.error_quantile(probability, num_samples, seed=seed)
-    error = (truth - posterior.mmse_x(num_samples, seed=seed)).abs()
-    share = float((inner(error, border) <= inner(predicted, border)).double().mean())
+    source = Source(samples, truth, num_samples, seed)
+    mean = source.moments().mean
+    if isinstance(samples, Posterior):
+        predicted = samples.error_quantile(probability, num_samples, seed=source.seed)
+    else:
+        errors = lambda: ((chunk - mean).abs() for chunk in source)  # noqa: E731
+        predicted = streamed_quantiles(errors, torch.tensor([probability]), source.num_samples)[0]
+    error = (truth - mean).abs()
+    below = (inner(error, border) <= inner(predicted, border))[torch.isfinite(inner(error, border))]
+    share = float(below.double().mean())
     return ErrorQuantile(probability, predicted, error, share)
 
 

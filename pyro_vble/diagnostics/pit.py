@@ -17,7 +17,8 @@ def pit(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int | 
     .. math:: u_i = \frac{\#\{j : x_i^{(j)} < x_i\} + v_i (1 + \#\{j : x_i^{(j)} = x_i\})}{n + 1},
         \qquad v_i \sim \mathcal U(0, 1)
 
-    If truth and samples come from the same distribution, u is uniform, whatever the number of samples.
+    If truth and samples come from the same distribution, u is uniform, whatever the number of samples. Where the truth
+    is NaN, so is u. It is of the samples: a calibration of intervals does not change it.
 
     References:
         | Probabilistic forecasts, calibration and sharpness (Gneiting et al., 2007)
@@ -45,7 +46,8 @@ def pit(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int | 
     for chunk in source:
         below = below + (chunk < truth).sum(0)
         equal = equal + (chunk == truth).sum(0)
-    return (below + source.uniform() * (1 + equal)) / (source.num_samples + 1)
+    u = (below + source.uniform() * (1 + equal)) / (source.num_samples + 1)
+    return torch.where(torch.isfinite(truth), u, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,16 @@ class PITHistogram:
     Attributes:
         edges: Edges of the bins.
         density: Share of the pixels over width of the bin: 1 if calibrated.
-        band: Half width of the band that holds the density of a bin with the probability asked for, if calibrated.
-        num_pixels: Number of pixels.
-        num_independent: Number of pixels that the band takes as independent.
+        band: Lower and upper end of the band that holds the density of a bin with ``probability``, if calibrated.
+        probability: That of the band.
+        num_pixels: Number of values with a truth.
+        num_independent: How many of them the band takes as independent.
     """
 
     edges: np.ndarray
     density: np.ndarray
     band: tuple[float, float]
+    probability: float
     num_pixels: int
     num_independent: int
 
@@ -80,8 +84,8 @@ def pit_histogram(
 ) -> PITHistogram:
     """The histogram of :func:`pit`: U-shaped where intervals are too narrow, a hump where they are too wide.
 
-    The band is binomial, for as many independent pixels as a lattice of ``spacing`` pixels has: neighbouring errors go
-    together.
+    The band is binomial, for as many independent pixels as a lattice of ``spacing`` pixels has: errors of neighbours,
+    and of the bands of a pixel, go together.
 
     Args:
         samples: A posterior, or samples (n, B, C, H, W).
@@ -102,17 +106,20 @@ def pit_histogram(
         True
     """
     u = inner(pit(samples, truth, num_samples=num_samples, seed=seed), border)
-    counts, edges = np.histogram(u.cpu().numpy().ravel(), bins=bins, range=(0, 1))
     independent = num_independent(u, spacing)
+    u = u[torch.isfinite(u)]
+    counts, edges = np.histogram(u.cpu().numpy(), bins=bins, range=(0, 1))
     tail = (1 - probability) / 2
     low, high = stats.binom.ppf([tail, 1 - tail], independent, 1 / bins) / independent * bins
-    return PITHistogram(edges, counts / u.numel() * bins, (float(low), float(high)), u.numel(), independent)
+    return PITHistogram(
+        edges, counts / u.numel() * bins, (float(low), float(high)), probability, u.numel(), independent
+    )
 
 
 def plot_pit_histogram(histogram: PITHistogram, *, ax: Any = None, label: str | None = None) -> Any:
     """Draw it with its band; returns the axes."""
     ax = axes(ax)
-    ax.axhspan(*histogram.band, color="0.85", label="calibrated, 95 %" if label is None else None)
+    ax.axhspan(*histogram.band, color="0.85", label=f"calibrated, {histogram.probability:.0%}")
     ax.axhline(1, color="0.4", linewidth=1)
     ax.stairs(histogram.density, histogram.edges, fill=True, alpha=0.7, label=label)
     ax.set(xlim=(0, 1), ylim=(0, None), xlabel="probability integral transform", ylabel="density")
@@ -122,7 +129,8 @@ def plot_pit_histogram(histogram: PITHistogram, *, ax: Any = None, label: str | 
 
 
 def num_independent(image: Tensor, spacing: int) -> int:
-    """Number of pixels of a lattice: those taken as independent."""
+    """Number of values with a truth (NaN elsewhere) that are taken as independent: a lattice's, one of all bands."""
     if not spacing >= 1:
         raise ValueError(f"spacing must be at least 1 pixel; received {spacing}.")
-    return max(1, image.numel() // spacing ** min(2, torch.tensor(image.shape[-2:]).gt(1).sum().item()))
+    bands = image.shape[-3] if image.dim() >= 3 else 1
+    return max(1, int(torch.isfinite(image).sum()) // (bands * spacing**2))

@@ -1,5 +1,6 @@
 """Pareto-smoothed importance sampling: the guide's draws, weighted towards the model's posterior."""
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.posterior import Posterior
+from pyro_vble.seeding import fresh_seed
 
-#: Beyond this k-hat, weighted draws are no better than the guide's own (Vehtari et al., 2024).
-K_HAT_LIMIT = 0.7
+
+def k_hat_limit(num_samples: int) -> float:
+    """The k-hat beyond which so many weighted draws cannot be trusted (Vehtari et al., 2024): 0.7, or less for few."""
+    return min(1 - 1 / math.log10(num_samples), 0.7)
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,8 @@ class ImportanceSampling:
     """Weighted draws of a guide, n for each of B images.
 
     Attributes:
-        k_hat: Shape of the weights' tail, (B,): below 0.7 the weighting can be trusted, beyond it the guide is too
-            far from the posterior for its draws to be corrected.
+        k_hat: Shape of the weights' tail, (B,): below about 0.7 the weighting can be trusted, beyond it the guide is
+            too far from the posterior for its draws to be corrected.
         log_weights: Smoothed, normalised log weights, (n, B).
         elbo: Mean of the unsmoothed log weights, the ELBO, (B,), in nats.
         elbo_error: Its Monte Carlo standard error, (B,).
@@ -42,8 +46,8 @@ class ImportanceSampling:
 
     @property
     def trustworthy(self) -> Tensor:
-        """Whether k-hat is below 0.7, (B,)."""
-        return self.k_hat < K_HAT_LIMIT
+        """Whether k-hat is below its limit, (B,)."""
+        return self.k_hat < k_hat_limit(len(self.log_weights))
 
 
 def importance_sampling(
@@ -84,22 +88,23 @@ def importance_sampling(
     if num_samples < 25:
         raise ValueError(f"A tail cannot be told from fewer than 25 draws; received num_samples={num_samples}.")
     seed = posterior._seed(seed)
-    seed = 0 if seed is None else seed  # two passes over the same draws
+    seed = fresh_seed() if seed is None else seed  # two passes over the same draws
     raw = torch.cat([chunk.log_weights for chunk in posterior.draws(num_samples, seed=seed)]).double()
     smoothed, k_hat = smoothed_weights(raw)
     mean, square, start = 0.0, 0.0, 0
     for chunk in posterior._chunks(num_samples, seed):
-        weights = smoothed[start : start + len(chunk)].exp().to(chunk)[..., None, None, None]
-        mean, square = mean + (weights * chunk).sum(0), square + (weights * chunk.square()).sum(0)
+        weights = smoothed[start : start + len(chunk)].exp()[..., None, None, None]
+        x = chunk.double()  # of squares less a squared mean little is left
+        mean, square = mean + (weights * x).sum(0), square + (weights * x.square()).sum(0)
         start += len(chunk)
-    out = posterior._out
+    dtype, out = chunk.dtype, posterior._out
     return ImportanceSampling(
         k_hat=out(k_hat),
         log_weights=out(smoothed),
         elbo=out(raw.mean(0)),
         elbo_error=out(raw.std(0) / num_samples**0.5),
-        mean=out(mean),
-        std=out((square - mean.square()).clamp_min(0).sqrt()),
+        mean=out(mean.to(dtype)),
+        std=out((square - mean.square()).clamp_min(0).sqrt().to(dtype)),
     )
 
 

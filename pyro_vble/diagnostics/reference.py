@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_vble import metrics
+from pyro_vble._version import __version__
 from pyro_vble.diagnostics.sbc import patch_means
 from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
@@ -34,6 +35,7 @@ class ReferencePosterior:
     Attributes:
         image: Images (chains, draws, B, C, H, W).
         latents: Latents by site, each (chains, draws, B, *event).
+        y: The measurement.
         seconds: Time of all chains, warm-up included.
         acceptance: Mean acceptance probability of each chain, (chains,).
         num_divergent: Number of divergent transitions after warm-up.
@@ -41,6 +43,7 @@ class ReferencePosterior:
 
     image: Tensor
     latents: dict[str, Tensor]
+    y: Tensor
     seconds: float
     acceptance: Tensor
     num_divergent: int
@@ -67,21 +70,34 @@ class ReferencePosterior:
         return low, high
 
     def convergence(self, patch: int = 8) -> dict[str, float]:
-        """R-hat (largest; NaN with one chain) and bulk and tail effective sample size (smallest) of patch means."""
+        """R-hat (largest; NaN with one chain), and bulk and tail effective sample size (smallest).
+
+        Of patch means; with the suffix of a latent's name, of all its values.
+        """
         with quiet_arviz():
             import arviz as az
-        values = patch_means(self.image, min(patch, *self.image.shape[-2:])).flatten(2).cpu().numpy()
-        dataset = az.convert_to_dataset({"patch": values})
-        bulk, tail = (float(az.ess(dataset, method=m)["patch"].min()) for m in ("bulk", "tail"))
-        r_hat = float(az.rhat(dataset)["patch"].max()) if len(values) > 1 else float("nan")
-        return {"r_hat": r_hat, "ess_bulk": bulk, "ess_tail": tail}
+        quantities = {"": patch_means(self.image, min(patch, *self.image.shape[-2:]))}
+        quantities |= {f"_{name}": value for name, value in self.latents.items() if name != "x_decentered"}
+        found = {}
+        for suffix, value in quantities.items():
+            dataset = az.convert_to_dataset({"v": value.flatten(2).cpu().numpy()})
+            several = len(value) > 1
+            found[f"r_hat{suffix}"] = float(az.rhat(dataset)["v"].max()) if several else float("nan")
+            for method in ("bulk", "tail"):
+                found[f"ess_{method}{suffix}"] = float(az.ess(dataset, method=method)["v"].min())
+        return found
 
     def to_arviz(self) -> "InferenceData":
-        """Images and latents as ArviZ ``InferenceData``, with chains."""
+        """Images, latents and the measurement as ArviZ ``InferenceData``, with chains."""
         with quiet_arviz():
             import arviz as az
         variables = {"image": self.image.cpu().numpy()} | {k: v.cpu().numpy() for k, v in self.latents.items()}
-        return az.from_dict(variables, dims={"image": ["image_batch", "band", "row", "col"]})
+        return az.from_dict(
+            variables,
+            observed_data={"y": self.y.cpu().numpy()},
+            dims={"image": ["image_batch", "band", "row", "col"]},
+            attrs={"inference_library": "pyro_vble", "inference_library_version": __version__},
+        )
 
 
 def reference_posterior(
@@ -107,7 +123,8 @@ def reference_posterior(
         | https://arxiv.org/abs/1111.4246
 
     Args:
-        posterior: A fitted posterior of one image, with its operator. One of VBLE-xz has the image as a latent.
+        posterior: A fitted posterior of one image, with its operator. One of VBLE-xz has the image as a latent. Of
+            several fits the chains start from each in turn.
         num_samples: Draws of each chain.
         num_warmup: Steps of each chain that adapt step size and mass matrix, and are dropped.
         num_chains: Number of chains, one after another.
@@ -137,11 +154,12 @@ def reference_posterior(
         raise ValueError(f'kernel must be "nuts" or "hmc"; received {kernel!r}.')
     seed = posterior._seed(seed)
     seed = fresh_seed() if seed is None else seed
-    target = _Target(posterior, seed)
     start = time.perf_counter()
+    targets = [_Target(fit, seed) for fit in posterior.fits]
     images, latents, acceptance, divergent = [], [], [], 0
     for chain in range(num_chains):
-        with seeded(derived_seed(seed, chain)), pyro.validation_enabled(False):
+        target = targets[chain % len(targets)]
+        with seeded(derived_seed(seed, "chain", chain)), pyro.validation_enabled(False):
             if kernel == "nuts":
                 sampler = NUTS(potential_fn=target.potential, max_tree_depth=max_tree_depth)
             else:
@@ -164,6 +182,7 @@ def reference_posterior(
     return ReferencePosterior(
         image=out(torch.stack(images)),
         latents={name: out(torch.stack([chain[name] for chain in latents])) for name in latents[0]},
+        y=out(posterior.y),
         seconds=time.perf_counter() - start,
         acceptance=torch.tensor(acceptance),
         num_divergent=divergent,
@@ -182,6 +201,7 @@ def compare_with_reference(
 
     | column | what it is |
     |---|---|
+    | ``mean``, ``std`` | posterior mean and standard deviation, averaged over pixels |
     | ``mean_error`` | root mean square of mean less chains' mean, in chains' standard deviations |
     | ``std_ratio`` | median of standard deviation over chains' |
     | ``coverage_90_of_chains`` | share of the chains' draws that 90 % intervals hold |
@@ -218,6 +238,8 @@ def _row(
     low, high = interval
     scale = reference.std.clamp_min(1e-12)
     row = {
+        "mean": float(mean.mean()),
+        "std": float(std.mean()),
         "mean_error": float(((mean - reference.mmse_x) / scale).square().mean().sqrt()),
         "std_ratio": float((std / scale).median()),
         "coverage_90_of_chains": float(((reference.samples >= low) & (reference.samples <= high)).double().mean()),
@@ -234,7 +256,7 @@ class _Target:
         self.posterior, self.model, self.y = posterior, posterior.model, posterior.y
         supports = {name: prior.support for name, prior in self.model.physics_priors.items()}
         real = torch.distributions.constraints.real
-        with seeded(derived_seed(seed, -1)), torch.no_grad():
+        with seeded(derived_seed(seed, "pilot")), torch.no_grad():
             pilot = latents_of(posterior._guide_trace(_PILOT_DRAWS))
         self.transforms = {name: biject_to(supports.get(name, real)) for name in pilot}
         free = {name: self.transforms[name].inv(value) for name, value in pilot.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,15 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.models import Prior, RestorationModel
-from pyro_vble.restoration import restore
+from pyro_vble.posterior import Posterior
+from pyro_vble.restoration import latent_image_of, restore
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
+
+# The image and its decentred self, which "x" stands for.
+_IMAGE_SITES = ("x", "x_decentered")
 
 #: Draws by name, "x" and the latents, each (*, B, *event).
 Values = dict[str, Tensor]
@@ -51,7 +57,7 @@ class SBC:
         """Lower and upper end of the simultaneous band of :meth:`ecdf_difference` of a calibrated posterior.
 
         It is for one rank a simulation. The K ranks of one simulation go together, more or less, so that their average
-        leaves the band less often than claimed: what does leave it is not calibrated.
+        leaves the band less often than that.
         """
         with quiet_arviz():
             from arviz.stats.ecdf_utils import ecdf_confidence_band
@@ -126,7 +132,7 @@ def sbc(
     ranks: dict[str, list[Tensor]] = {name: [] for name in quantities}
     starts = range(0, num_simulations, batch_size)
     for index, start in enumerate(tqdm(starts, desc="SBC", unit="batch", disable=not progress, leave=False)):
-        with seeded(derived_seed(seed, index)), torch.no_grad():
+        with seeded(derived_seed(seed, "simulation", index)), torch.no_grad():
             truth, y = simulator(min(batch_size, num_simulations - start))
             draws = sampler(y, num_draws)
             for name, quantity in quantities.items():
@@ -134,7 +140,7 @@ def sbc(
                 # Ties are broken at random: of a point mass all draws are equal.
                 below = (drawn < true).sum(0)
                 ties = (drawn == true).sum(0)
-                ranks[name].append(below + (torch.rand(below.shape) * (ties + 1)).floor().long())
+                ranks[name].append(below + (torch.rand(below.shape, device=below.device) * (ties + 1)).floor().long())
     return SBC({name: torch.cat(parts).cpu().numpy() for name, parts in ranks.items()}, num_draws)
 
 
@@ -150,15 +156,16 @@ def simulation_based_calibration(
     patch: int = 8,
     num_pixels: int = 16,
     num_latents: int = 16,
+    physics_priors: Mapping[str, Any] | None = None,
     seed: int | None = 0,
     progress: bool = True,
     **settings: Any,
 ) -> SBC:
     """Simulation-based calibration of a guide: images from the prior, measurements from physics, fits by ``restore``.
 
-    Ranked are some pixels ("pixel"), the means of all patches ("patch mean") and some of the latents ("latent").
-
-    The images are those of the model that the guide approximates: with VBLE x = D(z), with VBLE-xz x ~ p(x|z).
+    Ranked are some pixels ("pixel"), the means of all patches ("patch mean"), some values of the latents ("z", and with
+    a CAE "h"), and the parameters of ``physics_priors`` by name. The images are those of the model that the guide
+    approximates: with VBLE x = D(z), with VBLE-xz x ~ p(x|z).
 
     Args:
         prior: The prior.
@@ -170,10 +177,14 @@ def simulation_based_calibration(
         batch_size: Images fitted at once.
         patch: Side of the patches, in pixels.
         num_pixels: Number of pixels, evenly spread.
-        num_latents: Number of values of z, evenly spread.
+        num_latents: Number of values of each latent, evenly spread.
+        physics_priors: Priors of unknown parameters, which are then drawn and inferred too.
         seed: Seed.
         progress: Whether to show a bar.
-        settings: Settings of ``restore``.
+        settings: Settings of ``restore`` that leave the model as it is.
+
+    Raises:
+        ValueError: If a setting would fit another model than the one simulated.
 
     Example:
         >>> import deepinv
@@ -185,32 +196,48 @@ def simulation_based_calibration(
         ...     pv.load_prior("cae-bsd"), physics, VBLE, image_shape=(3, 64, 64), num_simulations=4, num_draws=9,
         ...     num_steps=2, progress=False)
         >>> {name: ranks.shape for name, ranks in found.ranks.items()}
-        {'pixel': (4, 16), 'patch mean': (4, 192), 'latent': (4, 16)}
+        {'pixel': (4, 16), 'patch mean': (4, 192), 'h': (4, 16), 'z': (4, 16)}
     """
-    latent_image = getattr(getattr(guide, "func", guide), "latent_image", False)
+    changing = sorted(set(settings) & {"rate_scale", "kl_weight", "num_fits"})
+    if changing:
+        raise ValueError(
+            f"Images are simulated from the model that is fitted; received {', '.join(changing)}, which would fit "
+            "another; scale the prior itself: prior.with_rate_scale(s)."
+        )
+
+    def build(latent_image: bool) -> RestorationModel:
+        options = {"image_shape": image_shape, "physics_priors": physics_priors}
+        return RestorationModel(prior, physics, latent_image=latent_image, **options)
+
+    with torch.no_grad(), poutine.block():
+        grey = torch.full((1, *image_shape), 0.5, **prior._options())
+        one = physics.A(grey)
+    model = build(latent_image_of(guide, build, one))
 
     def simulator(n: int) -> tuple[Values, Tensor]:
-        model = RestorationModel(prior, physics, latent_image=latent_image, image_shape=image_shape)
-        blank = torch.zeros(n, *image_shape, **prior._options())
-        with poutine.block():
-            y_shape = physics.A(blank).shape
-            trace = poutine.trace(model.measurement).get_trace(blank.new_zeros(y_shape))
-        return _values(trace, trace.nodes["x"]["value"]), trace.nodes["_RETURN"]["value"].sample()
+        trace = poutine.trace(model.measurement).get_trace(one.new_zeros(n, *one.shape[1:]))
+        latents = {name: value for name, value in latents_of(trace).items() if name not in _IMAGE_SITES}
+        return {"x": trace.nodes["x"]["value"]} | latents, trace.nodes["_RETURN"]["value"].sample()
 
     def sampler(y: Tensor, n: int) -> Values:
+        own_seed = fresh_seed()
+        options = {"seed": own_seed, "image_shape": image_shape, "physics_priors": physics_priors, "progress": False}
         with torch.enable_grad():
-            own_seed = fresh_seed()
-            options = {"seed": own_seed, "image_shape": image_shape, "progress": False}
             posterior = restore(y, physics, prior, guide, **(options | settings))
-        chunks = list(posterior._chunked(n, own_seed, posterior._images_and_latents))
-        latents = {name: torch.cat([latent[name] for _, latent in chunks]) for name in chunks[0][1]}
-        return {"x": torch.cat([image for image, _ in chunks])} | latents
+        chunks = list(posterior._chunked(n, own_seed, Posterior._images_and_latents))
+        values = {"x": torch.cat([image for image, _ in chunks])}
+        values |= {name: torch.cat([latents[name] for _, latents in chunks]) for name in chunks[0][1]}
+        return {name: posterior._out(value) for name, value in values.items() if name not in _IMAGE_SITES[1:]}
 
-    quantities = {
+    with torch.no_grad():
+        sites = simulator(1)[0]
+    quantities: dict[str, Quantity] = {
         "pixel": lambda v: spread(v["x"].flatten(-3), num_pixels),
         "patch mean": lambda v: patch_means(v["x"], patch).flatten(-3),
-        "latent": lambda v: spread(v["z"].flatten(-_event_dim(prior, image_shape)), num_latents),
     }
+    for name, value in sites.items():
+        if name != "x":
+            quantities[name] = partial(_some, name=name, event_dim=value.dim() - 1, count=num_latents)
     return sbc(
         simulator,
         sampler,
@@ -255,14 +282,7 @@ def spread(values: Tensor, count: int) -> Tensor:
     return values[..., torch.linspace(0, total - 1, min(count, total)).round().long()]
 
 
-def _event_dim(prior: Prior, image_shape: tuple[int, int, int]) -> int:
-    """Dimensions of one image's z."""
-    with torch.no_grad(), poutine.block():
-        return prior.latent(image_shape).dim()
-
-
-def _values(trace: poutine.Trace, x: Tensor) -> Values:
-    from pyro_vble.inference.draws import latents_of
-
-    latents = {name: value for name, value in latents_of(trace).items() if name != "x"}
-    return {"x": x} | latents
+def _some(values: Values, name: str, event_dim: int, count: int) -> Tensor:
+    """Some values of a latent, (*, B, K)."""
+    value = values[name]
+    return spread(value.flatten(-event_dim), count) if event_dim else value[..., None]

@@ -1,6 +1,7 @@
 """Images as arrays in [0, 1], from and to files."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from pyro_vble.io.atomic import atomic_path
 
 _TIFF = (".tif", ".tiff")
+_PIXEL_IS_POINT = 2
 _PHOTO = (".png", ".jpg", ".jpeg", ".webp")
 SUFFIXES = (*_PHOTO, *_TIFF, ".npy")
 
@@ -206,4 +208,13 @@ def _geotiff_grid(path: Path) -> tuple[float, float, float, float] | None:
     if scale is None or tie is None:
         return None
     i, j, _, x, y, _ = np.asarray(tie, dtype=float).ravel()[:6]
+    if int(tags.get("GTRasterTypeGeoKey", 1)) == _PIXEL_IS_POINT:  # the tie point is a pixel's centre
+        i, j = i + 0.5, j + 0.5
     return (x - i * scale[0], scale[0], y + j * scale[1], -scale[1])
+
+
+def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
+    """So many of the paths, from the first to the last; all if there are no more."""
+    if count >= len(paths):
+        return list(paths)
+    return [paths[round(i)] for i in np.linspace(0, len(paths) - 1, count)]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pyro_vble._version import __version__
 from pyro_vble.inference.draws import Draws
-from pyro_vble.physics import describe
-from pyro_vble.seeding import derived_seed, fresh_seed, seeded
+from pyro_vble.physics import describe, observed_mask
+from pyro_vble.seeding import derived_seed, fresh_seed
 
 if TYPE_CHECKING:
     import xarray
@@ -38,7 +38,7 @@ GROUPS = (
 _NEED_PHYSICS = ("posterior_predictive", "log_likelihood", "sample_stats", "prior_predictive")
 _IMAGE_DIMS = ("image_batch", "band", "row", "col")
 _SAMPLE_DIMS = ("chain", "draw")
-_MAX_PRIOR_DRAWS = 50
+_MAX_PRIOR_DRAWS = 20
 
 
 def to_inference_data(
@@ -58,11 +58,14 @@ def to_inference_data(
     | ``posterior`` | ``image`` (image_batch, band, row, col); with "latents" also ``z``, ``h``, ``x_decentered``; \
 parameters inferred with the image, (image_batch) |
     | ``posterior_predictive`` | ``y`` |
-    | ``log_likelihood`` | ``y``: log p(y_i|x), in nats; 0 where unobserved |
+    | ``log_likelihood`` | ``y``: log p(y_i|x), in nats |
     | ``sample_stats`` | ``log_p``: log p(y, x, z, h); ``log_q``: log q(x, z, h), in nats (image_batch) |
-    | ``prior``, ``prior_predictive`` | ``image`` and ``y``, ancestral samples, at most 50 |
+    | ``prior``, ``prior_predictive`` | ``image`` and ``y``, ancestral samples, at most 20; with the parameters' own |
     | ``observed_data`` | ``y`` |
     | ``constant_data`` | ``operator``, its description; ``truth`` if given |
+
+    Where values of y are missing, ``y`` is the row of the observed ones, along ``y_observed``, whose coordinates are
+    their places in the flattened measurement (of the region).
 
     Independent draws of one guide are one chain; the fits of ``restore(..., num_fits=4)`` are four.
 
@@ -93,7 +96,7 @@ parameters inferred with the image, (image_batch) |
     """
     import xarray as xr
 
-    source = Source(posterior, num_samples, region, include, truth, coords, seed)
+    source = DrawStream(posterior, num_samples, region, include, truth, coords, seed)
     parts: dict[str, list[xr.Dataset]] = {}
     for datasets in source.streamed():
         for group, dataset in datasets.items():
@@ -102,7 +105,7 @@ parameters inferred with the image, (image_batch) |
     return from_datasets(joined | source.fixed(), source.attrs)
 
 
-class Source:
+class DrawStream:
     """What is drawn, as data sets chunk by chunk."""
 
     def __init__(
@@ -130,6 +133,10 @@ class Source:
             self.y_dims = ("image_batch", "y_band", "y_row", "y_col")
         else:
             self.y_dims = ("image_batch", *(f"y_dim_{i}" for i in range(1, y.dim())))
+        observed = observed_mask(posterior.model.physics, y)
+        observed = (self._cut(observed) if self.same_size else observed).flatten()
+        # A value without likelihood is none that could be left out or replicated: only the others are told of.
+        self.observed = None if bool(observed.all()) else observed.nonzero()[:, 0]
         self.attrs = {
             "inference_library": "pyro_vble",
             "inference_library_version": __version__,
@@ -145,7 +152,7 @@ class Source:
         """Data sets of draws, by group; those of a prior come once, with the first."""
         fits = self.posterior.fits
         each = math.ceil(self.num_samples / len(fits))
-        seeds = [self.seed if k == 0 else derived_seed(self.seed, -k) for k in range(len(fits))]
+        seeds = [derived_seed(self.seed, "fit", k) if len(fits) > 1 else self.seed for k in range(len(fits))]
         wanted = self.include & {"posterior", "latents", "log_likelihood", "sample_stats"}
         replicas = itertools.repeat(None)
         if "posterior_predictive" in self.include:
@@ -167,7 +174,7 @@ class Source:
         """Data sets without draws, by group."""
         groups = {}
         if "observed_data" in self.include:
-            groups["observed_data"] = self._dataset({"y": (self.y_dims, self._y(self.posterior.y))})
+            groups["observed_data"] = self._dataset({"y": self._measured(self.posterior.y)})
         if "constant_data" in self.include:
             # As an object: NetCDF and Zarr store text of a fixed length in ways that not every reader knows.
             values: dict[str, Any] = {"operator": ((), np.array(describe(self.posterior.model.physics), dtype=object))}
@@ -200,15 +207,14 @@ class Source:
                     variables[site] = (dims, value)
             groups["posterior"] = variables
         if "log_likelihood" in self.include:
-            values = stacked(self._y_cut(c.log_likelihood) for c in chains)
-            groups["log_likelihood"] = {"y": (self.y_dims, values)}
+            groups["log_likelihood"] = {"y": self._measured(torch.stack([c.log_likelihood for c in chains]))}
         if "sample_stats" in self.include:
             groups["sample_stats"] = {
                 "log_p": (("image_batch",), stacked(c.log_joint for c in chains)),
                 "log_q": (("image_batch",), stacked(c.log_guide for c in chains)),
             }
         if replicas is not None:
-            groups["posterior_predictive"] = {"y": (self.y_dims, stacked(self._y_cut(y) for y in replicas))}
+            groups["posterior_predictive"] = {"y": self._measured(torch.stack(replicas))}
         return {group: self._sampled(variables) for group, variables in groups.items()}
 
     def _prior(self) -> dict[str, "xarray.Dataset"]:
@@ -216,20 +222,18 @@ class Source:
         wanted = self.include & {"prior", "prior_predictive"}
         if not wanted:
             return {}
-        model, y = self.posterior.model, self.posterior.y
-        images, measurements = [], []
-        with torch.no_grad(), seeded(derived_seed(self.seed, -1000)):
-            for _ in range(min(self.num_samples, _MAX_PRIOR_DRAWS)):
-                if "prior_predictive" in wanted:
-                    trace = pyro.poutine.trace(model.measurement).get_trace(y)
-                    measurements.append(self._y(trace.nodes["_RETURN"]["value"].sample()))
-                    x = trace.nodes["x"]["value"]
-                else:
-                    x = model.image(y)
-                images.append(_array(self._cut(x.expand(self.posterior.image_shape))))
-        groups: dict[str, Any] = {"prior": {"image": (_IMAGE_DIMS, np.stack(images)[None])}}
-        if measurements:
-            groups["prior_predictive"] = {"y": (self.y_dims, np.stack(measurements)[None])}
+        measured = "prior_predictive" in wanted
+        count = min(self.num_samples, _MAX_PRIOR_DRAWS)
+        first = self.posterior.fits[0]
+        seed = derived_seed(self.seed, "prior")
+        chunks = list(first._chunked(count, seed, lambda fit, n: _ancestral(fit, n, measured=measured)))
+        joined = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        groups: dict[str, dict[str, Any]] = {
+            "prior": {"image": (_IMAGE_DIMS, _array(self._cut(joined.pop("x")))[None])}
+        }
+        if measured:
+            groups["prior_predictive"] = {"y": self._measured(joined.pop("y")[None])}
+        groups["prior"] |= {name: (("image_batch",), _array(value)[None]) for name, value in joined.items()}
         return {group: self._sampled(groups[group]) for group in groups if group in wanted}
 
     def _sampled(self, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> "xarray.Dataset":
@@ -243,16 +247,19 @@ class Source:
         dataset = xr.Dataset(dict(variables), attrs=attrs)
         counted = {dim: np.arange(size) for dim, size in dataset.sizes.items()}
         own = {dim: values for dim, values in self.coords.items() if dim in dataset.sizes}
+        if "y_observed" in dataset.sizes:
+            own["y_observed"] = _array(self.observed)
         return dataset.assign_coords(counted | own)
 
     def _cut(self, image: Tensor) -> Tensor:
         return image[..., self.rows, self.columns]
 
-    def _y_cut(self, y: Tensor) -> Tensor:
-        return self._cut(y) if self.same_size else y
-
-    def _y(self, y: Tensor) -> np.ndarray:
-        return _array(self._y_cut(y.expand(self.posterior.y.shape)))
+    def _measured(self, y: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
+        """Dims and values of measurements (*, *y.shape): of the region, and, if any is missing, the observed ones."""
+        y = self._cut(y) if self.same_size else y
+        if self.observed is None:
+            return self.y_dims, _array(y)
+        return ("y_observed",), _array(y.flatten(-self.posterior.y.dim())[..., self.observed])
 
     def _coordinates(
         self, coords: Mapping[str, np.ndarray], region: tuple[slice, slice] | None
@@ -294,10 +301,22 @@ class Source:
         return groups
 
 
+@torch.no_grad()
+def _ancestral(fit: "Posterior", n: int, *, measured: bool) -> dict[str, Tensor]:
+    """Images from the prior, with measurements and parameters of operator and noise where they are measured."""
+    with pyro.plate("samples", n, dim=-2):
+        trace = pyro.poutine.trace(fit.model.measurement if measured else fit.model.image).get_trace(fit.y)
+    values = {"x": trace.nodes["x"]["value"].expand(n, *fit.image_shape)}
+    if measured:
+        values["y"] = trace.nodes["_RETURN"]["value"].expand((n, *fit.y.shape)).sample()
+        values |= {name: trace.nodes[name]["value"].expand(n, len(fit.y)) for name in fit.model.physics_priors}
+    return values
+
+
 def _without_densities(fit: "Posterior", num_samples: int, seed: int | None) -> Iterator[Draws]:
     """Draws whose densities nobody asked for: they need no operator."""
     nothing = torch.empty(0)
-    for image, latents in fit._chunked(num_samples, fit._seed(seed), fit._images_and_latents):
+    for image, latents in fit._chunked(num_samples, seed, type(fit)._images_and_latents):
         yield Draws(image, latents, nothing, nothing, nothing)
 
 

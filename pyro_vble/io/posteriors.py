@@ -76,7 +76,8 @@ def load_posterior(
     Args:
         path: The file.
         prior: The prior, where it was not loaded by name (one of your own).
-        physics: The forward operator; only ``predictive`` and further fitting need it.
+        physics: The forward operator: what has to do with measurements needs it (``predictive``, ``draws``, most
+            groups of ``to_arviz``, Markov chains, further fitting).
         device: Where to put it; "auto" is CUDA where there is one.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyro_vble.io.inference_data import Source, from_datasets
+from pyro_vble.io.inference_data import DrawStream, from_datasets
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -62,7 +62,7 @@ def to_zarr(
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"A store is not overwritten; {path} exists; remove it or choose another path.")
-    source = Source(posterior, num_samples, region, include, truth, coords, seed)
+    source = DrawStream(posterior, num_samples, region, include, truth, coords, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     options: dict[str, Any] = {"store": str(temporary), "consolidated": False}

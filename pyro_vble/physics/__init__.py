@@ -10,7 +10,7 @@ from pyro_vble.physics.operators import (
     observed_mask,
     operator_on,
 )
-from pyro_vble.physics.parameters import check_physics_priors, describe, initial_value, operator_arguments
+from pyro_vble.physics.parameters import check_physics_priors, describe, initial_value, operator_arguments, prior_on
 from pyro_vble.physics.validation import noise_level, validate_measurement
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "observed_mask",
     "operator_arguments",
     "operator_on",
+    "prior_on",
     "validate_measurement",
 ]

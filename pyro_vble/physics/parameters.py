@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
+from torch.distributions import biject_to
 
+_EDGE = 15.0
 _RESERVED = ("h", "z", "x", "x_decentered", "y", "image", "samples")
 
 
@@ -44,7 +46,9 @@ def initial_value(physics: Any, name: str, prior: Any) -> Tensor:
     value = getattr(owner, name, None)
     if value is not None:
         value = torch.as_tensor(value, dtype=torch.get_default_dtype()).mean()
-        if bool(prior.support.check(value)) and bool(torch.isfinite(prior.log_prob(value))):
+        # At the edge of the support there is no way back.
+        free = biject_to(prior.support).inv(value)
+        if bool(prior.support.check(value)) and bool(free.abs() < _EDGE):
             return value
     try:
         return prior.icdf(torch.tensor(0.5))
@@ -53,6 +57,12 @@ def initial_value(physics: Any, name: str, prior: Any) -> Tensor:
             torch.manual_seed(0)
             draws = prior.sample((1001,))
         return draws.median()
+
+
+def prior_on(prior: Any, like: Tensor) -> Any:
+    """A parameter's prior with its own parameters in the data type and on the device of a tensor."""
+    own = {name: torch.as_tensor(getattr(prior, name)).to(like) for name in prior.arg_constraints}
+    return type(prior)(**own) if own else prior
 
 
 def operator_arguments(physics: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,8 +106,7 @@ def _numbers(module: Any) -> str:
     if not isinstance(module, torch.nn.Module):
         return ""
     named = {name: value for name, value in module.named_buffers(recurse=False) if not name.startswith("_")}
-    if "mask" in named and named["mask"].numel() == 1:  # every decomposable operator has one
-        del named["mask"]
+    named.pop("mask", None)  # one of every image, or 1: every decomposable operator has it
     parts = [
         f"{name}={value.item():.4g}"
         if value.numel() == 1 and not value.is_complex()

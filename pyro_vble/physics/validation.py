@@ -1,5 +1,6 @@
 """Checks of a measurement before anything is computed from it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -16,13 +17,16 @@ _SCALE_LIMIT = 32.0
 
 
 @torch.no_grad()
-def validate_measurement(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> None:
+def validate_measurement(
+    physics: Any, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor] | None = None
+) -> None:
     """Raise unless y is a plausible measurement, under the operator, of images in [0, 1].
 
     Args:
         physics: Forward operator with its noise model.
         y: Measurement (B, ...), NaN where unobserved.
         image_shape: (C, H, W) of the image.
+        parameters: Noise parameters that replace the noise model's own, one value an image.
 
     Raises:
         ValueError: If no value is observed in some image, or the values are on another scale than [0, 1].
@@ -37,7 +41,7 @@ def validate_measurement(physics: Any, y: Tensor, image_shape: tuple[int, int, i
             "sense of the mask (1 is observed)."
         )
     signals = [measure(physics, probe.expand(len(y), *image_shape)) for probe in _probes(image_shape, y)]
-    p_probes = [likelihood(physics, signal) for signal in signals]
+    p_probes = [likelihood(physics, signal, parameters) for signal in signals]
     if isinstance(p_probes[0], dist.Gamma | ScaledPoisson):
         smallest = float(y[observed].min())
         if smallest < 0:
@@ -56,10 +60,12 @@ def validate_measurement(physics: Any, y: Tensor, image_shape: tuple[int, int, i
 
 
 @torch.no_grad()
-def noise_level(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> float:
+def noise_level(
+    physics: Any, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor] | None = None
+) -> float:
     """The typical (median) standard deviation of the noise on images in [0, 1]."""
     probe = _probes(image_shape, y)[1].expand(len(y), *image_shape)
-    return float(likelihood(physics, measure(physics, probe)).variance.median().sqrt())
+    return float(likelihood(physics, measure(physics, probe), parameters).variance.median().sqrt())
 
 
 def _probes(image_shape: tuple[int, int, int], y: Tensor) -> list[Tensor]:

@@ -6,7 +6,7 @@ import torch
 from deepinv.physics import Denoising, GaussianNoise
 
 import pyro_vble as pv
-from pyro_vble.diagnostics import Calibration
+from pyro_vble.diagnostics import Calibration, coverage_curve
 from pyro_vble.guides import VBLExz
 
 SHAPE = (1, 3, 80, 70)
@@ -15,7 +15,7 @@ SHAPE = (1, 3, 80, 70)
 class Pretended:
     """A posterior that says std where its errors are of another size, by a factor that grows with std."""
 
-    image_shape = SHAPE
+    image_shape, seed = SHAPE, 0
     guide = SimpleNamespace()
     model = SimpleNamespace(prior=SimpleNamespace(name="none"), physics=None)
 
@@ -25,10 +25,10 @@ class Pretended:
         true = self._std * (1 + 20 * self._std)
         self.truth = true * torch.randn(SHAPE, generator=generator)
 
-    def std(self, num_samples):
+    def std(self, num_samples, *, seed):
         return self._std
 
-    def mmse_x(self, num_samples):
+    def mmse_x(self, num_samples, *, seed):
         return torch.zeros(SHAPE)
 
 
@@ -90,6 +90,9 @@ class TestPosterior:
         torch.testing.assert_close(calibrated.std(20), posterior.std(20))
         assert posterior.calibration is None
         assert not torch.allclose(posterior.interval(0.9, 20)[0], low)
+        truth = torch.rand(1, 3, 64, 64)
+        curve = coverage_curve(calibrated, truth, levels=[0.5, 0.9], num_samples=20)
+        assert curve.observed[1] == pytest.approx(pv.metrics.coverage((low, high), truth))
 
     def test_it_is_saved_with_the_posterior(self, posterior, calibration, cae, tmp_path):
         posterior.calibrated(calibration).save(tmp_path / "fit.pvble")
@@ -109,8 +112,8 @@ class TestPosterior:
 def test_errors(cae):
     with pytest.raises(ValueError, match="received none"):
         Calibration.fit([], [])
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        Calibration((), ((1.0, 2.0),), 1, 2).half_width(torch.ones(2), 1.0)
+    with pytest.raises(ValueError, match=r"between 0 and 0.667, which is what 2 scores can tell"):
+        Calibration((), ((1.0, 2.0),), 1, 2).half_width(torch.ones(2), 0.9)
     pretended = Pretended(0)
     with pytest.raises(ValueError, match="image's shape"):
         Calibration.fit([pretended], [pretended.truth[..., 1:]])

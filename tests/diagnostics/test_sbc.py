@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
@@ -90,7 +91,7 @@ def test_fits_to_data_of_the_prior(guide):
         batch_size=50, patch=2, seed=0, progress=False, num_steps=200, tolerance=None,
     )  # fmt: skip
     assert found.ranks["pixel"].shape == (150, 16)
-    assert found.ranks["latent"].shape == (150, 3)
+    assert found.ranks["z"].shape == (150, 3)
     if guide is VBLE:
         assert all(found.passes(0.999).values())
 
@@ -107,6 +108,19 @@ def test_an_operator_of_ones_own_and_the_figure():
     assert ax.get_title()
 
 
+def test_parameters_of_the_noise_are_ranked_too():
+    prior = linear_vae(torch.randn(16, 2, dtype=torch.float64), torch.zeros(16), 0.3, (1, 4, 4))
+    found = simulation_based_calibration(
+        prior, Denoising(GaussianNoise(0.5)), lambda model, y: VBLExz(model, y), image_shape=(1, 4, 4), patch=2,
+        num_simulations=6, num_draws=9, batch_size=3, seed=0, progress=False, num_steps=3,
+        physics_priors={"sigma": dist.HalfNormal(0.5)},
+    )  # fmt: skip
+    assert found.ranks["sigma"].shape == (6, 1)
+
+
 def test_errors():
+    prior = linear_vae(torch.randn(16, 2, dtype=torch.float64), torch.zeros(16), 0.3, (1, 4, 4))
+    with pytest.raises(ValueError, match="would fit another"):
+        simulation_based_calibration(prior, Denoising(), VBLE, image_shape=(1, 4, 4), kl_weight=2.0)
     with pytest.raises(ValueError, match="num_draws must be at least 1"):
         sbc(lambda n: None, lambda y, n: None, {}, num_draws=0)

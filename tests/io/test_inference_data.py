@@ -117,3 +117,19 @@ def test_a_store_appears_whole_or_not_at_all(posterior, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError, match="No Zarr store"):
         pv.open_zarr(tmp_path / "draws.zarr")
+
+
+def test_missing_values_are_told_of_by_none(cae):
+    import warnings
+
+    y = torch.rand(1, 3, 64, 64)
+    y[..., 8:24, :] = torch.nan
+    posterior = pv.restore(y, PHYSICS, cae, num_steps=2, seed=0, progress=False)
+    idata = posterior.to_arviz(30, region=(slice(20, 28), slice(0, 8)))
+    assert idata.log_likelihood["y"].shape == (1, 30, 3 * 4 * 8)
+    places = idata.observed_data.coords["y_observed"].values
+    np.testing.assert_array_equal(idata.observed_data["y"], y[..., 20:28, :8].flatten()[places])
+    assert not np.isnan(idata.posterior_predictive["y"]).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.isfinite(az.loo(idata).elpd_loo)
