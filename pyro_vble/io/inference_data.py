@@ -1,44 +1,20 @@
 """Posteriors as ArviZ InferenceData."""
 
-import itertools
-import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyro
-import torch
 from torch import Tensor
 
-from pyro_vble._version import __version__
-from pyro_vble.inference.draws import Draws
-from pyro_vble.physics import describe, observed_mask
-from pyro_vble.seeding import derived_seed, fresh_seed
+from pyro_vble.io.draw_stream import DrawStream
 
 if TYPE_CHECKING:
     import xarray
     from arviz import InferenceData
 
     from pyro_vble.posterior import Posterior
-
-#: What InferenceData may hold; "latents" are further variables of the group "posterior".
-GROUPS = (
-    "posterior",
-    "posterior_predictive",
-    "log_likelihood",
-    "sample_stats",
-    "prior",
-    "prior_predictive",
-    "observed_data",
-    "constant_data",
-    "latents",
-)
-_NEED_PHYSICS = ("posterior_predictive", "log_likelihood", "sample_stats", "prior_predictive")
-_IMAGE_DIMS = ("image_batch", "band", "row", "col")
-_SAMPLE_DIMS = ("chain", "draw")
-_MAX_PRIOR_DRAWS = 20
 
 
 def to_inference_data(
@@ -74,7 +50,7 @@ parameters inferred with the image, (image_batch) |
         num_samples: Number of draws, of all chains together.
         region: Rows and columns to keep; the ``row`` and ``col`` coordinates say which. Cuts images, the truth and
             measurements of the image's size.
-        include: Groups to make, of ``GROUPS``; by default all but "latents", without those that need an operator if
+        include: Groups to make, of ``draw_stream.GROUPS``; by default all but "latents", without those that need an operator if
             there is none.
         truth: The true image (B, C, H, W).
         coords: Coordinates of ``row`` and ``col`` (a raster's own, say) and of ``band`` for the whole image; by
@@ -105,230 +81,6 @@ parameters inferred with the image, (image_batch) |
     return from_datasets(joined | source.fixed(), source.attrs)
 
 
-class DrawStream:
-    """What is drawn, as data sets chunk by chunk."""
-
-    def __init__(
-        self,
-        posterior: "Posterior",
-        num_samples: int,
-        region: tuple[slice, slice] | None,
-        include: Collection[str] | None,
-        truth: Tensor | None,
-        coords: Mapping[str, np.ndarray] | None,
-        seed: int | None,
-    ) -> None:
-        self.posterior, self.num_samples = posterior, num_samples
-        self.truth = _checked_truth(truth, posterior.image_shape)
-        self.rows, self.columns = region or (slice(None), slice(None))
-        self.coords = self._coordinates(coords or {}, region)
-        self.include = self._groups(include)
-        seed = posterior._seed(seed)
-        self.shown_seed, self.seed = seed, fresh_seed() if seed is None else seed
-        y = posterior.y
-        self.same_size = y.dim() == 4 and y.shape[-2:] == posterior.image_shape[-2:]
-        if self.same_size:
-            self.y_dims = ("image_batch", "band" if y.shape[1] == posterior.image_shape[1] else "y_band", "row", "col")
-        elif y.dim() == 4:
-            self.y_dims = ("image_batch", "y_band", "y_row", "y_col")
-        else:
-            self.y_dims = ("image_batch", *(f"y_dim_{i}" for i in range(1, y.dim())))
-        observed = observed_mask(posterior.model.physics, y)
-        observed = (self._cut(observed) if self.same_size else observed).flatten()
-        # A value without likelihood is none that could be left out or replicated: only the others are told of.
-        self.observed = None if bool(observed.all()) else observed.nonzero()[:, 0]
-        self.attrs = {
-            "inference_library": "pyro_vble",
-            "inference_library_version": __version__,
-            "torch_version": str(torch.__version__),
-            "pyro_version": pyro.__version__,
-            "guide": type(posterior.guide).__name__,
-            "prior": str(posterior.model.prior.name),
-            "seed": str(self.shown_seed),
-            "sample_dims": list(_SAMPLE_DIMS),
-        }
-
-    def streamed(self) -> Iterator[dict[str, "xarray.Dataset"]]:
-        """Data sets of draws, by group; those of a prior come once, with the first."""
-        fits = self.posterior.fits
-        each = math.ceil(self.num_samples / len(fits))
-        seeds = [derived_seed(self.seed, "fit", k) if len(fits) > 1 else self.seed for k in range(len(fits))]
-        wanted = self.include & {"posterior", "latents", "log_likelihood", "sample_stats"}
-        replicas = itertools.repeat(None)
-        if "posterior_predictive" in self.include:
-            replicas = zip(*(fit._predictive_chunks(each, s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
-        if not wanted and "posterior_predictive" not in self.include:
-            yield self._prior()
-            return
-        start, extra = 0, self._prior()
-        for chains, y in zip(self._draws(each, seeds), replicas, strict=False):
-            datasets = self._of_draws(chains, y)
-            count = len(chains[0].image)
-            for dataset in datasets.values():
-                dataset.coords["draw"] = np.arange(start, start + count)
-            start += count
-            yield datasets | extra
-            extra = {}
-
-    def fixed(self) -> dict[str, "xarray.Dataset"]:
-        """Data sets without draws, by group."""
-        groups = {}
-        if "observed_data" in self.include:
-            groups["observed_data"] = self._dataset({"y": self._measured(self.posterior.y)})
-        if "constant_data" in self.include:
-            # As an object: NetCDF and Zarr store text of a fixed length in ways that not every reader knows.
-            values: dict[str, Any] = {"operator": ((), np.array(describe(self.posterior.model.physics), dtype=object))}
-            if self.truth is not None:
-                values["truth"] = (_IMAGE_DIMS, _array(self._cut(self.truth)))
-            groups["constant_data"] = self._dataset(values)
-        return groups
-
-    def _draws(self, each: int, seeds: list[int | None]) -> Iterator[tuple[Draws, ...]]:
-        """Chunks of draws of all fits, with densities where they were asked for."""
-        fits = self.posterior.fits
-        if self.include & {"log_likelihood", "sample_stats"}:
-            return zip(*(fit.draws(each, seed=s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
-        return zip(*(_without_densities(fit, each, s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
-
-    def _of_draws(self, chains: tuple[Draws, ...], replicas: tuple[Tensor, ...] | None) -> dict[str, "xarray.Dataset"]:
-        def stacked(values: Any) -> np.ndarray:
-            return np.stack([_array(value) for value in values])
-
-        groups: dict[str, dict[str, Any]] = {}
-        if self.include & {"posterior", "latents"}:
-            variables = {"image": (_IMAGE_DIMS, stacked(self._cut(c.image) for c in chains))}
-            named = self.posterior.model.physics_priors
-            for site in chains[0].latents:
-                value = stacked(c.latents[site] for c in chains)
-                if site in named:
-                    variables[site] = (("image_batch",), value)
-                elif "latents" in self.include:
-                    dims = ("image_batch", *(f"{site}_dim_{i}" for i in range(value.ndim - 3)))
-                    variables[site] = (dims, value)
-            groups["posterior"] = variables
-        if "log_likelihood" in self.include:
-            groups["log_likelihood"] = {"y": self._measured(torch.stack([c.log_likelihood for c in chains]))}
-        if "sample_stats" in self.include:
-            groups["sample_stats"] = {
-                "log_p": (("image_batch",), stacked(c.log_joint for c in chains)),
-                "log_q": (("image_batch",), stacked(c.log_guide for c in chains)),
-            }
-        if replicas is not None:
-            groups["posterior_predictive"] = {"y": self._measured(torch.stack(replicas))}
-        return {group: self._sampled(variables) for group, variables in groups.items()}
-
-    def _prior(self) -> dict[str, "xarray.Dataset"]:
-        """Ancestral samples, and measurements of them."""
-        wanted = self.include & {"prior", "prior_predictive"}
-        if not wanted:
-            return {}
-        measured = "prior_predictive" in wanted
-        count = min(self.num_samples, _MAX_PRIOR_DRAWS)
-        first = self.posterior.fits[0]
-        seed = derived_seed(self.seed, "prior")
-        chunks = list(first._chunked(count, seed, lambda fit, n: _ancestral(fit, n, measured=measured)))
-        joined = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        groups: dict[str, dict[str, Any]] = {
-            "prior": {"image": (_IMAGE_DIMS, _array(self._cut(joined.pop("x")))[None])}
-        }
-        if measured:
-            groups["prior_predictive"] = {"y": self._measured(joined.pop("y")[None])}
-        groups["prior"] |= {name: (("image_batch",), _array(value)[None]) for name, value in joined.items()}
-        return {group: self._sampled(groups[group]) for group in groups if group in wanted}
-
-    def _sampled(self, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> "xarray.Dataset":
-        return self._dataset({name: ((*_SAMPLE_DIMS, *dims), value) for name, (dims, value) in variables.items()})
-
-    def _dataset(self, variables: Mapping[str, tuple[tuple[str, ...], Any]]) -> "xarray.Dataset":
-        import xarray as xr
-
-        # A list is no attribute that a NetCDF group can hold everywhere: it stays with the whole.
-        attrs = {name: value for name, value in self.attrs.items() if isinstance(value, str)}
-        dataset = xr.Dataset(dict(variables), attrs=attrs)
-        counted = {dim: np.arange(size) for dim, size in dataset.sizes.items()}
-        own = {dim: values for dim, values in self.coords.items() if dim in dataset.sizes}
-        if "y_observed" in dataset.sizes:
-            own["y_observed"] = _array(self.observed)
-        return dataset.assign_coords(counted | own)
-
-    def _cut(self, image: Tensor) -> Tensor:
-        return image[..., self.rows, self.columns]
-
-    def _measured(self, y: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
-        """Dims and values of measurements (*, *y.shape): of the region, and, if any is missing, the observed ones."""
-        y = self._cut(y) if self.same_size else y
-        if self.observed is None:
-            return self.y_dims, _array(y)
-        return ("y_observed",), _array(y.flatten(-self.posterior.y.dim())[..., self.observed])
-
-    def _coordinates(
-        self, coords: Mapping[str, np.ndarray], region: tuple[slice, slice] | None
-    ) -> dict[str, np.ndarray]:
-        sizes = dict(zip(_IMAGE_DIMS[1:], self.posterior.image_shape[1:], strict=True))
-        whole = {}
-        for dim, size in sizes.items():
-            values = np.asarray(coords.get(dim, np.arange(size)))
-            if values.shape != (size,):
-                raise ValueError(
-                    f"coords[{dim!r}] must have one value for each of the image's {size}; received shape "
-                    f"{values.shape}; give those of the whole image, a region is cut from them."
-                )
-            whole[dim] = values
-        unknown = set(coords) - set(whole)
-        if unknown:
-            raise ValueError(f"coords must be those of {', '.join(whole)}; received {', '.join(sorted(unknown))}.")
-        whole |= {"row": whole["row"][self.rows], "col": whole["col"][self.columns]}
-        if not (len(whole["row"]) and len(whole["col"])):
-            raise ValueError(
-                f"region must hold at least one pixel of the {sizes['row']}x{sizes['col']} image; received {region}."
-            )
-        return whole
-
-    def _groups(self, include: Collection[str] | None) -> set[str]:
-        has_physics = self.posterior.model.physics is not None
-        if include is None:
-            return set(GROUPS) - {"latents"} - (set() if has_physics else set(_NEED_PHYSICS))
-        groups = {include} if isinstance(include, str) else set(include)
-        if groups - set(GROUPS):
-            raise ValueError(
-                f"include must name groups of {', '.join(GROUPS)}; received {', '.join(sorted(groups - set(GROUPS)))}."
-            )
-        if not has_physics and groups & set(_NEED_PHYSICS):
-            raise ValueError(
-                f"{', '.join(sorted(groups & set(_NEED_PHYSICS)))} need the forward operator, which is not saved with "
-                "a posterior; pass physics=... to load_posterior."
-            )
-        return groups
-
-
-@torch.no_grad()
-def _ancestral(fit: "Posterior", n: int, *, measured: bool) -> dict[str, Tensor]:
-    """Images from the prior, with measurements and parameters of operator and noise where they are measured."""
-    with pyro.plate("samples", n, dim=-2):
-        trace = pyro.poutine.trace(fit.model.measurement if measured else fit.model.image).get_trace(fit.y)
-    values = {"x": trace.nodes["x"]["value"].expand(n, *fit.image_shape)}
-    if measured:
-        values["y"] = trace.nodes["_RETURN"]["value"].expand((n, *fit.y.shape)).sample()
-        values |= {name: trace.nodes[name]["value"].expand(n, len(fit.y)) for name in fit.model.physics_priors}
-    return values
-
-
-def _without_densities(fit: "Posterior", num_samples: int, seed: int | None) -> Iterator[Draws]:
-    """Draws whose densities nobody asked for: they need no operator."""
-    nothing = torch.empty(0)
-    for image, latents in fit._chunked(num_samples, seed, type(fit)._images_and_latents):
-        yield Draws(image, latents, nothing, nothing, nothing)
-
-
-def _checked_truth(truth: Tensor | None, image_shape: tuple[int, ...]) -> Tensor | None:
-    if truth is None:
-        return None
-    truth = torch.as_tensor(truth)
-    if tuple(truth.shape) != image_shape:
-        raise ValueError(f"truth must have the image's shape {image_shape}; received {tuple(truth.shape)}.")
-    return truth
-
-
 def from_datasets(groups: Mapping[str, "xarray.Dataset"], attrs: dict[str, Any]) -> "InferenceData":
     """Groups as what the installed ArviZ works on."""
     with quiet_arviz():
@@ -348,7 +100,3 @@ def quiet_arviz() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def _array(value: Tensor) -> np.ndarray:
-    return value.detach().cpu().numpy()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyro_vble.io.inference_data import DrawStream, from_datasets
+from pyro_vble.io.draw_stream import DrawStream
+from pyro_vble.io.inference_data import from_datasets
 
 if TYPE_CHECKING:
     from arviz import InferenceData
