@@ -175,9 +175,9 @@ def reference_posterior(
             drawn = [target.values(one) for one in _unstacked(mcmc.get_samples())]
             images.append(torch.stack([target.image(values) for values in drawn]))
         latents.append({name: torch.stack([values[name] for values in drawn]) for name in drawn[0]})
-        diagnostics = mcmc.diagnostics()
-        acceptance.append(float(diagnostics["acceptance rate"]["chain 0"]))
-        divergent += len(diagnostics["divergences"]["chain 0"])
+        diagnostics = sampler.diagnostics()
+        acceptance.append(float(diagnostics["acceptance rate"]))
+        divergent += len(diagnostics["divergences"])
     out = posterior._out
     return ReferencePosterior(
         image=out(torch.stack(images)),

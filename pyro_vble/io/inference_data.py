@@ -50,8 +50,8 @@ parameters inferred with the image, (image_batch) |
         num_samples: Number of draws, of all chains together.
         region: Rows and columns to keep; the ``row`` and ``col`` coordinates say which. Cuts images, the truth and
             measurements of the image's size.
-        include: Groups to make, of ``draw_stream.GROUPS``; by default all but "latents", without those that need an operator if
-            there is none.
+        include: Groups to make, of ``draw_stream.GROUPS``; by default all but "latents", without those that need an
+            operator if there is none.
         truth: The true image (B, C, H, W).
         coords: Coordinates of ``row`` and ``col`` (a raster's own, say) and of ``band`` for the whole image; by
             default pixels, counted from 0.
