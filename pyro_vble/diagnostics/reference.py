@@ -134,7 +134,7 @@ def reference_posterior(
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: If there are several images, no operator, or the kernel is unknown.
+        ValueError: If there are several images, no operator, fewer than 4 draws, or the kernel is unknown.
 
     Example:
         >>> import torch, deepinv
@@ -150,6 +150,8 @@ def reference_posterior(
         raise ValueError(f"Chains are for one image; received a batch of {len(posterior.y)}; restore one of them.")
     if posterior.model.physics is None:
         raise ValueError("Chains need the forward operator; pass physics=... to load_posterior.")
+    if num_samples < 4:
+        raise ValueError(f"Convergence cannot be told from fewer than 4 draws a chain; received {num_samples}.")
     if kernel not in ("nuts", "hmc"):
         raise ValueError(f'kernel must be "nuts" or "hmc"; received {kernel!r}.')
     seed = posterior._seed(seed)
@@ -175,9 +177,9 @@ def reference_posterior(
             drawn = [target.values(one) for one in _unstacked(mcmc.get_samples())]
             images.append(torch.stack([target.image(values) for values in drawn]))
         latents.append({name: torch.stack([values[name] for values in drawn]) for name in drawn[0]})
-        diagnostics = sampler.diagnostics()
-        acceptance.append(float(diagnostics["acceptance rate"]))
-        divergent += len(diagnostics["divergences"])
+        diagnostics = mcmc.diagnostics()
+        acceptance.append(float(diagnostics["acceptance rate"]["chain 0"]))
+        divergent += len(diagnostics["divergences"]["chain 0"])
     out = posterior._out
     return ReferencePosterior(
         image=out(torch.stack(images)),

@@ -39,8 +39,8 @@ def test_semi_blind_and_chains(bundled, x):
     priors = {"sigma": dist.HalfNormal(0.2), "width": dist.LogNormal(0.0, 0.5)}
     posterior = pv.restore(physics(x), physics, bundled, VBLE, physics_priors=priors, **FAST)
     assert posterior.sample_latents(3)["sigma"].shape == (3, 1)
-    chains = pv.reference_posterior(posterior, num_samples=2, num_warmup=2, max_tree_depth=2, progress=False)
-    assert chains.image.shape == (2, 2, 1, 3, 64, 64)
+    chains = pv.reference_posterior(posterior, num_samples=4, num_warmup=2, max_tree_depth=2, progress=False)
+    assert chains.image.shape == (2, 4, 1, 3, 64, 64)
 
 
 def test_simulations_and_comparison(bundled, x):
