@@ -44,7 +44,12 @@ def coverage(interval: tuple[Tensor, Tensor], truth: Tensor, *, border: int = BO
     return float(inside.double().mean())
 
 
+def inner(image: Tensor, border: int = BORDER) -> Tensor:
+    """The image without its border, where it is large enough to have one."""
+    if border == 0 or image.dim() < 2 or min(image.shape[-2:]) <= 2 * border:
+        return image
+    return image[..., border:-border, border:-border]
+
+
 def _cropped(border: int, *images: Tensor) -> list[Tensor]:
-    if border == 0 or min(images[0].shape[-2:]) <= 2 * border:
-        return list(images)
-    return [image[..., border:-border, border:-border] for image in images]
+    return [inner(image, border) for image in images]

@@ -135,9 +135,7 @@ class Posterior:
             ValueError: If q is not a probability.
         """
         q = _probability("q", q)
-        seed = self._seed(seed)
-        if seed is None:
-            seed = fresh_seed()  # two passes over the same samples
+        seed = self._lasting_seed(seed)
         if self.calibration is not None:
             return self._out(self.calibration.half_width(self._moments(num_samples, seed).std, q))
         mean = self._moments(num_samples, seed).mean
@@ -336,6 +334,11 @@ class Posterior:
 
     def _seed(self, seed: int | None) -> int | None:
         return self.seed if seed is None else as_seed(seed)
+
+    def _lasting_seed(self, seed: int | None) -> int:
+        """A seed in any case: for what goes over the same samples more than once."""
+        seed = self._seed(seed)
+        return fresh_seed() if seed is None else seed
 
     def _out(self, value: Tensor) -> Tensor:
         return value.to(self.output_device)

@@ -134,9 +134,7 @@ def restore(
             model.prior.to(device, dtype)
             return model
 
-        with local_parameters():  # fits of several images must not meet in Pyro's global store
-            model = build_model(latent_image_of(guide, build_model, data))
-            return model, guide(model, data)
+        return model_and_guide(guide, build_model, data)
 
     model, fitted_guide = build(1.0 if rate_scale == "auto" else rate_scale)
     if chosen_for_us and _noise(model, data) < _BFLOAT16_STEP:
@@ -183,16 +181,18 @@ def _scatter(guide: Callable, y: Tensor) -> None:
             factor.loc.add_(_SCATTERED_WIDTHS * (value - factor.loc))
 
 
-def latent_image_of(guide: Callable, model: Callable[[bool], RestorationModel], y: Tensor) -> bool:
-    """Whether a guide, or a callable that makes one, wants the image as a latent."""
-    latent_image = getattr(_unwrapped(guide), "latent_image", None)
-    if latent_image is None:
-        with local_parameters():
-            try:
-                guide(model(False), y)
-            except LatentImageError:
-                return True
-    return bool(latent_image)
+def model_and_guide(
+    guide: Callable, build_model: Callable[[bool], RestorationModel], y: Tensor
+) -> tuple[RestorationModel, Callable]:
+    """A guide and the model it wants, which ``build_model`` makes with the image as a latent or without."""
+    latent_image = getattr(_unwrapped(guide), "latent_image", False)
+    with local_parameters():  # fits of several images must not meet in Pyro's global store
+        model = build_model(latent_image)
+        try:
+            return model, guide(model, y)
+        except LatentImageError:  # a callable that hides which guide it makes
+            model = build_model(not latent_image)
+            return model, guide(model, y)
 
 
 def _measurement_tensor(y: Any) -> Tensor:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from pyro_vble._streaming import Moments
-from pyro_vble.metrics import BORDER
 from pyro_vble.posterior import Posterior
-from pyro_vble.seeding import derived_seed, fresh_seed, seeded
+from pyro_vble.seeding import derived_seed, seeded
 
 #: A posterior, or samples (n, B, C, H, W).
 Samples: TypeAlias = Posterior | Tensor
@@ -33,8 +32,7 @@ class Source:
 
     def __init__(self, samples: Samples, truth: Tensor | None, num_samples: int, seed: int | None = None) -> None:
         if isinstance(samples, Posterior):
-            seed = samples._seed(seed)
-            seed = fresh_seed() if seed is None else seed
+            seed = samples._lasting_seed(seed)
             self._chunks: Callable[[], Iterator[Tensor]] = lambda: (
                 samples._out(chunk) for chunk in samples._chunks(num_samples, seed)
             )
@@ -70,13 +68,6 @@ class Source:
         """One uniform random number a pixel, reproducible with a seed."""
         with seeded(derived_seed(self.seed, "ties")):
             return torch.rand(self.truth.shape, dtype=self.truth.dtype, device=self.truth.device)
-
-
-def inner(image: Tensor, border: int = BORDER) -> Tensor:
-    """The image without its border, where it is large enough to have one."""
-    if border == 0 or image.dim() < 2 or min(image.shape[-2:]) <= 2 * border:
-        return image
-    return image[..., border:-border, border:-border]
 
 
 def axes(ax: Any, figsize: tuple[float, float] = (4.2, 3.6)) -> Any:

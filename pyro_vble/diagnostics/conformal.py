@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vble.diagnostics._source import BORDER, inner
 from pyro_vble.io.atomic import atomic_path
+from pyro_vble.metrics import BORDER, inner
 from pyro_vble.posterior import Posterior
 from pyro_vble.seeding import fresh_seed
 
@@ -133,7 +133,8 @@ class Calibration:
         left_out = []
         for one, pair in enumerate(pairs if len(pairs) > 1 else ()):
             others = cls(*_learn(pairs[:one] + pairs[one + 1 :], bins), len(pairs) - 1, 0)
-            left_out.append(float((pair[1] <= others._half_width(pair[0], 0.9)).mean()))
+            half = others.half_width(torch.from_numpy(pair[0]), 0.9)
+            left_out.append(float((torch.from_numpy(pair[1]) <= half).double().mean()))
         return cls(edges, scores, len(pairs), sum(len(std) for std, _ in pairs), tuple(left_out), origin)
 
     def half_width(self, std: Tensor, probability: float) -> Tensor:
@@ -188,9 +189,6 @@ class Calibration:
             return cls(**(values | {"scores": tuple(map(tuple, content["scores"]))}))
         except (KeyError, TypeError) as error:
             raise ValueError(f"A calibration must be whole; {where} is not ({error}).") from error
-
-    def _half_width(self, std: np.ndarray, probability: float) -> np.ndarray:
-        return std * self._factors(probability)[np.searchsorted(self.edges, std)]
 
     def _factors(self, probability: float) -> np.ndarray:
         """Half width over standard deviation, group by group."""

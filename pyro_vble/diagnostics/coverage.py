@@ -9,8 +9,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pyro_vble.diagnostics._source import BORDER, Samples, Source, axes, inner
+from pyro_vble.diagnostics._source import Samples, Source, axes
 from pyro_vble.diagnostics.pit import num_independent, pit
+from pyro_vble.metrics import BORDER, inner
 from pyro_vble.posterior import Posterior
 
 _LEVELS = (*(round(0.05 * k, 2) for k in range(1, 20)), 0.99)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vble.diagnostics._source import BORDER, Samples, Source, axes, inner
+from pyro_vble.diagnostics._source import Samples, Source, axes
+from pyro_vble.metrics import BORDER, inner
 
 
 @dataclass(frozen=True)

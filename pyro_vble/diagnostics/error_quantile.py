@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_vble._streaming import streamed_quantiles
-from pyro_vble.diagnostics._source import BORDER, Samples, Source, draw_map, inner
+from pyro_vble.diagnostics._source import Samples, Source, draw_map
+from pyro_vble.metrics import BORDER, inner
 from pyro_vble.posterior import Posterior
 
 

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pyro_vble.diagnostics._source import BORDER, Samples, Source, axes, inner
+from pyro_vble.diagnostics._source import Samples, Source, axes
+from pyro_vble.metrics import BORDER, inner
 
 
 def pit(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int | None = None) -> Tensor:

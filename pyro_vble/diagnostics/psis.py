@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.posterior import Posterior
-from pyro_vble.seeding import fresh_seed
 
 
 def k_hat_limit(num_samples: int) -> float:
@@ -87,8 +86,7 @@ def importance_sampling(
     """
     if num_samples < 25:
         raise ValueError(f"A tail cannot be told from fewer than 25 draws; received num_samples={num_samples}.")
-    seed = posterior._seed(seed)
-    seed = fresh_seed() if seed is None else seed  # two passes over the same draws
+    seed = posterior._lasting_seed(seed)
     raw = torch.cat([chunk.log_weights for chunk in posterior.draws(num_samples, seed=seed)]).double()
     smoothed, k_hat = smoothed_weights(raw)
     mean, square, start = 0.0, 0.0, 0

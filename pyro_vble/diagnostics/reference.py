@@ -19,7 +19,7 @@ from pyro_vble.diagnostics.sbc import patch_means
 from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.posterior import Posterior
-from pyro_vble.seeding import derived_seed, fresh_seed, seeded
+from pyro_vble.seeding import derived_seed, seeded
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -154,8 +154,7 @@ def reference_posterior(
         raise ValueError(f"Convergence cannot be told from fewer than 4 draws a chain; received {num_samples}.")
     if kernel not in ("nuts", "hmc"):
         raise ValueError(f'kernel must be "nuts" or "hmc"; received {kernel!r}.')
-    seed = posterior._seed(seed)
-    seed = fresh_seed() if seed is None else seed
+    seed = posterior._lasting_seed(seed)
     start = time.perf_counter()
     targets = [_Target(fit, seed) for fit in posterior.fits]
     images, latents, acceptance, divergent = [], [], [], 0
@@ -277,18 +276,19 @@ class _Target:
 
     def values(self, position: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Latents by site at a position."""
-        return {
-            name: self.transforms[name](self.centre[name] + self.width[name] * value)
-            for name, value in position.items()
-        }
+        return {name: self.transforms[name](value) for name, value in self._free(position).items()}
 
     def potential(self, position: Mapping[str, Tensor]) -> Tensor:
         """-log p(y, x, z, h) at a position, with the transforms' Jacobian."""
-        free = {name: self.centre[name] + self.width[name] * value for name, value in position.items()}
+        free = self._free(position)
         values = {name: self.transforms[name](value) for name, value in free.items()}
         jacobian = sum(self.transforms[n].log_abs_det_jacobian(free[n], values[n]).sum() for n in free)
         trace = poutine.trace(poutine.condition(self.model, data=values)).get_trace(self.y)
         return -(trace.log_prob_sum() + jacobian)
+
+    def _free(self, position: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Unconstrained latents at a position."""
+        return {name: self.centre[name] + self.width[name] * value for name, value in position.items()}
 
     @torch.no_grad()
     def image(self, values: Mapping[str, Tensor]) -> Tensor:

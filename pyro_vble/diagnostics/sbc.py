@@ -10,11 +10,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vble.diagnostics._source import axes
 from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.models import Prior, RestorationModel
 from pyro_vble.posterior import Posterior
-from pyro_vble.restoration import latent_image_of, restore
+from pyro_vble.restoration import model_and_guide, restore
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
 # The image and its decentred self, which "x" stands for.
@@ -47,11 +48,14 @@ class SBC:
         """Number of simulations."""
         return len(next(iter(self.ranks.values())))
 
+    @property
+    def _points(self) -> np.ndarray:
+        return np.arange(1, self.num_draws + 1) / (self.num_draws + 1)
+
     def ecdf_difference(self, quantity: str) -> tuple[np.ndarray, np.ndarray]:
         """Points of evaluation in [0, 1], and the ranks' ECDF less the uniform's there, averaged over K."""
-        points = np.arange(1, self.num_draws + 1) / (self.num_draws + 1)
         below = [(self.ranks[quantity] < rank).mean() for rank in range(1, self.num_draws + 1)]
-        return points, np.array(below) - points
+        return self._points, np.array(below) - self._points
 
     def band(self, probability: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper end of the simultaneous band of :meth:`ecdf_difference` of a calibrated posterior.
@@ -61,9 +65,8 @@ class SBC:
         """
         with quiet_arviz():
             from arviz.stats.ecdf_utils import ecdf_confidence_band
-        points = np.arange(1, self.num_draws + 1) / (self.num_draws + 1)
-        low, high = ecdf_confidence_band(self.num_simulations, points, points, prob=probability)
-        return low - points, high - points
+        low, high = ecdf_confidence_band(self.num_simulations, self._points, self._points, prob=probability)
+        return low - self._points, high - self._points
 
     def passes(self, probability: float = 0.95) -> dict[str, bool]:
         """By quantity, whether its ECDF stays within the simultaneous band."""
@@ -212,7 +215,7 @@ def simulation_based_calibration(
     with torch.no_grad(), poutine.block():
         grey = torch.full((1, *image_shape), 0.5, **prior._options())
         one = physics.A(grey)
-    model = build(latent_image_of(guide, build, one))
+    model, _ = model_and_guide(guide, build, one)
 
     def simulator(n: int) -> tuple[Values, Tensor]:
         trace = poutine.trace(model.measurement).get_trace(one.new_zeros(n, *one.shape[1:]))
@@ -252,8 +255,6 @@ def simulation_based_calibration(
 
 def plot_sbc(found: SBC, *, probability: float = 0.95, ax: Any = None) -> Any:
     """Draw every quantity's ECDF difference within the simultaneous band; returns the axes."""
-    from pyro_vble.diagnostics._source import axes
-
     ax = axes(ax, (5.2, 3.6))
     low, high = found.band(probability)
     for index, name in enumerate(found.ranks):

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vble._version import __version__
 from pyro_vble.inference.draws import Draws
 from pyro_vble.physics import describe, observed_mask
-from pyro_vble.seeding import derived_seed, fresh_seed
+from pyro_vble.seeding import derived_seed
 
 if TYPE_CHECKING:
     import xarray
@@ -56,8 +56,7 @@ class DrawStream:
         self.rows, self.columns = region or (slice(None), slice(None))
         self.coords = self._coordinates(coords or {}, region)
         self.include = self._groups(include)
-        seed = posterior._seed(seed)
-        self.shown_seed, self.seed = seed, fresh_seed() if seed is None else seed
+        shown_seed, self.seed = posterior._seed(seed), posterior._lasting_seed(seed)
         y = posterior.y
         self.same_size = y.dim() == 4 and y.shape[-2:] == posterior.image_shape[-2:]
         if self.same_size:
@@ -77,7 +76,7 @@ class DrawStream:
             "pyro_version": pyro.__version__,
             "guide": type(posterior.guide).__name__,
             "prior": str(posterior.model.prior.name),
-            "seed": str(self.shown_seed),
+            "seed": str(shown_seed),
             "sample_dims": list(_SAMPLE_DIMS),
         }
 
