@@ -1,11 +1,10 @@
 """Running image networks under plates, on any number of bands and in the precision each part needs."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def batched(network: Callable[[Tensor], Tensor], x: Tensor, event_dim: int = 3) -> Tensor:
@@ -18,17 +17,6 @@ def batched(network: Callable[[Tensor], Tensor], x: Tensor, event_dim: int = 3) 
     # Back to plain layout and precision: what follows (operators, likelihoods) is not made of wide convolutions.
     out = out.to(x.dtype, memory_format=torch.contiguous_format)
     return out.reshape(*plates, *out.shape[1:])
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    """A copy for inference: evaluation mode, no gradients of the weights, convolutions laid out channels-last."""
-
-    def fixed(p: Tensor) -> Tensor:
-        return p.detach().contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p.detach()
-
-    memo = {id(p): nn.Parameter(fixed(p), requires_grad=False) for p in module.parameters()}
-    memo |= {id(b): b.detach() for b in module.buffers()}
-    return copy.deepcopy(module, memo).eval()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import sys
 import warnings
 from typing import Any
 
@@ -56,6 +57,13 @@ def check_hyperprior(network: nn.Module) -> None:
             f"CAE needs a network of one bitrate; received {type(network).__name__}, whose gains it would ignore; use "
             "rate_scale for other bitrates."
         )
+
+
+def is_gdn(module: nn.Module) -> bool:
+    """Whether a layer is a generalised divisive normalisation; without CompressAI none is."""
+    # A network of CompressAI's has imported it; for others that import is not worth its seconds.
+    layers = sys.modules.get("compressai.layers")
+    return layers is not None and type(module) is layers.GDN
 
 
 def has_context(network: nn.Module) -> bool:

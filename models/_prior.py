@@ -62,7 +62,10 @@ class Prior(nn.Module, ABC):
 
         With ``latent_image`` x is sampled from p(x|z); without, it is the deterministic D(z).
         """
-        z = self.latent(image_shape)
+        return self.image(self.latent(image_shape), image_shape, latent_image)
+
+    def image(self, z: Tensor, image_shape: tuple[int, int, int], latent_image: bool = True) -> Tensor:
+        """Pyro program of an image given its latent z: the site "x" alone."""
         mean = self.decode_mean(z, image_shape)
         if not latent_image:
             return pyro.deterministic("x", mean, event_dim=3)

@@ -1,5 +1,6 @@
 """The probabilistic program of an inverse problem."""
 
+import functools
 from collections.abc import Mapping
 
 import pyro
@@ -10,7 +11,7 @@ from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor, nn
 
 from pyro_vble._precision import full_precision
-from pyro_vble.models._batching import frozen
+from pyro_vble.models._frozen import frozen
 from pyro_vble.models._prior import Prior, check_prior
 from pyro_vble.physics import (
     check_physics_priors,
@@ -95,6 +96,7 @@ class RestorationModel(nn.Module):
         self.physics = physics
         self.latent_image = latent_image
         self.physics_priors = dict(physics_priors or {})
+        self._moved_priors: dict[tuple, dict[str, dist.TorchDistribution]] = {}
         self._image_shapes = {} if image_shape is None else {None: tuple(image_shape)}
 
     def forward(self, y: Tensor) -> Tensor:
@@ -105,15 +107,21 @@ class RestorationModel(nn.Module):
             pyro.sample("y", p_y.mask(observed).to_event(y.dim() - 1), obs=fill_unobserved(y, observed))
         return x
 
-    def measurement(self, y: Tensor) -> dist.TorchDistribution:
-        """The model up to, and without, its measurement; returns p(y|x), elementwise, for measurements of y's shape."""
-        with pyro.plate("image", len(y), dim=-1):
-            return self._measurement(y)[1]
+    def measurement(self, y: Tensor, z: Tensor | None = None) -> dist.TorchDistribution:
+        """The model up to, and without, its measurement; returns p(y|x), elementwise, for measurements of y's shape.
 
-    def image(self, y: Tensor) -> Tensor:
-        """The generative part alone, p(x|z) p(z|h) p(h), for a measurement of this shape; returns x."""
+        Given z, without the sites of the latents.
+        """
         with pyro.plate("image", len(y), dim=-1):
-            return self._image(y)
+            return self._measurement(y, z)[1]
+
+    def image(self, y: Tensor, z: Tensor | None = None) -> Tensor:
+        """The generative part alone, p(x|z) p(z|h) p(h), for a measurement of this shape; returns x.
+
+        Given z, p(x|z) alone.
+        """
+        with pyro.plate("image", len(y), dim=-1):
+            return self._image(y, z)
 
     def image_shape(self, y: Tensor) -> tuple[int, int, int]:
         """(C, H, W) of the image that measurements of this shape come from."""
@@ -152,21 +160,29 @@ class RestorationModel(nn.Module):
             validate_measurement(self.physics, y, image_shape, self.initial_parameters(y))
         return self.prior.encode(initial_image(self.physics, y, image_shape))
 
-    def _measurement(self, y: Tensor) -> tuple[Tensor, dist.TorchDistribution]:
+    def _measurement(self, y: Tensor, z: Tensor | None = None) -> tuple[Tensor, dist.TorchDistribution]:
         if self.physics is None:
             raise ValueError(
                 "A likelihood needs an operator; this model has physics=None, as after loading a posterior; pass "
                 "physics=... to load_posterior or RestorationModel."
             )
-        parameters = {name: pyro.sample(name, prior_on(p, y.real)) for name, p in self.physics_priors.items()}
-        x = self._image(y)
+        parameters = {name: pyro.sample(name, p) for name, p in self._physics_priors_on(y.real).items()}
+        x = self._image(y, z)
         with full_precision(x):
             signal = measure(self.physics, x, operator_arguments(self.physics, parameters))
             return x, likelihood(self.physics, signal, parameters)
 
-    def _image(self, y: Tensor) -> Tensor:
+    def _image(self, y: Tensor, z: Tensor | None = None) -> Tensor:
         shape = self.image_shape(y)
+        program = self.prior if z is None else functools.partial(self.prior.image, z)
         if not self.latent_image:
-            return self.prior(shape, latent_image=False)
+            return program(shape, latent_image=False)
         with poutine.reparam(config={"x": LocScaleReparam(centered=0.0)}):
-            return self.prior(shape, latent_image=True)
+            return program(shape, latent_image=True)
+
+    def _physics_priors_on(self, like: Tensor) -> dict[str, dist.TorchDistribution]:
+        """Priors of the unknown parameters where a tensor is; moved there once, not at every step."""
+        key = like.device, like.dtype
+        if key not in self._moved_priors:
+            self._moved_priors[key] = {name: prior_on(p, like) for name, p in self.physics_priors.items()}
+        return self._moved_priors[key]

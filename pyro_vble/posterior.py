@@ -300,12 +300,16 @@ class Posterior:
         p_y, _ = self._replayed(self.model.measurement, n)
         return p_y.expand((n, *self.y.shape)).sample()
 
-    def _replayed(self, program: Callable[[Tensor], Any], n: int) -> tuple[Any, dict[str, Tensor]]:
-        """What a program of the model returns on n draws of the guide, and those."""
+    def _replayed(self, program: Callable[[Tensor, Tensor], Any], n: int) -> tuple[Any, dict[str, Tensor]]:
+        """What a program of the model returns on n draws of the guide, and those.
+
+        It is given z: an image is drawn from p(x|z), for which nobody needs to know p(z).
+        """
         with network_precision(self.precision, self.y.device):
             trace = self._guide_trace(n)
+            latents = latents_of(trace)
             with pyro.plate("samples", n, dim=-2):
-                return poutine.replay(program, trace=trace)(self.y), latents_of(trace)
+                return poutine.replay(program, trace=trace)(self.y, latents.get("z")), latents
 
     def _moments(self, num_samples: int, seed: int | None) -> Moments:
         """Mean and variance of the samples of a seed; the last are kept, for its other moments and errors."""

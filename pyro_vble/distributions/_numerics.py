@@ -1,12 +1,14 @@
 """Differences of cumulative distribution functions in log space, accurate and differentiable in the tails."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 _LOG_2 = math.log(2.0)
+_DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
 
 
 def log1mexp(x: Tensor) -> Tensor:
@@ -25,8 +27,27 @@ def log_ndtr_difference(lower: Tensor, upper: Tensor) -> Tensor:
     The condition on the sum, which a reflection about the mean always achieves, keeps both terms in the tail where
     ``log_ndtr`` has relative precision.
     """
-    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    return log_upper + log1mexp(log_upper - log_lower)
+    return _LogNdtrDifference.apply(lower, upper)
+
+
+class _LogNdtrDifference(torch.autograd.Function):
+    """The difference with its derivatives in closed form, phi(t) / (Phi(upper) - Phi(lower)) at either end.
+
+    They are exact where those of the composed function would divide rounding errors, and a third of its cost.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor) -> Tensor:
+        log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+        difference = log_upper + log1mexp(log_upper - log_lower)
+        ctx.save_for_backward(lower, upper, difference)
+        return difference
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper, difference = ctx.saved_tensors
+        at_lower, at_upper = (torch.exp(-(t**2) / 2 - difference) for t in (lower, upper))
+        return -_DENSITY_AT_0 * grad * at_lower, _DENSITY_AT_0 * grad * at_upper
 
 
 def log_sigmoid_difference(lower: Tensor, upper: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -34,7 +33,31 @@ class DeviceELBO(TraceMeanField_ELBO):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO, a scalar tensor to be differentiated."""
         losses = [_negative_elbo(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
-        return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+        return sum(losses) / self.num_particles
+
+
+class DeviceTraceELBO(Trace_ELBO):
+    r"""Pyro's ``Trace_ELBO`` whose loss stays on its device.
+
+    .. math:: E_q[\log p(y, x, z, h) - \log q(x, z, h)]
+
+    by sampling, for reparameterised guides; see :class:`DeviceELBO`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vble import load_prior
+        >>> from pyro_vble.guides import UniformEncoder
+        >>> from pyro_vble.inference.elbo import DeviceTraceELBO
+        >>> from pyro_vble.models import ImageModel
+        >>> prior = load_prior("cae-bsd")
+        >>> DeviceTraceELBO()(ImageModel(prior), UniformEncoder(prior))(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([])
+    """
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The negative ELBO, a scalar tensor to be differentiated."""
+        traces = self._get_traces(model, guide, args, kwargs)
+        return sum(q.log_prob_sum() - p.log_prob_sum() for p, q in traces) / self.num_particles
 
 
 def _negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:

@@ -1,21 +1,18 @@
 """Fitting a guide to a measurement with Pyro's SVI."""
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
-from pyro.optim import Adam, PyroOptim
 from torch import Tensor, nn
 
-from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.precision import dtype_of, network_precision, resolve_precision
 from pyro_vble.inference.settings import FitSettings, Progress
+from pyro_vble.inference.snapshot import Snapshot
+from pyro_vble.inference.steps import steps_of
 from pyro_vble.inference.tempering import tempered
 from pyro_vble.physics import observed_mask
 from pyro_vble.seeding import as_seed, seeded
@@ -23,7 +20,6 @@ from pyro_vble.seeding import as_seed, seeded
 if TYPE_CHECKING:
     from pyro_vble.posterior import Posterior
 
-_ELBOS = {"trace": Trace_ELBO, "mean_field": TraceMeanField_ELBO}
 _MAX_ROLLBACKS = 5
 _SNAPSHOT_EVERY = 10
 
@@ -144,34 +140,31 @@ def fit(
     return posterior()
 
 
-def _losses(model: nn.Module, guide: Callable, y: Tensor, settings: FitSettings, progress: Progress) -> Iterator[float]:
-    """Take SVI steps, yielding the loss of each that was finite."""
-    optim = Adam({"lr": settings.lr, "betas": settings.betas})
-    loss_fn = _ELBOS[_elbo_name(settings, guide)](
-        num_particles=settings.num_particles,
-        vectorize_particles=settings.num_particles > 1,
-        max_plate_nesting=1,
-    )
-    svi = SVI(tempered(model, settings.kl_weight), tempered(guide, settings.kl_weight), optim, loss=loss_fn)
-    if isinstance(guide, nn.Module) and not list(guide.parameters()):
-        with torch.random.fork_rng(), torch.no_grad():  # Pyro's autoguides make their parameters at the first call
-            guide(y)
-    snapshot = candidate = _Snapshot(guide, optim)
+def _losses(model: Callable, guide: Callable, y: Tensor, settings: FitSettings, progress: Progress) -> Iterator[float]:
+    """Take steps, yielding the loss of each that was finite."""
+    programs = tempered(model, settings.kl_weight), tempered(guide, settings.kl_weight)
+    steps = steps_of(guide, y, settings, programs)
+    snapshot = candidate = Snapshot(steps)
     rollbacks = 0
+    unread: list[Tensor] = []
     bar = _bar(progress, settings.num_steps)
     try:
         for step in bar:
-            _set_rate(optim, settings.rate(step) / 2**rollbacks)
             if step % _SNAPSHOT_EVERY == 0:
-                candidate = _Snapshot(guide, optim)
+                candidate = Snapshot(steps)
             # The first step is validated; after it, checks would only cost time.
-            with torch.enable_grad(), pyro.validation_enabled(step == 0):
-                loss = svi.step(y)
-            if math.isfinite(loss):
+            unread.append(steps.step(settings.rate(step) / 2**rollbacks, validate=step == 0))
+            if len(unread) < steps.read_every and step + 1 < settings.num_steps:
+                continue
+            losses, unread = torch.stack(unread).tolist(), []
+            for loss in losses:
+                if not math.isfinite(loss):
+                    break
                 snapshot = candidate
-                if step % _SNAPSHOT_EVERY == 0 and hasattr(bar, "set_postfix"):
-                    bar.set_postfix(elbo=f"{-loss:,.0f}", refresh=False)
                 yield loss
+            if math.isfinite(loss):
+                if hasattr(bar, "set_postfix") and step % _SNAPSHOT_EVERY == _SNAPSHOT_EVERY - 1:
+                    bar.set_postfix(elbo=f"{-loss:,.0f}", refresh=False)
                 continue
             snapshot.restore()
             candidate = snapshot
@@ -180,47 +173,12 @@ def _losses(model: nn.Module, guide: Callable, y: Tensor, settings: FitSettings,
                 raise _Diverged(loss)
     finally:
         # The last update, after which the fit ended or was interrupted, has had no loss to judge it.
-        if not all(bool(p.isfinite().all()) for p in optim.optim_objs):
+        if not all(bool(value.isfinite().all()) for value in steps.parameters):
             snapshot.restore()
-
-
-def _elbo_name(settings: FitSettings, guide: Callable) -> str:
-    if settings.elbo != "auto":
-        return settings.elbo
-    return "mean_field" if isinstance(guide, MeanFieldGuide) else "trace"
 
 
 class _Diverged(Exception):
     """Too many rollbacks; carries the last loss."""
-
-
-class _Snapshot:
-    """The state of a guide and its optimiser, to return to."""
-
-    def __init__(self, guide: Callable, optim: PyroOptim) -> None:
-        parameters = dict.fromkeys(optim.optim_objs)
-        if isinstance(guide, nn.Module):
-            parameters |= dict.fromkeys(guide.parameters())
-        self.values = {p: p.detach().clone() for p in parameters}
-        self.optim = optim
-        self.moments = {p: copy.deepcopy(o.state_dict()) for p, o in optim.optim_objs.items()}
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for p, value in self.values.items():
-            p.copy_(value)
-        for p in [p for p in self.optim.optim_objs if p not in self.moments]:
-            del self.optim.optim_objs[p]
-        for p, state in self.moments.items():
-            # The optimiser takes over what it loads, and this snapshot may be needed again.
-            self.optim.optim_objs[p].load_state_dict(copy.deepcopy(state))
-
-
-def _set_rate(optim: PyroOptim, rate: float) -> None:
-    optim.pt_optim_args["lr"] = rate  # for optimisers that are yet to be made, one a parameter, at its first gradient
-    for optimiser in optim.optim_objs.values():
-        for group in optimiser.param_groups:
-            group["lr"] = rate
 
 
 def _converged(trace: list[float], settings: FitSettings, num_values: int) -> bool:

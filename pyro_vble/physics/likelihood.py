@@ -104,7 +104,7 @@ def _poisson(noise_model: PoissonNoise, signal: Tensor) -> dist.TorchDistributio
 def _gamma(noise_model: GammaNoise, signal: Tensor) -> dist.TorchDistribution:
     """Gamma(l, l / Ax), speckle of l looks."""
     looks = _parameter(noise_model, "l", signal).expand_as(signal)
-    return dist.Gamma(looks, looks / _positive(signal, torch.as_tensor(1e-3).to(signal)))
+    return dist.Gamma(looks, looks / _positive(signal, signal.new_full((), 1e-3)))
 
 
 @noise_distribution.register
@@ -127,7 +127,8 @@ def _parameter(noise_model: Any, name: str, signal: Tensor, *, minimum_included:
     """A checked noise parameter, broadcastable to the signal: a scalar, one value an image, or one a value of y."""
     value = torch.as_tensor(getattr(noise_model, name)).to(signal)
     valid = value >= 0 if minimum_included else value > 0
-    if not torch.all(valid & torch.isfinite(value)):
+    # As Pyro checks arguments of distributions: at the first step of a fit, not at each, for which a GPU would wait.
+    if dist.is_validation_enabled() and not torch.all(valid & torch.isfinite(value)):
         raise ValueError(
             f"{name} of {type(noise_model).__name__} must be finite and "
             f"{'not negative' if minimum_included else 'positive'}; received {_brief(value)}; for a noise-free "

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ def validate_measurement(
             "sense of the mask (1 is observed)."
         )
     signals = [measure(physics, probe.expand(len(y), *image_shape)) for probe in _probes(image_shape, y)]
-    p_probes = [likelihood(physics, signal, parameters) for signal in signals]
+    with pyro.validation_enabled(True):  # this is where noise parameters are checked, whatever the user set
+        p_probes = [likelihood(physics, signal, parameters) for signal in signals]
     if isinstance(p_probes[0], dist.Gamma | ScaledPoisson):
         smallest = float(y[observed].min())
         if smallest < 0:

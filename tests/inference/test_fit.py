@@ -15,6 +15,7 @@ import pyro_vble as pv
 from pyro_vble.distributions import CentredUniform
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.inference import FitSettings, tempered
+from pyro_vble.inference.steps import EagerSteps
 from pyro_vble.models import RestorationModel
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
@@ -312,11 +313,9 @@ class TestRollback:
         assert posterior.mmse_z.isfinite().all()
 
     def test_the_rate_halves_with_every_rollback(self, cae, monkeypatch):
-        import pyro_vble.inference.fitting as fitting
-
         rates = []
-        original = fitting._set_rate
-        monkeypatch.setattr(fitting, "_set_rate", lambda optim, rate: (rates.append(rate), original(optim, rate)))
+        original = EagerSteps._set_rate
+        monkeypatch.setattr(EagerSteps, "_set_rate", lambda self, rate: (rates.append(rate), original(self, rate)))
         y = torch.rand(1, 3, 64, 64)
         model = FailingModel(cae, PHYSICS, bad=lambda call: call in (2, 4))
         pv.fit(model, VBLE(model, y), y, num_steps=7, lr=0.4, schedule="constant", **QUIET)

@@ -1,0 +1,205 @@
+"""One step of a fit: ELBO, gradient, Adam."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyro_vble.guides import MeanFieldGuide
+from pyro_vble.inference.elbo import DeviceELBO, DeviceTraceELBO
+from pyro_vble.inference.settings import FitSettings
+
+_WARM_UP = 3
+
+
+class EagerSteps:
+    """Steps one operation after the other, as Pyro's ``SVI`` takes them.
+
+    Args:
+        loss: Differentiable negative ELBO, a scalar tensor.
+        guide: The guide; its parameters are found here, those of other programs at the first step.
+        betas: Decay of Adam's moments.
+    """
+
+    #: How many losses may wait for the host to look at them.
+    read_every = 1
+
+    def __init__(self, loss: Callable[[], Tensor], guide: Callable, betas: tuple[float, float]) -> None:
+        self._loss = loss
+        self._betas = betas
+        self._optimiser: torch.optim.Adam | None = None
+        if isinstance(guide, nn.Module):
+            self._take_in(guide.parameters())
+
+    @property
+    def state(self) -> list[Tensor]:
+        """Parameters and their moments: what a step changes. Those of new parameters come last."""
+        return [value for p in self.parameters for value in (p, *self._optimiser.state[p].values())]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What is optimised."""
+        if self._optimiser is None:
+            return []
+        return [p for group in self._optimiser.param_groups for p in group["params"]]
+
+    def step(self, rate: float, *, validate: bool = False) -> Tensor:
+        """Take one step at a learning rate; returns the loss before it, not looked at yet."""
+        with torch.enable_grad(), pyro.validation_enabled(validate), poutine.trace(param_only=True) as seen:
+            loss = self._loss()
+            loss.backward()
+        self._take_in(site["value"].unconstrained() for site in seen.trace.nodes.values())
+        self._set_rate(rate)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        return loss.detach()
+
+    def _take_in(self, parameters: Any) -> None:
+        """Optimise these parameters too; their moments exist, and are zero, from now on."""
+        known = set(self.parameters)
+        new = [p for p in dict.fromkeys(parameters) if p not in known and p.requires_grad]
+        if not new:
+            return
+        if self._optimiser is None:
+            self._optimiser = torch.optim.Adam(new, betas=self._betas, **self._options(new[0].device))
+        else:
+            self._optimiser.add_param_group({"params": new})
+        for p in new:
+            count = torch.zeros((), device=p.device if p.is_cuda else None)
+            moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            self._optimiser.state[p] = {"step": count, **moments}
+
+    def _options(self, device: torch.device) -> dict[str, Any]:
+        if device.type != "cuda":
+            return {}
+        # A rate on the device is one that a captured step reads anew; a number would be captured with it.
+        return {"lr": torch.tensor(0.0, device=device), "capturable": True, "fused": True}
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self._optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+class CapturedSteps(EagerSteps):
+    """Steps captured once in a CUDA graph and replayed: one launch in place of a thousand.
+
+    The first three steps are taken eagerly, on a stream of their own as capture wants it, the third of them under
+    CUDA's watch for anything that would make the host wait. What cannot be captured goes on eagerly, with one warning.
+    """
+
+    read_every = 10
+
+    def __init__(self, loss: Callable[[], Tensor], guide: Callable, betas: tuple[float, float]) -> None:
+        super().__init__(loss, guide, betas)
+        self._taken = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captured_loss: Tensor | None = None
+        self._stream = torch.cuda.Stream()
+
+    def step(self, rate: float, *, validate: bool = False) -> Tensor:
+        """Take one step at a learning rate; returns the loss before it, not looked at yet."""
+        self._taken += 1
+        if self._stream is None:
+            return super().step(rate, validate=validate)
+        if self._taken < _WARM_UP:
+            return self._aside(lambda: super(CapturedSteps, self).step(rate, validate=validate))
+        if self._graph is None:
+            try:
+                self._capture(rate)
+            except RuntimeError as error:
+                self._stream = self._graph = None
+                warnings.warn(
+                    "This fit cannot be captured in a CUDA graph and goes on step by step, several times slower: "
+                    f"{str(error).splitlines()[0]}. An operator or guide that reads a value back to the CPU (.item(), "
+                    "a branch on a tensor) is the usual cause.",
+                    stacklevel=2,
+                )
+                return super().step(rate)
+        self._set_rate(rate)
+        self._graph.replay()
+        return self._captured_loss.clone()
+
+    def _capture(self, rate: float) -> None:
+        """Capture a step; nothing of it is executed."""
+        self._set_rate(rate)
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        random = generator.clone_state()
+        try:
+            self._aside(self._rehearse)
+            graph = torch.cuda.CUDAGraph()
+            with pyro.validation_enabled(False), torch.enable_grad(), torch.cuda.graph(graph, stream=self._stream):
+                loss = self._loss()
+                loss.backward()
+                self._optimiser.step()
+                self._captured_loss = loss.detach()
+        except BaseException:
+            # A generator that was being captured answers nobody else.
+            generator.graphsafe_set_state(random)
+            self._optimiser.zero_grad()
+            raise
+        self._graph = graph
+
+    def _rehearse(self) -> None:
+        """A gradient, thrown away, in which any wait of the host is an error."""
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            with pyro.validation_enabled(False), torch.enable_grad():
+                self._loss().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+            self._optimiser.zero_grad()
+
+    def _aside(self, work: Callable[[], Any]) -> Any:
+        """Do something on the stream of the capture."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = work()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return result
+
+
+def steps_of(guide: Callable, y: Tensor, settings: FitSettings, programs: tuple[Callable, Callable]) -> EagerSteps:
+    """The steps of a fit: captured on CUDA where every site is reparameterised, eager elsewhere.
+
+    Args:
+        guide: The guide.
+        y: Measurement (B, ...).
+        settings: Settings of the fit.
+        programs: Model and guide as the ELBO shall see them (tempered).
+    """
+    device_ready = _is_reparameterised(guide, y)
+    elbo = _elbo(settings, guide, device_ready)
+    kind = CapturedSteps if device_ready and y.is_cuda else EagerSteps
+    return kind(lambda: elbo.differentiable_loss(*programs, y), guide, settings.betas)
+
+
+def _elbo(settings: FitSettings, guide: Callable, device_ready: bool) -> ELBO:
+    ours = isinstance(guide, MeanFieldGuide)
+    name = ("mean_field" if ours else "trace") if settings.elbo == "auto" else settings.elbo
+    if name == "mean_field":
+        kind = DeviceELBO if ours else TraceMeanField_ELBO
+    else:
+        kind = DeviceTraceELBO if device_ready else Trace_ELBO
+    return kind(
+        num_particles=settings.num_particles, vectorize_particles=settings.num_particles > 1, max_plate_nesting=1
+    )
+
+
+def _is_reparameterised(guide: Callable, y: Tensor) -> bool:
+    """Whether every site of a guide is; Pyro's autoguides make their parameters at this, their first call."""
+    if isinstance(guide, MeanFieldGuide):
+        return True
+    with torch.random.fork_rng(), torch.no_grad():
+        trace = poutine.trace(guide).get_trace(y)
+    samples = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    return all(site["fn"].has_rsample for site in samples)
