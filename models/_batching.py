@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# What goes through a network at once where no gradient is wanted: small batches stay in a CPU's cache, large ones fill
+# a GPU, and memory does not grow with the batch. 2^15 are the latents of 256x256 pixels.
+_VALUES_AT_ONCE = {"cpu": 4 * 2**15, "cuda": 64 * 2**15}
+
 
 def batched(network: Callable[[Tensor], Tensor], x: Tensor, event_dim: int = 3) -> Tensor:
     """Apply a network that knows one batch dimension to ``x`` of shape (*plates, *event)."""
@@ -13,9 +17,15 @@ def batched(network: Callable[[Tensor], Tensor], x: Tensor, event_dim: int = 3) 
     flat = x.reshape(-1, *x.shape[x.dim() - event_dim :])
     if flat.dim() == 4:
         flat = flat.contiguous(memory_format=torch.channels_last)
-    out = network(flat)
+    rows = max(1, _VALUES_AT_ONCE.get(x.device.type, _VALUES_AT_ONCE["cpu"]) // max(1, flat[:1].numel()))
+    if torch.is_grad_enabled() or len(flat) <= rows:
+        return _plain(network(flat), x.dtype, plates)
+    return _plain(torch.cat([network(part) for part in flat.split(rows)]), x.dtype, plates)
+
+
+def _plain(out: Tensor, dtype: torch.dtype, plates: torch.Size) -> Tensor:
     # Back to plain layout and precision: what follows (operators, likelihoods) is not made of wide convolutions.
-    out = out.to(x.dtype, memory_format=torch.contiguous_format)
+    out = out.to(dtype, memory_format=torch.contiguous_format)
     return out.reshape(*plates, *out.shape[1:])
 
 

@@ -66,10 +66,6 @@ class FrozenGDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W)."""
         gamma, beta = self.gamma_reparam(self.gamma), self.beta_reparam(self.beta)
-        if torch.is_autocast_enabled(x.device.type):
-            # The matrix runs in the reduced precision; autocast does not see into a function of one's own.
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, gamma, beta = x.to(dtype), gamma.to(dtype), beta.to(dtype)
         pixels = x.movedim(-3, -1)
         return (
             _DivisiveNormalisation.apply(pixels.reshape(-1, len(beta)), gamma, beta, self.inverse)
@@ -86,7 +82,8 @@ class _DivisiveNormalisation(torch.autograd.Function):
         norm = torch.addmm(beta, x * x, gamma.T).sqrt_()
         factor = norm if inverse else norm.reciprocal_()
         ctx.inverse = inverse
-        ctx.save_for_backward(x, factor, gamma)
+        # Backward runs outside a caller's autocast: the matrix is kept in the precision that the product was made in.
+        ctx.save_for_backward(x, factor, gamma.to(factor.dtype))
         return x * factor
 
     @staticmethod

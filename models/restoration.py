@@ -15,9 +15,9 @@ from pyro_vble.models._frozen import frozen
 from pyro_vble.models._prior import Prior, check_prior
 from pyro_vble.physics import (
     check_physics_priors,
+    consistent_image,
     fill_unobserved,
     image_shape_of,
-    initial_image,
     initial_value,
     likelihood,
     measure,
@@ -156,9 +156,10 @@ class RestorationModel(nn.Module):
             )
         image_shape = self.image_shape(y)
         self.prior.validate_image_shape(image_shape)
+        parameters = self.initial_parameters(y)
         if self.physics is not None:
-            validate_measurement(self.physics, y, image_shape, self.initial_parameters(y))
-        return self.prior.encode(initial_image(self.physics, y, image_shape))
+            validate_measurement(self.physics, y, image_shape, parameters)
+        return self.prior.encode(consistent_image(self.physics, y, image_shape, parameters))
 
     def _measurement(self, y: Tensor, z: Tensor | None = None) -> tuple[Tensor, dist.TorchDistribution]:
         if self.physics is None:

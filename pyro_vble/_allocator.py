@@ -1,20 +1,72 @@
-"""Keeping the memory that a process has freed."""
+"""Keeping the memory that has been freed, for the next step to use."""
 
 import contextlib
 import ctypes
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 _NEVER = 2**31 - 1
+# Where glibc's own thresholds end once a program has freed an array of 32 MiB, and its largest number of mappings.
+_LARGEST_THRESHOLD, _DEFAULT_MMAP_MAX = 32 * 2**20, 65536
+
+_lock = threading.Lock()
+_scopes = 0
 
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next allocation, in this process from now on.
 
     By default large tensors are mapped anew at every step of a training, and the kernel clears their pages each time:
-    on two CPU cores a fifth to a third of a step. Programs call this for themselves, the library does not; where there
-    is no glibc, nothing happens.
+    on two CPU cores a fifth to a third of a step. Programs call this for themselves; where there is no glibc, nothing
+    happens.
     """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_MAX, 0)
-        libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    _enter()
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """A scope in which glibc keeps freed memory, as after :func:`keep_freed_memory`, and at whose end it is returned.
+
+    Scopes may be nested, and overlap in several threads: the last to end returns the memory.
+    """
+    _enter()
+    try:
+        yield
+    finally:
+        _leave()
+
+
+def _enter() -> None:
+    global _scopes
+    with _lock:
+        _scopes += 1
+        if _scopes == 1:
+            _set({_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER})
+
+
+def _leave() -> None:
+    global _scopes
+    with _lock:
+        _scopes -= 1
+        if _scopes == 0:
+            own = {_MMAP_THRESHOLD: _LARGEST_THRESHOLD, _TRIM_THRESHOLD: 2 * _LARGEST_THRESHOLD}
+            _set({_MMAP_MAX: _DEFAULT_MMAP_MAX, **own})
+            with contextlib.suppress(AttributeError, TypeError):
+                _libc().malloc_trim(0)
+
+
+def _set(options: dict[int, int]) -> None:
+    for option, value in options.items():
+        with contextlib.suppress(AttributeError, TypeError):
+            _libc().mallopt(option, value)
+
+
+@functools.cache
+def _libc() -> Any:
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):  # no C library to ask, as on Windows
+        return None

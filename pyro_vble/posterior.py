@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_vble._allocator import freed_memory_kept
 from pyro_vble._precision import full_precision
 from pyro_vble._streaming import Moments, streamed_quantiles
 from pyro_vble.guides._parameters import parameter_scope
@@ -259,10 +260,11 @@ class Posterior:
         _check_count(num_samples)
         pixels = self.image_shape[0] * self.image_shape[2] * self.image_shape[3]
         size = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
-        for index, start in enumerate(range(0, num_samples, size)):
-            with seeded(derived_seed(seed, "draws", index)):
-                made = make(self, min(size, num_samples - start))
-            yield made
+        with freed_memory_kept():
+            for index, start in enumerate(range(0, num_samples, size)):
+                with seeded(derived_seed(seed, "draws", index)):
+                    made = make(self, min(size, num_samples - start))
+                yield made
 
     def _predictive_chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
         """Posterior predictive measurements in chunks (n, B, ...), of the same draws as the images of the seed."""

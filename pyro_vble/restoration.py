@@ -15,7 +15,7 @@ from pyro_vble.guides import VBLE, MAPz, MeanFieldGuide
 from pyro_vble.guides._factors import ConstrainedFactor
 from pyro_vble.guides._mean_field import LatentImageError
 from pyro_vble.guides._parameters import local_parameters
-from pyro_vble.inference import best_rate_scale, fit, resolve_device, resolve_precision
+from pyro_vble.inference import best_rate_scale, fit_batch, part_of, resolve_device, resolve_precision
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.inference.settings import Progress
 from pyro_vble.models import CAE, Prior, RestorationModel
@@ -37,9 +37,9 @@ def restore(
     prior: Prior | str,
     guide: Callable = VBLE,
     *,
-    num_steps: int = 100,
-    lr: float = 0.2,
-    schedule: str = "cosine",
+    num_steps: int = 60,
+    lr: float = 0.15,
+    schedule: str = "linear",
     num_particles: int = 1,
     kl_weight: float = 1.0,
     rate_scale: float | str = 1.0,
@@ -65,7 +65,7 @@ def restore(
             travel as ``functools.partial(VBLExz, free_mean=True)``.
         num_steps: Largest number of optimisation steps.
         lr: Learning rate of Adam at the first step.
-        schedule: "cosine" or "constant".
+        schedule: "linear" or "cosine", which end at zero, or "constant".
         num_particles: Draws of the guide a step.
         kl_weight: λ, 1 for Bayes' rule.
         rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha; 1 leaves the prior's own. "auto" lets
@@ -124,17 +124,26 @@ def restore(
     data = y.to(device, dtype)
     operator = operator_on(physics, device, dtype)
 
-    def build(rate_scale: Any, guide: Callable = guide) -> tuple[RestorationModel, Callable]:
+    def build(
+        rate_scale: Any, guide: Callable = guide, images: slice | None = None
+    ) -> tuple[RestorationModel, Callable]:
+        y, physics = (data, operator) if images is None else (data[images], part_of(operator, images, len(data)))
+        if images is not None and isinstance(rate_scale, tuple):
+            rate_scale = rate_scale[images]
         scaled = prior.with_rate_scale(rate_scale) if competing or rate_scale != 1 else prior
 
         def build_model(latent_image: bool) -> RestorationModel:
             model = RestorationModel(
-                scaled, operator, latent_image=latent_image, image_shape=image_shape, physics_priors=physics_priors
+                scaled, physics, latent_image=latent_image, image_shape=image_shape, physics_priors=physics_priors
             )
             model.prior.to(device, dtype)
             return model
 
-        return model_and_guide(guide, build_model, data)
+        return model_and_guide(guide, build_model, y)
+
+    def fit(model: RestorationModel, fitted_guide: Callable, y: Tensor, **settings: Any) -> Posterior:
+        scale = getattr(model.prior, "rate_scale", 1.0)
+        return fit_batch(lambda images: build(scale, images=images), model, fitted_guide, y, **settings)
 
     model, fitted_guide = build(1.0 if rate_scale == "auto" else rate_scale)
     if chosen_for_us and _noise(model, data) < _BFLOAT16_STEP:
@@ -144,7 +153,7 @@ def restore(
         judge, _ = best_rate_scale(functools.partial(build, guide=VBLE), data, **settings)
         model, fitted_guide = build(judge.prior.rate_scale)
     elif competing:
-        model, fitted_guide = best_rate_scale(build, data, **settings)
+        model, fitted_guide = best_rate_scale(build, data, fit=fit, **settings)
     settings |= {"num_steps": num_steps, "schedule": schedule, "kl_weight": kl_weight}
     settings |= {"tolerance": tolerance, "progress": progress}
     chosen = getattr(model.prior, "rate_scale", 1.0)

@@ -32,7 +32,7 @@ def calibrate(
     guide: Annotated[GuideName, typer.Option(help="As for restore.")] = GuideName.vble_xz_free,
     prior: options.Prior = "cae-bsd",
     steps: options.Steps = 100,
-    lr: options.LearningRate = 0.2,
+    lr: options.LearningRate = 0.15,
     kl_weight: options.KLWeight = 1.0,
     rate_scale: options.RateScale = "1",
     samples: options.Samples = 100,

@@ -51,6 +51,8 @@ class GaussianUniform(TorchDistribution):
     def __init__(
         self, loc: Tensor, scale: Tensor, width: Tensor | float = 1.0, *, validate_args: bool | None = None
     ) -> None:
+        if not isinstance(width, Tensor):
+            width = scale.new_full((), width)  # filled where it is: `broadcast_all` would copy it there
         self.loc, self.scale, self.width = broadcast_all(loc, scale, width)
         super().__init__(self.loc.shape, validate_args=validate_args)
 

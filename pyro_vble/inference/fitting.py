@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vble._allocator import freed_memory_kept
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.precision import dtype_of, network_precision, resolve_precision
 from pyro_vble.inference.settings import FitSettings, Progress
@@ -41,9 +42,9 @@ def fit(
     guide: Callable[[Tensor], Any],
     y: Tensor,
     *,
-    num_steps: int = 100,
-    lr: float = 0.2,
-    schedule: str = "cosine",
+    num_steps: int = 60,
+    lr: float = 0.15,
+    schedule: str = "linear",
     num_particles: int = 1,
     kl_weight: float = 1.0,
     elbo: str = "auto",
@@ -65,15 +66,15 @@ def fit(
         y: Measurement (B, ...), on the model's device and in its precision; NaN where unobserved.
         num_steps: Largest number of steps.
         lr: Learning rate at the first step.
-        schedule: "cosine" (to zero at the last step) or "constant".
+        schedule: "linear" or "cosine" (both to zero at the last step), or "constant".
         num_particles: Draws of the guide a step, in one vectorised pass.
         kl_weight: λ, 1 for Bayes' rule.
         elbo: "trace" (``Trace_ELBO``), "mean_field" (``TraceMeanField_ELBO``: KL terms in closed form where there is
             one, which quietens the gradient of VBLE-xz's b; without one the same estimator), or "auto": the latter
             for this library's guides, which are all mean-field, the former for others.
         tolerance: Stop early when the ELBO, averaged over the last quarter of the steps, surely gains less than this
-            over the quarter before, in nats per measured value (with a cosine, only once the rate has fallen to a
-            tenth); None runs all steps.
+            over the quarter before, in nats per measured value (with a falling rate, only once it has come down
+            to a tenth); None runs all steps.
         seed: Seed of this fit's random numbers, and of the posterior's; the global generator is left as it was.
         precision: "auto", "float32", "float64" or "bfloat16" (of the networks only).
         progress: Show a bar; or a callable that wraps the iterable of steps.
@@ -120,7 +121,7 @@ def fit(
     def posterior() -> Posterior:
         return Posterior(model, guide, y, elbo=torch.tensor(trace), precision=precision, seed=seed)
 
-    with seeded(seed), network_precision(precision, y.device), parameter_scope(guide):
+    with seeded(seed), network_precision(precision, y.device), parameter_scope(guide), freed_memory_kept():
         try:
             for loss in _losses(model, guide, y, settings, progress):
                 trace.append(-loss)
@@ -185,13 +186,13 @@ def _converged(trace: list[float], settings: FitSettings, num_values: int) -> bo
     """Whether the ELBO, smoothed over a window, has surely stopped growing.
 
     The window is the last quarter of the trace, so that it averages the more noise away the longer the fit takes; sure
-    means two standard errors. Under a cosine a plateau at a high rate is the rate's own noise, which the rest of the
-    schedule removes: it is left to.
+    means two standard errors. Where the rate falls, a plateau at a high rate is the rate's own noise, which the rest of
+    the schedule removes: it is left to.
     """
     step, window = len(trace), max(settings.window, len(trace) // 4)
     if settings.tolerance is None or step < 2 * window or step % settings.window:
         return False
-    if settings.rate(step) > settings.lr / 10 and settings.schedule == "cosine":
+    if settings.rate(step) > settings.lr / 10 and settings.schedule != "constant":
         return False
     last, before = torch.tensor(trace[-2 * window :], dtype=torch.float64).reshape(2, window).flip(0)
     error = ((last.var() + before.var()) / window).sqrt()

@@ -22,6 +22,7 @@ def best_rate_scale(
     y: Tensor,
     *,
     scales: tuple[float, ...] = RATE_SCALES,
+    fit: Callable = fit,
     precision: str = "auto",
     seed: int | None = None,
     **settings: Any,
@@ -38,6 +39,7 @@ def best_rate_scale(
         build: From a rate scale (or one for each image) to a model and its guide.
         y: Measurement (B, ...).
         scales: The rate scales that compete.
+        fit: What fits, :func:`fit` or another of its arguments.
         precision: Precision of the fits.
         seed: Seed of the fits.
         settings: Further settings of :func:`fit`.

@@ -1,7 +1,7 @@
 """From a forward operator and its noise model to a likelihood and a first guess."""
 
 from pyro_vble.physics.gaussian_blur import GaussianBlur
-from pyro_vble.physics.initial import fill_missing, initial_image
+from pyro_vble.physics.initial import consistent_image, fill_missing, initial_image
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
 from pyro_vble.physics.operators import (
     fill_unobserved,
@@ -17,6 +17,7 @@ __all__ = [
     "QUANTISATION",
     "GaussianBlur",
     "check_physics_priors",
+    "consistent_image",
     "describe",
     "fill_missing",
     "fill_unobserved",

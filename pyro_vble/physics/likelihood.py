@@ -97,7 +97,10 @@ def _poisson(noise_model: PoissonNoise, signal: Tensor) -> dist.TorchDistributio
     """gain · Poisson(Ax / gain), or Poisson(Ax / gain) where the noise model does not normalise."""
     gain = _parameter(noise_model, "gain", signal)
     rate = _positive(signal, 0.1 * gain)
-    return ScaledPoisson(rate, gain) if noise_model.normalize else ScaledPoisson(rate / gain, torch.ones_like(gain))
+    # Whether y is in counts or in image units may be a tensor: it is not read back to the host.
+    normalize = noise_model.normalize
+    unit = torch.where(normalize, gain, 1.0) if isinstance(normalize, Tensor) else gain if normalize else gain / gain
+    return ScaledPoisson(rate * (unit / gain), unit)
 
 
 @noise_distribution.register

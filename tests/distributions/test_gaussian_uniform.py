@@ -76,3 +76,17 @@ def test_expand_and_validation():
 def test_narrow_gaussian_tends_to_the_uniform_density():
     p = GaussianUniform(torch.tensor(0.0, dtype=torch.float64), torch.tensor(1e-4, dtype=torch.float64), 0.5)
     assert float(p.log_prob(torch.tensor(0.1, dtype=torch.float64))) == pytest.approx(math.log(2), abs=1e-12)
+
+
+@pytest.mark.parametrize("width", [0.3, 1.0, 4.0])
+def test_first_and_second_derivatives(width):
+    """By finite differences: the gradient is written by hand."""
+    loc = torch.linspace(-3, 3, 7, dtype=torch.float64, requires_grad=True)
+    scale = torch.linspace(0.2, 2, 7, dtype=torch.float64, requires_grad=True)
+    value = torch.full((7,), 0.4, dtype=torch.float64, requires_grad=True)
+
+    def log_density(loc, scale, value):
+        return GaussianUniform(loc, scale, width, validate_args=False).log_prob(value)
+
+    assert torch.autograd.gradcheck(log_density, (loc, scale, value))
+    assert torch.autograd.gradgradcheck(log_density, (loc, scale, value))

@@ -1,0 +1,217 @@
+"""Fitting many images, as many at once as memory holds."""
+
+import contextlib
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vble.guides import MeanFieldGuide
+from pyro_vble.guides._parameters import parameter_scope
+from pyro_vble.inference.fitting import fit
+from pyro_vble.inference.precision import network_precision
+from pyro_vble.seeding import as_seed, derived_seed
+
+if TYPE_CHECKING:
+    from pyro_vble.posterior import Posterior
+
+# Pixels of a batch that any machine has memory for, and whose need is not looked into.
+_SURELY_FITS = 2**20
+# Of the memory that is free, how much a fit may take, and what it takes besides what autograd keeps for its backward
+# pass: gradients on their way and the workspace of convolutions.
+_SHARE, _OVERHEAD = 0.7, 1.6
+
+
+def fit_batch(
+    build: Callable[[slice], tuple[nn.Module, Callable]],
+    model: nn.Module,
+    guide: Callable,
+    y: Tensor,
+    *,
+    seed: int | None = None,
+    **settings: Any,
+) -> "Posterior":
+    """Fit a guide to a batch of images, as many at once as memory holds.
+
+    A batch that memory holds is one fit. Another is cut into parts of nearly the same size, each fitted by itself and
+    written into the batch's guide: images are independent, so nothing else changes. If memory runs out all the same,
+    the parts are halved. Batches whose operator or guide cannot be cut stay whole.
+
+    Args:
+        build: From a slice of images to their model and guide.
+        model: Model of the batch.
+        guide: Guide of the batch; where its factors start, those of the parts do.
+        y: Measurement (B, ...).
+        seed: Seed of the fit.
+        settings: Further settings of :func:`fit`.
+
+    Raises:
+        MemoryError: If there is not memory enough for one image.
+    """
+    divisible = len(y) > 1 and isinstance(guide, MeanFieldGuide)
+    divisible = divisible and is_divisible(model.physics, y, model.image_shape(y))
+    at_once = len(y)
+    if divisible and len(y) * math.prod(model.image_shape(y)[1:]) > _SURELY_FITS:
+        at_once = min(at_once, images_at_once(*build(slice(0, 1)), y[:1], **settings))
+    start = {name: value.clone() for name, value in guide.state_dict().items()} if divisible else {}
+    while True:
+        try:
+            if at_once >= len(y):
+                return fit(model, guide, y, seed=seed, **settings)
+            return _fit_parts(build, model, guide, y, start, at_once, seed, settings)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if not divisible or at_once == 1:
+                raise MemoryError(
+                    f"Memory ran out fitting {'one image' if divisible else 'the batch'} of shape {tuple(y.shape)} on "
+                    f'{y.device}; cut it into smaller images, or choose precision="bfloat16" or fewer particles.'
+                ) from error
+            guide.load_state_dict(start)
+        # Outside the handler, whose exception would keep the failed attempt's tensors alive.
+        at_once = -(-min(at_once, len(y)) // 2)
+        if y.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def _fit_parts(
+    build: Callable,
+    model: nn.Module,
+    guide: MeanFieldGuide,
+    y: Tensor,
+    start: dict[str, Tensor],
+    at_once: int,
+    seed: int | None,
+    settings: dict[str, Any],
+) -> "Posterior":
+    from pyro_vble.posterior import Posterior
+
+    seed, fits = as_seed(seed), []
+    for images in balanced(len(y), at_once):
+        part_model, part = build(images)
+        part.load_state_dict({name: value[images] for name, value in start.items()})
+        fits.append(fit(part_model, part, y[images], seed=derived_seed(seed, "images", images.start), **settings))
+        _write_rows(guide, images, part)
+    trace = joint_trace([posterior.elbo for posterior in fits])
+    return Posterior(model, guide, y, elbo=trace, precision=fits[0].precision, seed=seed)
+
+
+def images_at_once(
+    model: nn.Module, guide: Callable, y: Tensor, *, precision: str, num_particles: int = 1, **settings: Any
+) -> int:
+    """How many images of a batch a fit has memory for, by what one step of one image keeps.
+
+    Args:
+        model: The :class:`~pyro_vble.models.RestorationModel`, of one image.
+        guide: Its guide.
+        y: The measurement of one image (1, ...).
+        precision: Precision of the networks.
+        num_particles: Draws of the guide a step.
+        settings: Further settings of the fit, which take no memory.
+    """
+    free = _free_memory(y.device)
+    if free is None:
+        return 2**31
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
+    with torch.random.fork_rng(), network_precision(precision, y.device), parameter_scope(guide), hooks:
+        latents = guide(y)
+        z = latents["z"].detach().requires_grad_()
+        image_shape = model.image_shape(y)
+        decoded = model.prior.decode_mean(z, image_shape)
+        if model.latent_image:
+            decoded = decoded + model.prior.decode_std(z, image_shape)
+    images = decoded.numel() * decoded.element_size() * 20  # the guide's and the likelihood's own
+    needed = sum(size for pointer, size in kept.items() if pointer not in weights) + images
+    return max(1, int(_SHARE * free / (_OVERHEAD * needed * num_particles)))
+
+
+def part_of(physics: Any, images: slice, num_images: int) -> Any:
+    """The operator of some images of a batch: what it holds for every image, a filter or a mask, is cut likewise.
+
+    Args:
+        physics: Operator of the batch.
+        images: Which images.
+        num_images: How many there are.
+    """
+    part = physics.clone() if hasattr(physics, "clone") else copy.deepcopy(physics)
+    if isinstance(part, nn.Module):
+        for module in part.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, value in tensors.items():
+                    if value is not None and value.dim() and len(value) == num_images and num_images > 1:
+                        cut = value.detach()[images]
+                        tensors[name] = nn.Parameter(cut, False) if isinstance(value, nn.Parameter) else cut
+    return part
+
+
+@torch.no_grad()
+def is_divisible(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> bool:
+    """Whether the operator of one image, cut out of the batch's, measures it as the batch's does."""
+    if physics is None or len(y) == 1:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, *image_shape, generator=generator).to(y.device, y.real.dtype).expand(len(y), *image_shape)
+    try:
+        whole = physics.A(x)
+        ends = [part_of(physics, slice(i, i + 1), len(y)).A(x[:1]) for i in (0, len(y) - 1)]
+    except Exception:  # an operator may object in any way; then the batch stays whole
+        return False
+    return all(torch.allclose(end, whole[i : i + 1], atol=1e-4) for end, i in zip(ends, (0, -1 % len(y)), strict=True))
+
+
+def _write_rows(guide: MeanFieldGuide, images: slice, part: MeanFieldGuide) -> None:
+    """Write what a guide of some images has learnt into that of the whole batch."""
+    learnt = part.state_dict()
+    with torch.no_grad():
+        for name, value in guide.state_dict().items():
+            value[images] = learnt[name]
+
+
+def joint_trace(traces: list[Tensor]) -> Tensor:
+    """The ELBO of a batch step by step: parts that ended early stay where they ended."""
+    longest = max(len(trace) for trace in traces)
+    padded = [torch.cat((trace, trace[-1:].expand(longest - len(trace)))) for trace in traces if len(trace)]
+    return torch.stack(padded).sum(0) if padded else torch.empty(0)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory was exhausted, of a GPU or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def balanced(num_images: int, at_once: int) -> list[slice]:
+    """Cut a batch into as few parts as memory allows, of nearly the same size.
+
+    Example:
+        >>> from pyro_vble.inference.batches import balanced
+        >>> balanced(10, 4)
+        [slice(0, 4, None), slice(4, 7, None), slice(7, 10, None)]
+    """
+    parts = math.ceil(num_images / max(1, at_once))
+    ends = [-(-num_images * k // parts) for k in range(parts + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that may still be had there; None if nobody tells."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo") as lines:
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(line.split()[1])
+    return None

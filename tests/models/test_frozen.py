@@ -1,0 +1,68 @@
+"""Frozen networks: other layers, the same function."""
+
+import pytest
+import torch
+from compressai.layers import GDN
+from helpers import ARCHITECTURES, small_network
+from torch import nn
+
+from pyro_vble.models._frozen import FrozenGDN, SubpixelConvTranspose2d, frozen
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gdn_and_its_gradient(inverse):
+    layer = GDN(5, inverse=inverse).double().requires_grad_(False)
+    layer.gamma.copy_(torch.rand(5, 5))
+    ours = FrozenGDN(layer)
+    x = torch.randn(2, 5, 4, 3, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(ours(x), layer(x))
+    assert torch.autograd.gradcheck(ours, x)
+
+
+def test_gdn_under_autocast_is_as_good_as_the_layer():
+    layer = GDN(16, inverse=True).requires_grad_(False)
+    x = torch.randn(1, 16, 8, 8)
+    exact = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [module(x.bfloat16().requires_grad_()) for module in (layer, FrozenGDN(layer))]
+        for out in outputs:
+            out.float().sum().backward()
+    errors = [float((out - exact).abs().mean()) for out in outputs]
+    assert errors[1] < 1.5 * errors[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_subpixel_convolution_and_its_gradient(channels, bias):
+    layer = nn.ConvTranspose2d(6, channels, 5, 2, 2, 1, bias=bias).double()
+    x = torch.randn(2, 6, 5, 7, dtype=torch.float64, requires_grad=True)
+    ours = SubpixelConvTranspose2d(layer)
+    torch.testing.assert_close(ours(x), layer(x))
+    ours_grad, theirs = (torch.autograd.grad(m(x).square().sum(), x)[0] for m in (ours, layer))
+    torch.testing.assert_close(ours_grad, theirs)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_networks_keep_their_function_and_the_names_of_their_weights(architecture):
+    network = small_network(architecture)
+    copied = frozen(network)
+    z = torch.randn(2, 12 if "Cheng" not in architecture else 8, 3, 4)
+    torch.testing.assert_close(copied.g_s(z), network.g_s(z), rtol=1e-4, atol=1e-4)
+    x = torch.rand(1, 3, 64, 128)
+    torch.testing.assert_close(copied.g_a(x), network.g_a(x), rtol=1e-4, atol=1e-4)
+    assert copied.state_dict().keys() == network.state_dict().keys()
+    assert not any(p.requires_grad for p in copied.parameters())
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_layers_are_exchanged_once():
+    once = frozen(small_network())
+    assert any(isinstance(m, FrozenGDN) for m in once.modules())
+    assert sum(isinstance(m, SubpixelConvTranspose2d) for m in once.modules()) == 1
+    z = torch.randn(1, 12, 2, 2)
+    torch.testing.assert_close(frozen(once).g_s(z), once.g_s(z))
+
+
+def test_other_transposed_convolutions_stay():
+    kept = nn.Sequential(nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.ConvTranspose2d(3, 8, 5, 2, 2, 1))
+    assert [type(m) for m in frozen(kept)] == [nn.ConvTranspose2d] * 2
