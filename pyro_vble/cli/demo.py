@@ -21,7 +21,7 @@ def demo(
     size: Annotated[int, typer.Option(min=16, help="Side of the square cut from its centre, in pixels.")] = 256,
     noise: Annotated[float, typer.Option(min=0.0, help="Noise level (standard deviation) on the scale [0, 1].")] = 0.03,
     prior: options.Prior = "cae-bsd",
-    steps: options.Steps = 100,
+    steps: options.Steps = 60,
     samples: options.Samples = 100,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -1,7 +1,6 @@
 """Fitting many images, as many at once as memory holds."""
 
 import contextlib
-import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.fitting import fit
 from pyro_vble.inference.precision import network_precision
+from pyro_vble.physics import copy_of
 from pyro_vble.seeding import as_seed, derived_seed
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def part_of(physics: Any, images: slice, num_images: int) -> Any:
         images: Which images.
         num_images: How many there are.
     """
-    part = physics.clone() if hasattr(physics, "clone") else copy.deepcopy(physics)
+    part = copy_of(physics)
     if isinstance(part, nn.Module):
         for module in part.modules():
             for tensors in (module._parameters, module._buffers):

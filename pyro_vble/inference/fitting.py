@@ -43,7 +43,7 @@ def fit(
     y: Tensor,
     *,
     num_steps: int = 60,
-    lr: float = 0.15,
+    lr: float = 0.2,
     schedule: str = "linear",
     num_particles: int = 1,
     kl_weight: float = 1.0,

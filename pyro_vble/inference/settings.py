@@ -29,7 +29,7 @@ class FitSettings:
     """
 
     num_steps: int = 60
-    lr: float = 0.15
+    lr: float = 0.2
     schedule: str = "linear"
     num_particles: int = 1
     kl_weight: float = 1.0
@@ -48,7 +48,7 @@ class FitSettings:
             if not isinstance(value, Real) and not (name == "tolerance" and value is None):
                 raise TypeError(f"{name} must be a number; received {value!r}.")
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be positive and finite; received {self.lr!r}; 0.15 suits most problems.")
+            raise ValueError(f"lr must be positive and finite; received {self.lr!r}; 0.2 suits most problems.")
         if not 0 <= self.kl_weight < math.inf:
             raise ValueError(
                 f"kl_weight must be finite and not negative; received {self.kl_weight!r}; 1 is Bayes' rule."

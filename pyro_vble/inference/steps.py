@@ -77,7 +77,7 @@ class EagerSteps:
 
     def _options(self, device: torch.device) -> dict[str, Any]:
         if device.type != "cuda":
-            return {}
+            return {"fused": device.type == "cpu"}
         # A rate on the device is one that a captured step reads anew; a number would be captured with it.
         return {"lr": torch.tensor(0.0, device=device), "capturable": True, "fused": True}
 
@@ -168,7 +168,14 @@ class CapturedSteps(EagerSteps):
         return result
 
 
-def steps_of(guide: Callable, y: Tensor, settings: FitSettings, programs: tuple[Callable, Callable]) -> EagerSteps:
+def steps_of(
+    guide: Callable,
+    y: Tensor,
+    settings: FitSettings,
+    programs: tuple[Callable, Callable],
+    *,
+    eager: bool = False,
+) -> EagerSteps:
     """The steps of a fit: captured on CUDA where every site is reparameterised, eager elsewhere.
 
     Args:
@@ -176,10 +183,11 @@ def steps_of(guide: Callable, y: Tensor, settings: FitSettings, programs: tuple[
         y: Measurement (B, ...).
         settings: Settings of the fit.
         programs: Model and guide as the ELBO shall see them (tempered).
+        eager: Never capture.
     """
     device_ready = _is_reparameterised(guide, y)
     elbo = _elbo(settings, guide, device_ready)
-    kind = CapturedSteps if device_ready and y.is_cuda else EagerSteps
+    kind = CapturedSteps if device_ready and y.is_cuda and not eager else EagerSteps
     return kind(lambda: elbo.differentiable_loss(*programs, y), guide, settings.betas)
 
 

@@ -4,6 +4,7 @@ from pyro_vble.physics.gaussian_blur import GaussianBlur
 from pyro_vble.physics.initial import consistent_image, fill_missing, initial_image
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
 from pyro_vble.physics.operators import (
+    copy_of,
     fill_unobserved,
     image_shape_of,
     measure,
@@ -18,6 +19,7 @@ __all__ = [
     "GaussianBlur",
     "check_physics_priors",
     "consistent_image",
+    "copy_of",
     "describe",
     "fill_missing",
     "fill_unobserved",

@@ -96,9 +96,20 @@ def _measured_shape(physics: Any, y: Tensor, image_shape: tuple[int, ...]) -> tu
         return f"an error ({type(error).__name__}: {error})"
 
 
+def copy_of(physics: Any) -> Any:
+    """A copy of an operator, whatever it holds."""
+    try:
+        return copy.deepcopy(physics)
+    except (TypeError, RuntimeError):
+        # deepinv's clone copies what Python cannot; it searches all an operator refers to, for half a second.
+        if not hasattr(physics, "clone"):
+            raise
+        return physics.clone()
+
+
 def operator_on(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The operator on the device, copied: calls and conversions change deepinv's operators in place."""
-    physics = physics.clone() if hasattr(physics, "clone") else copy.deepcopy(physics)
+    physics = copy_of(physics)
     if not isinstance(physics, torch.nn.Module):
         return physics
     physics = physics.to(device)

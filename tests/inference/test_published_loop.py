@@ -21,7 +21,7 @@ def test_same_elbo_and_same_image(bundled, guide):
     torch.manual_seed(1)
     prior = CAE(bundled.network, bundled.alpha)  # as the loop: one standard deviation for all pixels
     network = prior.network.requires_grad_(False)
-    loop = published_fit(network, physics.A, y, 0.03, initial_image(physics, y, (3, 64, 64)), gamma=gamma)
+    loop = published_fit(network, physics.A, y, 0.03, initial_image(physics, y, (3, 64, 64)), std=gamma)
     ours = pv.restore(
         y,
         physics,

@@ -1,0 +1,132 @@
+"""``restore`` beside the published loop, in one run: time, ELBO, PSNR, coverage, memory."""
+
+from collections.abc import Callable
+
+import torch
+from compressai.models import JointAutoregressiveHierarchicalPriors
+from torch import Tensor
+
+import pyro_vble as pv
+from benchmarks.measuring import peak_memory, photograph, stopwatch
+from benchmarks.published_loop import PublishedFit, as_published, published_elbo, published_fit, published_samples
+from pyro_vble._allocator import freed_memory_kept
+from pyro_vble.guides import VBLE, VBLExz
+from pyro_vble.metrics import psnr
+from pyro_vble.models import CAE
+from pyro_vble.physics import initial_image
+from pyro_vble.physics.problems import deblurring, gaussian_kernel
+
+GUIDES = {"vble": VBLE, "vble-xz": VBLExz}
+SIGMA = 7.65 / 255
+#: Numbers of steps among which the fewest is sought that reach the loop's ELBO.
+STEPS = (20, 30, 40, 60, 100, 200)
+_EVALUATIONS = 32
+
+
+def bundled() -> CAE:
+    """The prior that is installed with the library, anew: the loop is to have weights that nobody has laid out."""
+    return pv.load_prior("cae-bsd")
+
+
+def context_model() -> CAE:
+    """The published experiments' larger network, N=192 M=320 with context model; random weights do for time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return CAE(JointAutoregressiveHierarchicalPriors(192, 320).eval(), alpha=0.0483)
+
+
+def compare(
+    prior_of: Callable[[], CAE],
+    guide_name: str,
+    image: str,
+    device: torch.device,
+    *,
+    loop_steps: int = 300,
+    num_samples: int = 100,
+    trained: bool = True,
+) -> dict:
+    """Both on one problem: deblurring (Gaussian of 1 pixel, noise 7.65/255) of a 256x256 photograph.
+
+    ELBOs of both are evaluated by the loop's own estimator. With random weights (``trained`` false) only times count:
+    the loop's steps are extrapolated to 300 from ``loop_steps``, and ours are the default number.
+    """
+    truth = photograph(image, device=device)
+    physics = deblurring(SIGMA, gaussian_kernel(1.0)).to(device)
+    torch.manual_seed(0)
+    y = physics(truth)
+    prior, guide = prior_of().to(device), GUIDES[guide_name]
+    std = None if guide is VBLE else (prior.variance_decoder or prior.gamma)
+    network = prior.network.requires_grad_(False)
+    if prior.variance_decoder is not None:
+        prior.variance_decoder.requires_grad_(False)
+    problem = (network, physics.A, y, SIGMA)
+    start = initial_image(physics, y, tuple(truth.shape[1:]))
+    options = {"guide": guide, "seed": 0, "progress": False, "device": device, "tolerance": None}
+    # Threads, allocators and kernels warm up once, for both.
+    pv.restore(y, physics, prior, **options | {"num_steps": 4}).mmse_x(8)
+    published_fit(*problem, start, std=std, num_steps=3)
+
+    torch.manual_seed(0)
+    with peak_memory(device) as loop_memory:
+        with stopwatch(device) as loop_fit:
+            fit = published_fit(*problem, start, std=std, num_steps=loop_steps)
+        with stopwatch(device) as loop_samples:
+            samples = published_samples(network, fit, std, num_samples)
+            mean = samples.mean(0)
+    loop_seconds = loop_fit[0] * 300 / loop_steps
+    row = {"image": image, "guide": guide_name, "trained": trained}
+    row["loop"] = {
+        "seconds_per_step": loop_fit[0] / loop_steps,
+        "fit_seconds": loop_seconds,
+        "sampling_seconds": loop_samples[0],
+        "total_seconds": loop_seconds + loop_samples[0],
+        "peak_mib": loop_memory[0],
+        **_elbo(problem, fit, std),
+        "psnr": psnr(mean, truth),
+        "coverage": _coverage(samples, truth),
+    }
+    del samples, mean
+    row["restore"] = []
+    for num_steps in STEPS if trained else (60,):
+        with peak_memory(device) as memory:
+            with stopwatch(device) as our_fit:
+                posterior = pv.restore(y, physics, prior, **options | {"num_steps": num_steps})
+            with stopwatch(device) as sampling:
+                mean = posterior.mmse_x(num_samples)
+        ours = {
+            "num_steps": num_steps,
+            "seconds_per_step": our_fit[0] / num_steps,
+            "fit_seconds": our_fit[0],
+            "sampling_seconds": sampling[0],
+            "total_seconds": our_fit[0] + sampling[0],
+            "peak_mib": memory[0],
+            **_elbo(problem, as_published(posterior.guide), std),
+            "psnr": psnr(mean, truth),
+            "coverage": _coverage(posterior.sample(num_samples), truth),
+            "precision": posterior.precision,
+        }
+        ours["total_ratio"] = row["loop"]["total_seconds"] / ours["total_seconds"]
+        row["restore"].append(ours)
+        if num_steps >= 60 and ours["elbo"] >= row["loop"]["elbo"]:
+            break
+    enough = [ours for ours in row["restore"] if not trained or ours["elbo"] >= row["loop"]["elbo"]]
+    row["total_ratio"] = enough[0]["total_ratio"] if enough else None
+    row["num_steps_for_equal_elbo"] = enough[0]["num_steps"] if enough and trained else None
+    row["total_ratio_at_defaults"] = next(r["total_ratio"] for r in row["restore"] if r["num_steps"] == 60)
+    return row
+
+
+@torch.no_grad()
+def _elbo(problem: tuple, fit: PublishedFit, std: object) -> dict[str, float]:
+    with freed_memory_kept():
+        values = torch.stack([published_elbo(*problem, fit, std) for _ in range(_EVALUATIONS)])
+    return {"elbo": float(values.mean()), "elbo_standard_error": float(values.std() / _EVALUATIONS**0.5)}
+
+
+def _coverage(samples: Tensor, truth: Tensor) -> float:
+    """Share of the true pixels within the central 90 % of the samples."""
+    blocks = []
+    for rows, true in zip(samples.split(32, -2), truth.split(32, -2), strict=True):
+        low, high = torch.quantile(rows.flatten(1), torch.tensor([0.05, 0.95], device=rows.device), dim=0)
+        blocks.append(((true.flatten() >= low) & (true.flatten() <= high)).float())
+    return float(torch.cat(blocks).mean())

@@ -1,0 +1,104 @@
+"""Time, memory and the machine: what every table of ``benchmarks.speed`` is made of."""
+
+import contextlib
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import skimage.data
+import torch
+from torch import Tensor
+
+import pyro_vble as pv
+
+
+def photograph(name: str = "cat", side: int = 256, device: str | torch.device = "cpu") -> Tensor:
+    """The middle of a photograph of scikit-image, (1, 3, side, side) in [0, 1]; reflected where it is too small."""
+    x = torch.from_numpy(getattr(skimage.data, name)()[..., :3].copy()).permute(2, 0, 1)[None].float() / 255
+    while min(x.shape[-2:]) < side:
+        x = torch.cat((x, x.flip(-1)), -1)
+        x = torch.cat((x, x.flip(-2)), -2)
+    top, left = ((extent - side) // 2 for extent in x.shape[-2:])
+    return x[..., top : top + side, left : left + side].contiguous().to(device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU is done; a CPU always is."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def stopwatch(device: torch.device) -> Iterator[list[float]]:
+    """A scope whose seconds are the one element of the list it gives, once it has ended."""
+    seconds: list[float] = []
+    synchronize(device)
+    start = time.perf_counter()
+    yield seconds
+    synchronize(device)
+    seconds.append(time.perf_counter() - start)
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
+    """Median time of some work, after one run that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        with stopwatch(device) as seconds:
+            work()
+        times += seconds
+    return statistics.median(times)
+
+
+@contextlib.contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[float]]:
+    """A scope whose growth of memory in MiB, at its peak, is the one element of the list it gives.
+
+    Of a GPU by torch's own count; of a CPU by the kernel's, which knows of every allocation.
+    """
+    peak: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present
+    before = _status("VmRSS")
+    yield peak
+    peak.append((_status("VmHWM") - before) / 1024)
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1])
+
+
+def surroundings(device: torch.device, precision: str) -> dict[str, object]:
+    """The machine, the versions and the commit that figures belong to."""
+    root = Path(__file__).parents[1]
+    git = ["git", "-C", str(root)]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        commit += " and changes" if changed.stdout else ""
+        return {"commit": commit} | _machine(device, precision)
+    return _machine(device, precision)
+
+
+def _machine(device: torch.device, precision: str) -> dict[str, object]:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    return {
+        "machine": name,
+        "capability": torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else "",
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "versions": {"pyro_vble": pv.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
