@@ -37,7 +37,15 @@ class Problem:
         model = RestorationModel(
             self.prior, self.physics, latent_image=guide_class(guide).latent_image, image_shape=IMAGE
         )
-        settings = {"num_steps": 600, "lr": 0.05, "num_particles": 64, "tolerance": None, "seed": 0, "progress": False}
+        settings = {
+            "num_steps": 600,
+            "lr": 0.05,
+            "schedule": "cosine",
+            "num_particles": 64,
+            "tolerance": None,
+            "seed": 0,
+        }
+        settings |= {"tolerance": None, "progress": False}
         return pv.fit(model, guide(model, self.y), self.y, **settings | options)
 
     @property
