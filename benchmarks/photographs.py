@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS)[:3], choices=METHODS, metavar="METHOD")
     parser.add_argument("--problems", nargs="+", default=[""], help="only those whose name holds one of these words")
     parser.add_argument("--denoiser", type=Path, help="weights of FFDNet: adds DPIR")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     every = sorted(p for p in options.folder.iterdir() if p.suffix in (".jpg", ".png", ".webp"))

@@ -103,17 +103,21 @@ def plot(result: dict, path: Path) -> None:
         axes[0].plot(row["loop"]["total_seconds"], 0, "s", color=line.get_color(), label=f"loop, {row['guide']}")
         for r, point in zip(row["restore"], ours, strict=True):
             axes[0].annotate(r["num_steps"], point, textcoords="offset points", xytext=(4, -10), fontsize=7)
-    axes[0].set(xscale="log", xlabel="seconds, with 100 samples", ylabel="ELBO above the loop's, nats a value")
+    axes[0].set(xlim=(0, None), xlabel="seconds, with 100 samples", ylabel="ELBO above the loop's, nats a value")
     axes[0].axhline(0, color="grey", lw=0.5)
     axes[0].legend(fontsize=7)
     sides = result["sides"]
     axes[1].plot([r["side"] for r in sides], [r["ns_per_pixel"] for r in sides], "o-")
-    axes[1].set(xscale="log", ylim=(0, None), xlabel="image side", ylabel="nanoseconds a pixel and step")
+    axes[1].set_xscale("log", base=2)
+    axes[1].set(ylim=(0, None), xlabel="image side", ylabel="nanoseconds a pixel and step")
+    axes[1].set_xticks([r["side"] for r in sides], [r["side"] for r in sides])
     for key, unit in (("batches", "batch"), ("particles", "particles")):
         rows = result[key]
         per = [1e3 * r["seconds"] / r[unit] for r in rows]
         axes[2].plot([r[unit] for r in rows], per, "o-", label=unit)
-    axes[2].set(xscale="log", ylim=(0, None), xlabel="number at once, 128x128", ylabel="milliseconds a step, each")
+    axes[2].set_xscale("log", base=2)
+    axes[2].set(ylim=(0, None), xlabel="number at once, 128x128", ylabel="milliseconds a step, each")
+    axes[2].xaxis.set_major_formatter("{x:g}")
     axes[2].legend()
     samples = result["samples"]
     for key, label in (("moments_peak_mib", "mean, std"), ("interval_peak_mib", "interval")):
