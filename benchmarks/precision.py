@@ -1,7 +1,7 @@
 """What bfloat16 networks change: PSNR and coverage beside float32, same images, same seed.
 
-``python -m benchmarks.precision FOLDER --output FILE``. Two fits differ by their own noise as well: beside the difference
-of precisions stands that of two seeds in float32.
+``python -m benchmarks.precision FOLDER --output FILE``. Two fits differ by their own noise as well: beside the
+difference of precisions stands that of two seeds in float32.
 """
 
 import argparse

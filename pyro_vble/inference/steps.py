@@ -92,8 +92,9 @@ class EagerSteps:
 class CapturedSteps(EagerSteps):
     """Steps captured once in a CUDA graph and replayed: one launch in place of a thousand.
 
-    The first three steps are taken eagerly, on a stream of their own as capture wants it, the third of them under
-    CUDA's watch for anything that would make the host wait. What cannot be captured goes on eagerly, with one warning.
+    The first two steps are taken eagerly, on a stream of their own as capture wants it; then a gradient is rehearsed
+    under CUDA's watch for anything that would make the host wait. What cannot be captured goes on eagerly, with one
+    warning.
     """
 
     read_every = 10
@@ -103,10 +104,15 @@ class CapturedSteps(EagerSteps):
         self._taken = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_loss: Tensor | None = None
-        self._stream = torch.cuda.Stream()
+        self._device = self.parameters[0].device if self.parameters else torch.device("cuda")
+        self._stream: torch.cuda.Stream | None = torch.cuda.Stream(self._device)
 
     def step(self, rate: float, *, validate: bool = False) -> Tensor:
         """Take one step at a learning rate; returns the loss before it, not looked at yet."""
+        with torch.cuda.device(self._device):
+            return self._step(rate, validate)
+
+    def _step(self, rate: float, validate: bool) -> Tensor:
         self._taken += 1
         if self._stream is None:
             return super().step(rate, validate=validate)
@@ -115,6 +121,8 @@ class CapturedSteps(EagerSteps):
         if self._graph is None:
             try:
                 self._capture(rate)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 self._stream = self._graph = None
                 warnings.warn(
