@@ -3,16 +3,17 @@
 from collections.abc import Callable
 
 import torch
-from compressai.models import JointAutoregressiveHierarchicalPriors
 from torch import Tensor
 
 import pyro_vble as pv
 from benchmarks.measuring import peak_memory, photograph, stopwatch
 from benchmarks.published_loop import PublishedFit, as_published, published_elbo, published_fit, published_samples
 from pyro_vble._allocator import freed_memory_kept
+from pyro_vble._streaming import streamed_quantiles
 from pyro_vble.guides import VBLE, VBLExz
-from pyro_vble.metrics import psnr
-from pyro_vble.models import CAE
+from pyro_vble.inference import FitSettings
+from pyro_vble.metrics import coverage, psnr
+from pyro_vble.models import CAE, _compressai
 from pyro_vble.physics import initial_image
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
@@ -20,6 +21,7 @@ GUIDES = {"vble": VBLE, "vble-xz": VBLExz}
 SIGMA = 7.65 / 255
 #: Numbers of steps among which the fewest is sought that reach the loop's ELBO.
 STEPS = (20, 30, 40, 60, 100, 200)
+_DEFAULT = FitSettings().num_steps
 _EVALUATIONS = 32
 
 
@@ -32,7 +34,7 @@ def context_model() -> CAE:
     """The published experiments' larger network, N=192 M=320 with context model; random weights do for time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return CAE(JointAutoregressiveHierarchicalPriors(192, 320).eval(), alpha=0.0483)
+        return CAE(_compressai.new_network("JointAutoregressiveHierarchicalPriors", 192, 320).eval(), alpha=0.0483)
 
 
 def compare(
@@ -87,7 +89,7 @@ def compare(
     }
     del samples, mean
     row["restore"] = []
-    for num_steps in STEPS if trained else (60,):
+    for num_steps in STEPS if trained else (_DEFAULT,):
         with peak_memory(device) as memory:
             with stopwatch(device) as our_fit:
                 posterior = pv.restore(y, physics, prior, **options | {"num_steps": num_steps})
@@ -107,12 +109,12 @@ def compare(
         }
         ours["total_ratio"] = row["loop"]["total_seconds"] / ours["total_seconds"]
         row["restore"].append(ours)
-        if num_steps >= 60 and ours["elbo"] >= row["loop"]["elbo"]:
+        if num_steps >= _DEFAULT and ours["elbo"] >= row["loop"]["elbo"]:
             break
     enough = [ours for ours in row["restore"] if not trained or ours["elbo"] >= row["loop"]["elbo"]]
     row["total_ratio"] = enough[0]["total_ratio"] if enough else None
     row["num_steps_for_equal_elbo"] = enough[0]["num_steps"] if enough and trained else None
-    row["total_ratio_at_defaults"] = next(r["total_ratio"] for r in row["restore"] if r["num_steps"] == 60)
+    row["total_ratio_at_defaults"] = next(r["total_ratio"] for r in row["restore"] if r["num_steps"] == _DEFAULT)
     return row
 
 
@@ -125,8 +127,5 @@ def _elbo(problem: tuple, fit: PublishedFit, std: object) -> dict[str, float]:
 
 def _coverage(samples: Tensor, truth: Tensor) -> float:
     """Share of the true pixels within the central 90 % of the samples."""
-    blocks = []
-    for rows, true in zip(samples.split(32, -2), truth.split(32, -2), strict=True):
-        low, high = torch.quantile(rows.flatten(1), torch.tensor([0.05, 0.95], device=rows.device), dim=0)
-        blocks.append(((true.flatten() >= low) & (true.flatten() <= high)).float())
-    return float(torch.cat(blocks).mean())
+    low, high = streamed_quantiles(lambda: iter([samples]), torch.tensor([0.05, 0.95]), len(samples))
+    return coverage((low, high), truth, border=0)

@@ -1,7 +1,6 @@
 """Time, memory and the machine: what every table of ``benchmarks.speed`` is made of."""
 
 import contextlib
-import platform
 import statistics
 import subprocess
 import time
@@ -12,7 +11,7 @@ import skimage.data
 import torch
 from torch import Tensor
 
-import pyro_vble as pv
+from pyro_vble.training.report import versions
 
 
 def photograph(name: str = "cat", side: int = 256, device: str | torch.device = "cpu") -> Tensor:
@@ -81,24 +80,21 @@ def surroundings(device: torch.device, precision: str) -> dict[str, object]:
     """The machine, the versions and the commit that figures belong to."""
     root = Path(__file__).parents[1]
     git = ["git", "-C", str(root)]
+    commit = "unknown"
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
         commit += " and changes" if changed.stdout else ""
-        return {"commit": commit} | _machine(device, precision)
-    return _machine(device, precision)
-
-
-def _machine(device: torch.device, precision: str) -> dict[str, object]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
     return {
+        "commit": commit,
         "machine": name,
         "capability": torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else "",
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "versions": {"pyro_vble": pv.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": versions(),
     }

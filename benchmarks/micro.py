@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.against_loop import bundled
-from benchmarks.measuring import photograph
+from benchmarks.measuring import photograph, synchronize
 from benchmarks.scaling import Problem
 from pyro_vble import Posterior
 from pyro_vble._allocator import freed_memory_kept
@@ -39,8 +39,7 @@ def decoder(request):
 def _timed(benchmark, work):
     def synchronised():
         work()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(DEVICE)
 
     benchmark.pedantic(synchronised, rounds=10, warmup_rounds=2)
 

@@ -67,11 +67,8 @@ class FrozenGDN(nn.Module):
         """Normalise x (B, C, H, W)."""
         gamma, beta = self.gamma_reparam(self.gamma), self.beta_reparam(self.beta)
         pixels = x.movedim(-3, -1)
-        return (
-            _DivisiveNormalisation.apply(pixels.reshape(-1, len(beta)), gamma, beta, self.inverse)
-            .view(pixels.shape)
-            .movedim(-1, -3)
-        )
+        rows = _DivisiveNormalisation.apply(pixels.reshape(-1, len(beta)), gamma, beta, self.inverse)
+        return rows.view(pixels.shape).movedim(-1, -3)
 
 
 class _DivisiveNormalisation(torch.autograd.Function):
@@ -94,7 +91,7 @@ class _DivisiveNormalisation(torch.autograd.Function):
         return (slope @ gamma * x).addcmul_(grad, factor), None, None, None
 
 
-class SubpixelConvTranspose2d(nn.ConvTranspose2d):
+class SubpixelConvTranspose2d(nn.Module):
     r"""A transposed convolution of stride 2 onto few channels, as a 3x3 convolution onto four times as many.
 
     .. math:: y_{2i+r} = \sum_{d=-1}^{1} w_{r-2d+2}\, x_{i+d}, \qquad r \in \{0, 1\}, \text{ along each axis}
@@ -120,8 +117,7 @@ class SubpixelConvTranspose2d(nn.ConvTranspose2d):
     """
 
     def __init__(self, layer: nn.ConvTranspose2d) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update({key: value for key, value in layer.__dict__.items() if not key.startswith("_")})
+        super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         bias = None if layer.bias is None else layer.bias.detach().repeat_interleave(4)
         self.register_buffer("_phases", _phases(layer.weight.detach()), persistent=False)

@@ -15,12 +15,12 @@ from pyro_vble.guides import VBLE, MAPz, MeanFieldGuide
 from pyro_vble.guides._factors import ConstrainedFactor
 from pyro_vble.guides._mean_field import LatentImageError
 from pyro_vble.guides._parameters import local_parameters
-from pyro_vble.inference import best_rate_scale, fit_batch, part_of, resolve_device, resolve_precision
+from pyro_vble.inference import best_rate_scale, fit_batch, resolve_device, resolve_precision
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.inference.settings import Progress
 from pyro_vble.models import CAE, Prior, RestorationModel
 from pyro_vble.models._prior import check_prior
-from pyro_vble.physics import noise_level, operator_on
+from pyro_vble.physics import noise_level, operator_on, part_of
 from pyro_vble.posterior import Posterior
 from pyro_vble.seeding import as_seed, derived_seed, fresh_seed, seeded
 
@@ -141,16 +141,19 @@ def restore(
 
         return model_and_guide(guide, build_model, y)
 
-    def fit(model: RestorationModel, fitted_guide: Callable, y: Tensor, **settings: Any) -> Posterior:
+    def fit(
+        model: RestorationModel, fitted_guide: Callable, y: Tensor, guide: Callable = guide, **settings: Any
+    ) -> Posterior:
         scale = getattr(model.prior, "rate_scale", 1.0)
-        return fit_batch(lambda images: build(scale, images=images), model, fitted_guide, y, **settings)
+        return fit_batch(lambda images: build(scale, guide, images), model, fitted_guide, y, **settings)
 
     model, fitted_guide = build(1.0 if rate_scale == "auto" else rate_scale)
     if chosen_for_us and _noise(model, data) < _BFLOAT16_STEP:
         precision = "float32"
     settings = {"lr": lr, "num_particles": num_particles, "elbo": elbo, "seed": seed, "precision": precision}
     if competing and _unwrapped(guide) is MAPz:  # a point has no evidence: VBLE judges for it
-        judge, _ = best_rate_scale(functools.partial(build, guide=VBLE), data, **settings)
+        judging = {"fit": functools.partial(fit, guide=VBLE)}
+        judge, _ = best_rate_scale(functools.partial(build, guide=VBLE), data, **judging, **settings)
         model, fitted_guide = build(judge.prior.rate_scale)
     elif competing:
         model, fitted_guide = best_rate_scale(build, data, fit=fit, **settings)

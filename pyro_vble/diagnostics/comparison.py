@@ -118,6 +118,7 @@ with and without a latent image have different models: theirs compare as models 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compared = az.compare(losses, ic="loo", seed=seed)
+        compared["weight"] /= compared["weight"].sum()  # ArviZ's solver lets them sum to one within 1e-5
         columns = {"elpd_diff": "elpd_diff", "dse": "elpd_diff_error", "weight": "weight"}
         table = table.join(compared[list(columns)].rename(columns=columns))
         table = table.loc[[*compared.index, *(name for name in table.index if name not in compared.index)]]

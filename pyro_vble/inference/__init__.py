@@ -1,6 +1,6 @@
 """Fitting a guide to a measurement."""
 
-from pyro_vble.inference.batches import fit_batch, part_of
+from pyro_vble.inference.batches import fit_batch
 from pyro_vble.inference.draws import Draws, draw
 from pyro_vble.inference.elbo import DeviceELBO
 from pyro_vble.inference.evidence import elbo_by_image
@@ -21,7 +21,6 @@ __all__ = [
     "elbo_by_image",
     "fit",
     "fit_batch",
-    "part_of",
     "resolve_device",
     "resolve_precision",
     "tempered",

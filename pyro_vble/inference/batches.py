@@ -13,7 +13,7 @@ from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.fitting import fit
 from pyro_vble.inference.precision import network_precision
-from pyro_vble.physics import copy_of
+from pyro_vble.physics import is_divisible
 from pyro_vble.seeding import as_seed, derived_seed
 
 if TYPE_CHECKING:
@@ -135,40 +135,6 @@ def images_at_once(
     images = decoded.numel() * decoded.element_size() * 20  # the guide's and the likelihood's own
     needed = sum(size for pointer, size in kept.items() if pointer not in weights) + images
     return max(1, int(_SHARE * free / (_OVERHEAD * needed * num_particles)))
-
-
-def part_of(physics: Any, images: slice, num_images: int) -> Any:
-    """The operator of some images of a batch: what it holds for every image, a filter or a mask, is cut likewise.
-
-    Args:
-        physics: Operator of the batch.
-        images: Which images.
-        num_images: How many there are.
-    """
-    part = copy_of(physics)
-    if isinstance(part, nn.Module):
-        for module in part.modules():
-            for tensors in (module._parameters, module._buffers):
-                for name, value in tensors.items():
-                    if value is not None and value.dim() and len(value) == num_images and num_images > 1:
-                        cut = value.detach()[images]
-                        tensors[name] = nn.Parameter(cut, False) if isinstance(value, nn.Parameter) else cut
-    return part
-
-
-@torch.no_grad()
-def is_divisible(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> bool:
-    """Whether the operator of one image, cut out of the batch's, measures it as the batch's does."""
-    if physics is None or len(y) == 1:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1, *image_shape, generator=generator).to(y.device, y.real.dtype).expand(len(y), *image_shape)
-    try:
-        whole = physics.A(x)
-        ends = [part_of(physics, slice(i, i + 1), len(y)).A(x[:1]) for i in (0, len(y) - 1)]
-    except Exception:  # an operator may object in any way; then the batch stays whole
-        return False
-    return all(torch.allclose(end, whole[i : i + 1], atol=1e-4) for end, i in zip(ends, (0, -1 % len(y)), strict=True))
 
 
 def _write_rows(guide: MeanFieldGuide, images: slice, part: MeanFieldGuide) -> None:

@@ -51,13 +51,19 @@ class EagerSteps:
 
     def step(self, rate: float, *, validate: bool = False) -> Tensor:
         """Take one step at a learning rate; returns the loss before it, not looked at yet."""
-        with torch.enable_grad(), pyro.validation_enabled(validate), poutine.trace(param_only=True) as seen:
-            loss = self._loss()
-            loss.backward()
+        with poutine.trace(param_only=True) as seen:
+            loss = self._gradient(validate)
         self._take_in(site["value"].unconstrained() for site in seen.trace.nodes.values())
         self._set_rate(rate)
         self._optimiser.step()
         self._optimiser.zero_grad()
+        return loss
+
+    def _gradient(self, validate: bool = False) -> Tensor:
+        """The gradient at the parameters; returns the loss."""
+        with torch.enable_grad(), pyro.validation_enabled(validate):
+            loss = self._loss()
+            loss.backward()
         return loss.detach()
 
     def _take_in(self, parameters: Any) -> None:
@@ -144,11 +150,9 @@ class CapturedSteps(EagerSteps):
         try:
             self._aside(self._rehearse)
             graph = torch.cuda.CUDAGraph()
-            with pyro.validation_enabled(False), torch.enable_grad(), torch.cuda.graph(graph, stream=self._stream):
-                loss = self._loss()
-                loss.backward()
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._captured_loss = self._gradient()
                 self._optimiser.step()
-                self._captured_loss = loss.detach()
         except BaseException:
             # A generator that was being captured answers nobody else.
             generator.graphsafe_set_state(random)
@@ -161,8 +165,7 @@ class CapturedSteps(EagerSteps):
         mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            with pyro.validation_enabled(False), torch.enable_grad():
-                self._loss().backward()
+            self._gradient()
         finally:
             torch.cuda.set_sync_debug_mode(mode)
             self._optimiser.zero_grad()

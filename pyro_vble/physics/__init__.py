@@ -4,12 +4,13 @@ from pyro_vble.physics.gaussian_blur import GaussianBlur
 from pyro_vble.physics.initial import consistent_image, fill_missing, initial_image
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
 from pyro_vble.physics.operators import (
-    copy_of,
     fill_unobserved,
     image_shape_of,
+    is_divisible,
     measure,
     observed_mask,
     operator_on,
+    part_of,
 )
 from pyro_vble.physics.parameters import check_physics_priors, describe, initial_value, operator_arguments, prior_on
 from pyro_vble.physics.validation import noise_level, validate_measurement
@@ -19,13 +20,13 @@ __all__ = [
     "GaussianBlur",
     "check_physics_priors",
     "consistent_image",
-    "copy_of",
     "describe",
     "fill_missing",
     "fill_unobserved",
     "image_shape_of",
     "initial_image",
     "initial_value",
+    "is_divisible",
     "likelihood",
     "measure",
     "noise_distribution",
@@ -33,6 +34,7 @@ __all__ = [
     "observed_mask",
     "operator_arguments",
     "operator_on",
+    "part_of",
     "prior_on",
     "validate_measurement",
 ]

@@ -97,9 +97,8 @@ def _poisson(noise_model: PoissonNoise, signal: Tensor) -> dist.TorchDistributio
     """gain · Poisson(Ax / gain), or Poisson(Ax / gain) where the noise model does not normalise."""
     gain = _parameter(noise_model, "gain", signal)
     rate = _positive(signal, 0.1 * gain)
-    # Whether y is in counts or in image units may be a tensor: it is not read back to the host.
-    normalize = noise_model.normalize
-    unit = torch.where(normalize, gain, 1.0) if isinstance(normalize, Tensor) else gain if normalize else gain / gain
+    # Whether y is in image units or in counts is a tensor: it is not read back to the host.
+    unit = torch.where(torch.as_tensor(noise_model.normalize).to(signal.device), gain, 1.0)
     return ScaledPoisson(rate * (unit / gain), unit)
 
 

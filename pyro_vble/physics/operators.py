@@ -115,8 +115,43 @@ def operator_on(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
     physics = physics.to(device)
     # Module.to(dtype) would drop the imaginary part of a filter kept in the Fourier domain.
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    for module in physics.modules():
-        for value in [*module.buffers(recurse=False), *module.parameters(recurse=False)]:
-            if value.is_complex() or value.is_floating_point():
-                value.data = value.data.to(complex_dtype if value.is_complex() else dtype)
+    for value in _tensors(physics):
+        if value.is_complex() or value.is_floating_point():
+            value.data = value.data.to(complex_dtype if value.is_complex() else dtype)
     return physics
+
+
+def part_of(physics: Any, images: slice, num_images: int) -> Any:
+    """The operator of some images of a batch: what it holds for every image, a filter or a mask, is cut likewise.
+
+    Args:
+        physics: Operator of the batch.
+        images: Which images.
+        num_images: How many there are, more than one.
+    """
+    part = copy_of(physics)
+    if isinstance(part, torch.nn.Module):
+        for value in _tensors(part):
+            if value.dim() and len(value) == num_images:
+                value.data = value.data[images]
+    return part
+
+
+@torch.no_grad()
+def is_divisible(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> bool:
+    """Whether the operator of one image, cut out of the batch's, measures it as the batch's does."""
+    if physics is None or len(y) == 1:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, *image_shape, generator=generator).to(y.device, real_dtype(y)).expand(len(y), *image_shape)
+    try:
+        whole = physics.A(x)
+        ends = [part_of(physics, slice(i, i + 1), len(y)).A(x[:1]) for i in (0, len(y) - 1)]
+    except Exception:  # an operator may object in any way; then the batch stays whole
+        return False
+    return all(torch.allclose(end, one, atol=1e-4) for end, one in zip(ends, (whole[:1], whole[-1:]), strict=True))
+
+
+def _tensors(module: torch.nn.Module) -> list[Tensor]:
+    """Buffers and parameters, each once."""
+    return [*module.buffers(), *module.parameters()]

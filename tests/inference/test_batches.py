@@ -7,8 +7,9 @@ import torch
 import pyro_vble as pv
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.inference import batches
-from pyro_vble.inference.batches import balanced, images_at_once, is_divisible, joint_trace, part_of
+from pyro_vble.inference.batches import balanced, images_at_once, joint_trace
 from pyro_vble.models import RestorationModel
+from pyro_vble.physics import is_divisible, part_of
 
 NOISE = deepinv.physics.GaussianNoise(0.1)
 QUIET = {"progress": False, "seed": 0, "num_steps": 12, "precision": "float32"}
@@ -75,6 +76,11 @@ class TestParts:
         posterior = pv.restore(torch.rand(3, 3, 64, 64), denoising, cae, rate_scale="auto", **QUIET)
         assert set(sizes) == {1, 2}
         assert posterior.mmse_x(2).isfinite().all()
+
+    def test_a_point_is_judged_in_parts_too(self, cae, denoising, limited):
+        sizes = limited(at_once=2)
+        pv.restore(torch.rand(3, 3, 64, 64), denoising, cae, MAPz, rate_scale="auto", **QUIET)
+        assert set(sizes) == {1, 2}
 
 
 class TestOutOfMemory:
