@@ -62,12 +62,15 @@ class FrozenGDN(nn.Module):
         self.inverse = layer.inverse
         self.beta, self.gamma = layer.beta, layer.gamma
         self.beta_reparam, self.gamma_reparam = layer.beta_reparam, layer.gamma_reparam
+        with torch.no_grad():
+            self.register_buffer("_beta", self.beta_reparam(self.beta), persistent=False)
+            self.register_buffer("_gamma", self.gamma_reparam(self.gamma), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W)."""
-        gamma, beta = self.gamma_reparam(self.gamma), self.beta_reparam(self.beta)
         pixels = x.movedim(-3, -1)
-        rows = _DivisiveNormalisation.apply(pixels.reshape(-1, len(beta)), gamma, beta, self.inverse)
+        rows = pixels.reshape(-1, len(self._beta))
+        rows = _DivisiveNormalisation.apply(rows, self._gamma, self._beta, self.inverse)
         return rows.view(pixels.shape).movedim(-1, -3)
 
 
@@ -87,8 +90,9 @@ class _DivisiveNormalisation(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, factor, gamma = ctx.saved_tensors
         # d/dx [x f(n)] = f + x · 2x γ f'(n), where f' = 1/(2f) for the square root and -f³/2 for its reciprocal.
-        slope = (grad * x / factor) if ctx.inverse else (grad * x * factor * factor * factor).neg_()
-        return (slope @ gamma * x).addcmul_(grad, factor), None, None, None
+        slope = grad * x
+        slope = slope.div_(factor) if ctx.inverse else slope.mul_(factor).mul_(factor).mul_(factor).neg_()
+        return (slope @ gamma).mul_(x).addcmul_(grad, factor), None, None, None
 
 
 class SubpixelConvTranspose2d(nn.Module):
