@@ -20,7 +20,7 @@ from pyro_vble.physics.problems import deblurring, gaussian_kernel
 GUIDES = {"vble": VBLE, "vble-xz": VBLExz}
 SIGMA = 7.65 / 255
 #: Numbers of steps among which the fewest is sought that reach the loop's ELBO.
-STEPS = (20, 30, 40, 60, 100, 200)
+STEPS = (10, 12, 15, 20, 30, 40, 60, 100, 200)
 _DEFAULT = FitSettings().num_steps
 _EVALUATIONS = 32
 

@@ -17,6 +17,8 @@ class Factor(PyroModule):
 
     loc: Tensor
     width: Tensor | None = None
+    #: Whether the width starts near its optimum, from where its noisy gradient should move it but slowly.
+    informed = False
 
     def __init__(self) -> None:
         with local_parameters():
@@ -42,13 +44,13 @@ class LocationWidthFactor(Factor):
 
     Args:
         loc: Initial centres (B, *event).
-        width: Initial width of all.
+        width: Initial width, of all or of each.
         bounds: Smallest and largest width.
         free_loc: Whether the centre is a parameter; otherwise it stays where it starts.
     """
 
     def __init__(
-        self, loc: Tensor, width: float, *, bounds: tuple[float, float] = (1.5e-5, 20.0), free_loc: bool = True
+        self, loc: Tensor, width: float | Tensor, *, bounds: tuple[float, float] = (1.5e-5, 20.0), free_loc: bool = True
     ) -> None:
         super().__init__()
         self.bounds = bounds
@@ -56,7 +58,8 @@ class LocationWidthFactor(Factor):
             self.loc = PyroParam(loc.clone())
         else:
             self.register_buffer("loc", loc.clone())
-        self.free_width = PyroParam(torch.full_like(loc, width), constraint=constraints.positive)
+        width = width.clamp(*bounds) if isinstance(width, Tensor) else torch.full_like(loc, width)
+        self.free_width = PyroParam(width, constraint=constraints.positive)
 
     @property
     def width(self) -> Tensor:
@@ -67,6 +70,9 @@ class LocationWidthFactor(Factor):
 class GaussianFactor(LocationWidthFactor):
     """q(v) = N(v̄, a²)."""
 
+    #: Width of a standard deviation of one.
+    unit_width = 1.0
+
     def forward(self) -> dist.TorchDistribution:
         """The distribution, its batch over the images."""
         return dist.Normal(self.loc, self.width).to_event(self.loc.dim() - 1)
@@ -74,6 +80,9 @@ class GaussianFactor(LocationWidthFactor):
 
 class UniformFactor(LocationWidthFactor):
     """q(v) = U(v̄ ± a/2)."""
+
+    #: Width of a standard deviation of one.
+    unit_width = 12**0.5
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution, its batch over the images."""

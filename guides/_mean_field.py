@@ -76,6 +76,12 @@ class MeanFieldGuide(PyroModule):
         return {site: factor.width.detach() for site, factor in self.factors.items() if factor.width is not None}
 
     @property
+    def slow_parameters(self) -> list[nn.Parameter]:
+        """Parameters that start near their optimum: a fit moves them at a tenth of its learning rate."""
+        factors = [factor for factor in self.factors.values() if factor.informed]
+        return [p for factor in factors for name, p in factor.named_parameters() if name.startswith("free_width")]
+
+    @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments that build this guide again from a model and a measurement."""
         return {}
@@ -106,19 +112,24 @@ class MeanFieldGuide(PyroModule):
         return {site: factor() for site, factor in self.factors.items()}
 
 
-def latent_factors(model: nn.Module, y: Tensor, family: str) -> dict[str, Factor]:
-    """The factors of physics' unknown parameters and of the prior's latents.
+def latent_factors(model: nn.Module, y: Tensor, family: str) -> tuple[dict[str, Factor], dict[str, Tensor]]:
+    """The factors of physics' unknown parameters and of the prior's latents, and the standard deviations started from.
 
-    The latents' are centred on the encoder's view of a first guess.
+    Centres are the encoder's view of a first guess. Widths are those that a linear decoder would have there, where the
+    model tells them; else the prior's initial ones.
 
     Raises:
         ValueError: If the family is unknown.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; received {family!r}.")
-    width = model.prior.initial_width[family]
-    latents = {site: FAMILIES[family](loc, width) for site, loc in model.initial_latents(y).items()}
-    return parameter_factors(model, y, ConstrainedFactor) | latents
+    latents, kind = model.initial_latents(y), FAMILIES[family]
+    std = model.initial_std(y, latents)
+    factors = parameter_factors(model, y, ConstrainedFactor)
+    for site, loc in latents.items():
+        factors[site] = kind(loc, kind.unit_width * std[site] if site in std else model.prior.initial_width[family])
+        factors[site].informed = site in std
+    return factors, std
 
 
 def parameter_factors(model: nn.Module, y: Tensor, family: Callable[..., Factor]) -> dict[str, Factor]:

@@ -40,7 +40,7 @@ class VBLE(MeanFieldGuide):
 
     def __init__(self, model: nn.Module, y: Tensor, *, family: str | None = None) -> None:
         family = family or model.prior.default_family
-        super().__init__(model, latent_factors(model, y, family))
+        super().__init__(model, latent_factors(model, y, family)[0])
         self.family = family
 
     @property

@@ -81,6 +81,8 @@ class _DivisiveNormalisation(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, inverse: bool) -> Tensor:
         norm = torch.addmm(beta, x * x, gamma.T).sqrt_()
         factor = norm if inverse else norm.reciprocal_()
+        if not ctx.needs_input_grad[0] and factor.dtype == x.dtype:
+            return factor.mul_(x)  # nobody will ask for the factor again
         ctx.inverse = inverse
         # Backward runs outside a caller's autocast: the matrix is kept in the precision that the product was made in.
         ctx.save_for_backward(x, factor, gamma.to(factor.dtype))

@@ -57,6 +57,10 @@ class Prior(nn.Module, ABC):
     def validate_image_shape(self, image_shape: tuple[int, int, int]) -> None:
         """Raise ValueError if the prior cannot make images (C, H, W)."""
 
+    def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+        """Variance of p(z|h) at these latents by site, where guides are to start their widths from it; none here."""
+        return {}
+
     def forward(self, image_shape: tuple[int, int, int], latent_image: bool = True) -> Tensor:
         """The generative model of an image (C, H, W): sites of the latents, then "x".
 

@@ -173,6 +173,15 @@ class CAE(Prior):
             return p.to_event(groups)
         return GaussianUniform(*self._location_scale(hyper), validate_args=False).to_event(3 + groups)
 
+    @torch.no_grad()
+    def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+        """Variance σ² + 1/12 of p(z|h) at these latents (with a context model, given the z before each)."""
+        p_z = self.p_z(latents["h"], image_shape)
+        p_z = getattr(p_z, "base_dist", p_z)
+        if isinstance(p_z, AutoregressiveGaussianUniform):
+            p_z = p_z.conditional(latents["z"])
+        return {"z": p_z.variance}
+
     def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """D(z)/s, the mean of p(x|z): (*, [C,] M, h, w) -> (*, C, H, W), cropped to ``image_shape``."""
         decoded = _crop(batched(self.network.g_s, z), image_shape)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vble._precision import full_precision
 from pyro_vble.models._frozen import frozen
+from pyro_vble.models._information import posterior_std
 from pyro_vble.models._prior import Prior, check_prior
 from pyro_vble.physics import (
     check_physics_priors,
@@ -160,6 +161,13 @@ class RestorationModel(nn.Module):
         if self.physics is not None:
             validate_measurement(self.physics, y, image_shape, parameters)
         return self.prior.encode(consistent_image(self.physics, y, image_shape, parameters))
+
+    def initial_std(self, y: Tensor, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Standard deviations by site that guides start from, where the model can tell them.
+
+        Those of a decoder that is linear about ``latents``: 1 over prior's and measurement's information.
+        """
+        return posterior_std(self, y, latents)
 
     def _measurement(self, y: Tensor, z: Tensor | None = None) -> tuple[Tensor, dist.TorchDistribution]:
         if self.physics is None:

@@ -77,7 +77,15 @@ class FitSettings:
 
         Gradients are orders of magnitude larger at the first guess than at the optimum, and noisy. With Adam's usual
         second decay, 0.999, their memory outlasts a fit and stalls it; with its usual first, 0.9, the noise of ten
-        steps ago still moves the last ones. At a constant rate that stall is what quietens the last steps of the
-        published algorithm, so it keeps the usual decays.
+        steps ago still moves the last ones, and a short fit ends in it. At a constant rate that stall is what quietens
+        the last steps of the published algorithm, so it keeps the usual decays.
         """
-        return {"linear": (0.8, 0.95), "cosine": (0.9, 0.99), "constant": (0.9, 0.999)}[self.schedule]
+        return {"linear": (0.5, 0.95), "cosine": (0.9, 0.99), "constant": (0.9, 0.999)}[self.schedule]
+
+    @property
+    def slow_part(self) -> float:
+        """Part of the rate at which parameters move that start near their optimum, a guide's ``slow_parameters``.
+
+        Their gradients hold more noise than what is left to learn. At a constant rate they move as all others do.
+        """
+        return 1.0 if self.schedule == "constant" else 0.1

@@ -25,15 +25,19 @@ class EagerSteps:
         loss: Differentiable negative ELBO, a scalar tensor.
         guide: The guide; its parameters are found here, those of other programs at the first step.
         betas: Decay of Adam's moments.
+        slow_part: Part of the rate at which the guide's ``slow_parameters`` move.
     """
 
     #: How many losses may wait for the host to look at them.
     read_every = 1
 
-    def __init__(self, loss: Callable[[], Tensor], guide: Callable, betas: tuple[float, float]) -> None:
+    def __init__(
+        self, loss: Callable[[], Tensor], guide: Callable, betas: tuple[float, float], slow_part: float = 1.0
+    ) -> None:
         self._loss = loss
-        self._betas = betas
+        self._betas, self._slow_part = betas, slow_part
         self._optimiser: torch.optim.Adam | None = None
+        self._slow = set(guide.slow_parameters) if isinstance(guide, MeanFieldGuide) else set()
         if isinstance(guide, nn.Module):
             self._take_in(guide.parameters())
 
@@ -72,27 +76,33 @@ class EagerSteps:
         new = [p for p in dict.fromkeys(parameters) if p not in known and p.requires_grad]
         if not new:
             return
-        if self._optimiser is None:
-            self._optimiser = torch.optim.Adam(new, betas=self._betas, **self._options(new[0].device))
-        else:
-            self._optimiser.add_param_group({"params": new})
+        slow = [p for p in new if p in self._slow]
+        for part, params in ((1.0, [p for p in new if p not in self._slow]), (self._slow_part, slow)):
+            if params:
+                self._add({"params": params, "part": part})
         for p in new:
             count = torch.zeros((), device=p.device if p.is_cuda else None)
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self._optimiser.state[p] = {"step": count, **moments}
 
-    def _options(self, device: torch.device) -> dict[str, Any]:
-        if device.type != "cuda":
-            return {"fused": device.type == "cpu"}
-        # A rate on the device is one that a captured step reads anew; a number would be captured with it.
-        return {"lr": torch.tensor(0.0, device=device), "capturable": True, "fused": True}
+    def _add(self, group: dict[str, Any]) -> None:
+        """Optimise a group of parameters, at a part of the learning rate."""
+        device = group["params"][0].device
+        if device.type == "cuda":
+            # A rate on the device is one that a captured step reads anew; a number would be captured with it.
+            group["lr"] = torch.tensor(0.0, device=device)
+        if self._optimiser is None:
+            options = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+            self._optimiser = torch.optim.Adam([group], betas=self._betas, **options)
+        else:
+            self._optimiser.add_param_group(group)
 
     def _set_rate(self, rate: float) -> None:
         for group in self._optimiser.param_groups:
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
+                group["lr"].fill_(group["part"] * rate)
             else:
-                group["lr"] = rate
+                group["lr"] = group["part"] * rate
 
 
 class CapturedSteps(EagerSteps):
@@ -105,8 +115,10 @@ class CapturedSteps(EagerSteps):
 
     read_every = 10
 
-    def __init__(self, loss: Callable[[], Tensor], guide: Callable, betas: tuple[float, float]) -> None:
-        super().__init__(loss, guide, betas)
+    def __init__(
+        self, loss: Callable[[], Tensor], guide: Callable, betas: tuple[float, float], slow_part: float = 1.0
+    ) -> None:
+        super().__init__(loss, guide, betas, slow_part)
         self._taken = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_loss: Tensor | None = None
@@ -199,7 +211,7 @@ def steps_of(
     device_ready = _is_reparameterised(guide, y)
     elbo = _elbo(settings, guide, device_ready)
     kind = CapturedSteps if device_ready and y.is_cuda and not eager else EagerSteps
-    return kind(lambda: elbo.differentiable_loss(*programs, y), guide, settings.betas)
+    return kind(lambda: elbo.differentiable_loss(*programs, y), guide, settings.betas, settings.slow_part)
 
 
 def _elbo(settings: FitSettings, guide: Callable, device_ready: bool) -> ELBO:

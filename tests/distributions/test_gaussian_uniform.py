@@ -90,3 +90,17 @@ def test_first_and_second_derivatives(width):
 
     assert torch.autograd.gradcheck(log_density, (loc, scale, value))
     assert torch.autograd.gradgradcheck(log_density, (loc, scale, value))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_body_and_tail_meet(dtype, tolerance, scale):
+    """Density where erfc has a value, beyond it, and at the change, against SciPy's log_ndtr in double precision."""
+    value = torch.linspace(0, 40 * scale + 1, 4001, dtype=torch.float64)
+    upper, lower = (0.5 - value) / scale, (-0.5 - value) / scale
+    larger, smaller = (torch.special.log_ndtr(t) for t in (upper, lower))
+    expected = larger + torch.log(-torch.expm1(smaller - larger))
+    found = GaussianUniform(torch.zeros((), dtype=dtype), torch.tensor(scale, dtype=dtype)).log_prob(value.to(dtype))
+    # The rounding of the value itself moves the density by its slope, value / scale².
+    rounding = torch.finfo(dtype).eps * value**2 / scale**2
+    assert ((found.double() - expected).abs() <= tolerance * (1 + expected.abs()) + 2 * rounding).all()

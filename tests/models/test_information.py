@@ -1,0 +1,129 @@
+"""Where widths start: one over the information of prior and measurement."""
+
+import math
+
+import deepinv
+import pytest
+import torch
+from torch import nn
+
+import pyro_vble as pv
+from pyro_vble.guides import VBLE, VBLExz
+from pyro_vble.inference import FitSettings
+from pyro_vble.inference.steps import steps_of
+from pyro_vble.models import VAE, RestorationModel
+from pyro_vble.physics.problems import deblurring, denoising, gaussian_kernel, inpainting
+
+SIDE, STD, NOISE = 64, 0.2, 0.1
+
+
+class PointwiseVAE(VAE):
+    """D(z) = W z at every pixel, z as large as the image: information is the same at all of them."""
+
+    def latent_variance(self, latents, image_shape):
+        return {"z": torch.ones_like(latents["z"])}
+
+
+@pytest.fixture
+def pointwise():
+    decoder = nn.Conv2d(3, 3, 1, bias=False)
+    encoder = lambda x: (torch.zeros_like(x), torch.ones_like(x))  # noqa: E731
+    return PointwiseVAE(encoder, decoder, (3, SIDE, SIDE), STD)
+
+
+def started(prior, physics, y, guide=VBLE, **options):
+    return guide(RestorationModel(prior, physics, latent_image=guide.latent_image), y, **options)
+
+
+@pytest.mark.parametrize("guide", [VBLE, VBLExz])
+def test_a_linear_decoder_starts_at_the_closed_form(pointwise, guide):
+    """a_k² = 1 / (1 + ‖(AW)_k‖²/t²), b_i² = 1 / (1 + s²‖A_i‖²/t²), to the Monte Carlo error of 64² squares."""
+    found = started(pointwise, denoising(NOISE), torch.rand(1, 3, SIDE, SIDE), guide)
+    weight = pointwise.decoder.weight.detach()[:, :, 0, 0]
+    expected = weight.square().sum(0) / NOISE**2
+    information = found.width["z"].pow(-2) - 1
+    error = 5 * math.sqrt(2) / SIDE  # windows overlap, and lose nothing but at the border
+    assert torch.allclose(information.mean((0, 2, 3)), expected, rtol=2 * error)
+    if guide is VBLExz:
+        assert torch.allclose(
+            (found.b.pow(-2) - 1).mean((0, 2, 3)), torch.full((3,), (STD / NOISE) ** 2), rtol=2 * error
+        )
+
+
+def test_families_have_the_same_standard_deviation(cae, denoising):
+    y = torch.rand(1, 3, 64, 64)
+    uniform, gaussian = (started(cae, denoising, y, family=family) for family in ("uniform", "gaussian"))
+    assert torch.allclose(uniform.width["z"], math.sqrt(12) * gaussian.width["z"])
+
+
+def test_where_nothing_is_observed_the_prior_is_left(bundled):
+    mask = torch.ones(3, 256, 256)
+    mask[:, :, 128:] = 0
+    y = torch.rand(1, 3, 256, 256) * mask
+    model = RestorationModel(bundled, inpainting(0.01, mask))
+    latents = model.initial_latents(y)
+    std, prior = model.initial_std(y, latents)["z"], bundled.latent_variance(latents, (3, 256, 256))["z"].sqrt()
+    assert torch.allclose(std[..., 14:], prior[..., 14:])
+    assert (std[..., :4] < 0.9 * prior[..., :4]).float().mean() > 0.9
+
+
+def test_information_lowers_widths(bundled):
+    x = torch.rand(1, 3, 64, 64)
+    widths = [started(bundled, denoising(noise), x).width["z"].mean() for noise in (0.01, 0.03, 0.1)]
+    assert widths[0] < widths[1] < widths[2]
+
+
+@pytest.mark.parametrize("architecture", ["JointAutoregressiveHierarchicalPriors", "ScaleHyperprior"])
+def test_other_networks(architecture, denoising):
+    from helpers import small_network
+
+    prior = pv.models.CAE(small_network(architecture), alpha=0.025)
+    width = started(prior, denoising, torch.rand(2, 3, 70, 64), VBLExz).width["z"]
+    assert width.isfinite().all()
+    assert (width > 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 64, 64), (2, 5, 64, 64)])
+def test_other_bands_and_a_scale_for_each_image(bundled, shape):
+    prior = bundled.with_rate_scale((0.5, 1.0))
+    guide = started(prior, denoising(0.05), torch.rand(shape))
+    assert guide.width["z"].shape == guide.loc["z"].shape
+
+
+def test_many_images_go_through_the_decoder_in_parts(bundled, monkeypatch):
+    y, physics = torch.rand(3, 3, 64, 64), deblurring(0.05, gaussian_kernel(1.0))
+    whole = started(bundled, physics, y).width["z"]
+    monkeypatch.setattr("pyro_vble.models._information._PIXELS_AT_ONCE", 64 * 64)
+    assert torch.allclose(started(bundled, physics, y).width["z"], whole, rtol=1e-4)
+
+
+def test_random_numbers_are_left_alone(cae, denoising):
+    y = torch.rand(1, 3, 64, 64)
+    before = torch.get_rng_state()
+    started(cae, denoising, y)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_likelihood_without_gradient_leaves_the_priors_own_width(cae):
+    class Stepped(deepinv.physics.Physics):
+        def A(self, x):
+            return (4 * x).round() / 4
+
+    physics = Stepped(noise_model=deepinv.physics.GaussianNoise(0.1))
+    guide = started(cae, physics, torch.rand(1, 3, 64, 64))
+    assert (guide.width["z"] == cae.initial_width["uniform"]).all()
+    assert guide.slow_parameters == []
+
+
+def test_informed_widths_move_at_a_tenth_of_the_rate(cae, denoising):
+    """Adam's first step is the rate itself, whatever the gradient."""
+    y = torch.rand(1, 3, 64, 64)
+    model = RestorationModel(cae, denoising)
+    guide = VBLE(model, y)
+    before = {name: value.clone() for name, value in guide.named_parameters()}
+    steps_of(guide, y, FitSettings(), (model, guide)).step(0.2)
+    moved = {name: float((value.detach() - before[name]).abs().max()) for name, value in guide.named_parameters()}
+    assert len(guide.slow_parameters) == 1
+    for name, value in guide.named_parameters():
+        slow = any(value is p for p in guide.slow_parameters)
+        assert moved[name] == pytest.approx(0.02 if slow else 0.2, rel=1e-3)
