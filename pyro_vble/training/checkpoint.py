@@ -23,7 +23,7 @@ class TrainingState:
         recipe: The recipe.
         prior: The prior as the optimiser has it.
         average: Its exponential moving average.
-        optimiser: Adam.
+        optimiser: Adam or SOAP.
         skipped: Number of steps skipped because their loss was not finite, on the device.
         skipped_in_a_row: Number of the last steps that were, on the device.
         most_skipped_in_a_row: The largest that has been, on the device.

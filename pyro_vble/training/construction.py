@@ -16,6 +16,7 @@ from pyro_vble.models import (
 )
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
+from pyro_vble.training.optimisers import optimiser_of
 from pyro_vble.training.recipes import CAERecipe, DecoderStdRecipe, Recipe, VAERecipe
 
 
@@ -47,7 +48,7 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
 
 
 def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> TrainingState:
-    """A training that has not begun: the prior on its device, laid out for convolutions, its average and Adam."""
+    """A training that has not begun: the prior on its device, laid out for convolutions, its average and optimiser."""
     prior = prior.to(device=device, memory_format=torch.channels_last)
     parameters = trained_parameters(recipe, prior)
     average = copy.deepcopy(prior).requires_grad_(False)
@@ -55,8 +56,7 @@ def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> Trainin
         for part in _networks(prior):
             part.compile()
     counters = (torch.zeros((), device=device) for _ in range(3))
-    # The fused form is the one that can skip a step by itself.
-    optimiser = torch.optim.Adam(parameters, lr=recipe.schedule.lr, fused=True)
+    optimiser = optimiser_of(recipe.schedule, parameters)
     return TrainingState(recipe, prior, average, optimiser, *counters)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: Adam on the ELBO."""
+"""The training loop: steps of an optimiser on the ELBO."""
 
 import contextlib
 import math
@@ -18,6 +18,7 @@ from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.log import TrainingLog
 from pyro_vble.training.objective import NegativeELBO, SiteOfImages, Terms
+from pyro_vble.training.optimisers import step_unless
 from pyro_vble.training.schedule import Budget, learning_rate
 
 _MOST_SKIPPED = 10
@@ -105,9 +106,9 @@ def _validate(objective: NegativeELBO, state: TrainingState) -> None:
 def training_step(
     state: TrainingState, objective: NegativeELBO, x: Tensor, rate: float, *, record: bool = False
 ) -> Terms | None:
-    """One step of Adam on a batch, skipped if its gradient is not finite; returns the terms of its loss if asked to.
+    """One optimiser step on a batch, skipped if its gradient is not finite; returns the terms of its loss if asked to.
 
-    On CUDA the host waits for nothing.
+    On CUDA the host waits for nothing, with Adam.
     """
     optimiser = state.optimiser
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -119,9 +120,7 @@ def training_step(
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, state.recipe.schedule.clip)
     bad = ~torch.isfinite(norm + loss.detach())
-    # Adam itself skips the step where this is 1, on the device: the host need not know.
-    optimiser.found_inf = bad.float()
-    optimiser.step()
+    step_unless(bad, optimiser)
     optimiser.zero_grad(set_to_none=True)
     _follow(state)
     state.skipped += bad

@@ -46,9 +46,11 @@ class Data(_Settings):
 
 
 class Schedule(_Settings):
-    """How the optimiser, Adam, goes.
+    """How the optimiser goes.
 
     Attributes:
+        optimiser: "adam", or "soap": Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., 2024,
+            https://arxiv.org/abs/2409.11321), which takes fewer steps for the same loss.
         steps: Number of steps.
         minutes: Time to take in place of a number of steps.
         lr: Largest learning rate, after the warm-up.
@@ -59,6 +61,7 @@ class Schedule(_Settings):
         checkpoint_every: Steps between checkpoints.
     """
 
+    optimiser: Literal["adam", "soap"] = "adam"
     steps: int = Field(ge=1)
     minutes: float | None = Field(default=None, gt=0)
     lr: float = Field(gt=0)

@@ -185,9 +185,13 @@ class TestCUDA:
 
 
 class TestResuming:
-    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-    def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(self, photographs, tmp_path, precision):
-        content = parse_recipe(CAE_RECIPE | {"precision": precision})
+    @pytest.mark.parametrize(
+        ("precision", "optimiser"), [("float32", "adam"), ("bfloat16", "adam"), ("float32", "soap")]
+    )
+    def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
+        self, photographs, tmp_path, precision, optimiser
+    ):
+        content = recipe(CAE_RECIPE | {"precision": precision}, optimiser=optimiser)
         train(content, photographs, tmp_path / "whole", progress=False)
 
         def interrupt(figures):
@@ -321,7 +325,8 @@ class TestNonFinite:
     def interrupt_at(self, step):
         return lambda figures: os.kill(os.getpid(), signal.SIGTERM) if figures["step"] == step else None
 
-    def test_a_skipped_step_changes_no_weight(self, photographs, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("optimiser", ["adam", "soap"])
+    def test_a_skipped_step_changes_no_weight(self, photographs, tmp_path, monkeypatch, optimiser):
         states = {}
 
         def keep(figures):
@@ -331,7 +336,7 @@ class TestNonFinite:
                 states[content["step"]] = content["prior"]
 
         self.spoil(monkeypatch, {5})
-        train(recipe(steps=8, checkpoint_every=1), photographs, tmp_path / "out", progress=keep)
+        train(recipe(steps=8, checkpoint_every=1, optimiser=optimiser), photographs, tmp_path / "out", progress=keep)
         same = {
             step: all(torch.equal(states[step][key], states[step - 1][key]) for key in states[step])
             for step in range(2, 8)

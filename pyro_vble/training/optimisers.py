@@ -1,0 +1,38 @@
+"""The optimisers of training: each skips a step whose gradient is not finite."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vble.training.recipes import Schedule
+
+
+def optimiser_of(schedule: Schedule, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser that a schedule names, for these parameters.
+
+    References:
+        | SOAP: Improving and stabilizing Shampoo using Adam (Vyas et al., 2024), algorithm 3
+        | https://arxiv.org/abs/2409.11321
+        | Leveraging second-order curvature for efficient learned image compression (Zhang and Zhu, 2026)
+        | https://arxiv.org/abs/2601.20769
+
+    Args:
+        schedule: Names the optimiser and its largest learning rate.
+        parameters: What it optimises.
+    """
+    if schedule.optimiser == "soap":
+        from pytorch_optimizer import SOAP
+
+        return SOAP(parameters, lr=schedule.lr, weight_decay=0.0)
+    # The fused form is the one that can skip a step by itself.
+    return torch.optim.Adam(parameters, lr=schedule.lr, fused=True)
+
+
+def step_unless(bad: Tensor, optimiser: torch.optim.Optimizer) -> None:
+    """Take a step, unless ``bad`` is true; Adam reads it on the device, so that the host waits for nothing."""
+    if isinstance(optimiser, torch.optim.Adam):
+        optimiser.found_inf = bad.float()
+        optimiser.step()
+    elif not bad:
+        optimiser.step()
