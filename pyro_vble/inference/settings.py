@@ -88,4 +88,4 @@ class FitSettings:
 
         Their gradients hold more noise than what is left to learn. At a constant rate they move as all others do.
         """
-        return 1.0 if self.schedule == "constant" else 0.1
+        return 1.0 if self.schedule == "constant" else 0.2
