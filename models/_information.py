@@ -83,7 +83,7 @@ def _score_of(physics: Any, y: Tensor, x: Tensor, parameters: dict[str, Tensor])
 def _through_decoder(prior: Any, z: Tensor, image_shape: tuple[int, int, int], score: Tensor) -> Tensor:
     """The square of the gradient in z, for a gradient in D(z)."""
     at_once = max(1, _PIXELS_AT_ONCE // (image_shape[1] * image_shape[2]))
-    if getattr(prior, "rate_scale", 1.0) != 1:
+    if isinstance(getattr(prior, "rate_scale", 1.0), tuple):
         at_once = len(z)  # a scale for each image of the batch
     parts = []
     for part, gradient in zip(z.split(at_once), score.split(at_once), strict=True):
