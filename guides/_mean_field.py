@@ -77,9 +77,8 @@ class MeanFieldGuide(PyroModule):
 
     @property
     def slow_parameters(self) -> list[nn.Parameter]:
-        """Parameters that start near their optimum: a fit moves them at a fifth of its learning rate."""
-        factors = [factor for factor in self.factors.values() if factor.informed]
-        return [p for factor in factors for name, p in factor.named_parameters() if name.startswith("free_width")]
+        """Widths that start near their optimum: a fit moves them at a part of its learning rate."""
+        return [factor.free_width_unconstrained for factor in self.factors.values() if factor.informed]
 
     @property
     def options(self) -> dict[str, Any]:

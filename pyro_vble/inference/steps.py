@@ -115,10 +115,8 @@ class CapturedSteps(EagerSteps):
 
     read_every = 10
 
-    def __init__(
-        self, loss: Callable[[], Tensor], guide: Callable, betas: tuple[float, float], slow_part: float = 1.0
-    ) -> None:
-        super().__init__(loss, guide, betas, slow_part)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._taken = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_loss: Tensor | None = None

@@ -95,7 +95,7 @@ def test_first_and_second_derivatives(width):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
 def test_body_and_tail_meet(dtype, tolerance, scale):
-    """Density where erfc has a value, beyond it, and at the change, against SciPy's log_ndtr in double precision."""
+    """Density where erfc has a value, beyond it, and at the change, against log_ndtr in double precision."""
     value = torch.linspace(0, 40 * scale + 1, 4001, dtype=torch.float64)
     upper, lower = (0.5 - value) / scale, (-0.5 - value) / scale
     larger, smaller = (torch.special.log_ndtr(t) for t in (upper, lower))

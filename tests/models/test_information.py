@@ -5,6 +5,7 @@ import math
 import deepinv
 import pytest
 import torch
+from helpers import small_network
 from torch import nn
 
 import pyro_vble as pv
@@ -75,8 +76,6 @@ def test_information_lowers_widths(bundled):
 
 @pytest.mark.parametrize("architecture", ["JointAutoregressiveHierarchicalPriors", "ScaleHyperprior"])
 def test_other_networks(architecture, denoising):
-    from helpers import small_network
-
     prior = pv.models.CAE(small_network(architecture), alpha=0.025)
     width = started(prior, denoising, torch.rand(2, 3, 70, 64), VBLExz).width["z"]
     assert width.isfinite().all()
