@@ -81,6 +81,10 @@ def decoder_std(
     init: Annotated[
         str | None, typer.Option(help="The prior: a name, a file, or the folder of its training; not when resuming.")
     ] = None,
+    init_std: Annotated[
+        str | None,
+        typer.Option(help="Start from this prior's decoder of standard deviations, in place of --init's own or none."),
+    ] = None,
     validation: Validation = None,
     resume: Resume = False,
     steps: Steps = None,

@@ -1,6 +1,7 @@
 """From a recipe to a prior, with the parameters that it trains switched on."""
 
 import copy
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -20,15 +21,21 @@ from pyro_vble.training.optimisers import optimiser_of
 from pyro_vble.training.recipes import CAERecipe, DecoderStdRecipe, Recipe, VAERecipe
 
 
-def build_prior(recipe: Recipe, init: Prior | None = None) -> Prior:
-    """The prior that a recipe trains: random weights, or those of ``init``.
+def build_prior(recipe: Recipe, init: Prior | None = None, init_std: Prior | None = None) -> Prior:
+    """The prior that a recipe trains: random weights, or those of ``init``, with ``init_std``'s standard deviations.
 
     Raises:
-        ValueError: If init is missing where it is needed, or is not the prior that the recipe trains.
+        ValueError: If init is missing where it is needed, or is not the prior that the recipe trains; or if init_std
+            has no decoder of standard deviations to start from, or the recipe trains none.
     """
+    if init_std is not None and not isinstance(recipe, DecoderStdRecipe):
+        raise ValueError(
+            f"Only recipes of kind decoder-std train standard deviations; received init_std with one of {recipe.kind}; "
+            "leave it out."
+        )
     with seeded(recipe.seed):
         if isinstance(recipe, DecoderStdRecipe):
-            return _with_variance_decoder(recipe, init)
+            return _with_variance_decoder(recipe, init, init_std)
         return (_cae if isinstance(recipe, CAERecipe) else _vae)(recipe, init)
 
 
@@ -70,7 +77,8 @@ def _networks(prior: Prior) -> list[torch.nn.Module]:
 def _cae(recipe: CAERecipe, init: Prior | None) -> CAE:
     network = _compressai.new_network(recipe.network.architecture, recipe.network.N, recipe.network.M)
     if init is not None:
-        _take_weights(network, init.network if isinstance(init, CAE) else init, str(recipe.network))
+        source = init.network if isinstance(init, CAE) else init
+        _take_weights(network, source, f"the recipe's network ({recipe.network})")
     return CAE(network, recipe.alpha)
 
 
@@ -81,11 +89,11 @@ def _vae(recipe: VAERecipe, init: Prior | None) -> VAE:
     prior = convolutional_vae(**recipe.network.model_dump(), decoder_std=std)
     if init is not None:
         for part in ("encoder", "decoder"):
-            _take_weights(getattr(prior, part), getattr(init, part, init), str(recipe.network))
+            _take_weights(getattr(prior, part), getattr(init, part, init), f"the recipe's network ({recipe.network})")
     return prior
 
 
-def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None) -> Prior:
+def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None, init_std: Prior | None) -> Prior:
     if init is None:
         raise ValueError(
             "A decoder of standard deviations belongs to a trained prior, whose latents it decodes; received none; "
@@ -93,33 +101,54 @@ def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None) -> Prio
         )
     init = copy.deepcopy(init)  # the caller's own stays as it is
     if isinstance(init, CAE):
-        std = _same_or_flat(recipe, init.variance_decoder, init.network.g_s, init.gamma)
+        std = _start_of_std(recipe, init_std, init.variance_decoder, init.network.g_s, init.gamma)
         return CAE(init.network, init.alpha, variance_decoder=std, distortion=init.distortion)
     value = (
         init.decoder_std.value.item() if isinstance(init.decoder_std, LearnedStandardDeviation) else init.decoder_std
     )
-    prior = VAE(init.encoder, init.decoder, init.latent_shape, _same_or_flat(recipe, value, init.decoder, value))
+    std = _start_of_std(recipe, init_std, value, init.decoder, value)
+    prior = VAE(init.encoder, init.decoder, init.latent_shape, std)
     prior.architecture = init.architecture
     return prior
 
 
-def _same_or_flat(recipe: DecoderStdRecipe, std: object, decoder: nn.Module, value: object) -> StandardDeviationDecoder:
-    """The decoder of standard deviations that a prior has, if it is of the recipe's kind; else one that starts flat."""
-    if isinstance(std, StandardDeviationDecoder) and (std.link, std.floor) == (recipe.link, recipe.floor):
+def _start_of_std(
+    recipe: DecoderStdRecipe, init_std: Prior | None, own: object, decoder: nn.Module, value: object
+) -> StandardDeviationDecoder:
+    """Another prior's decoder of standard deviations; or the prior's own, if of the recipe's kind; or a flat one."""
+    if init_std is not None:
+        other = init_std.std_decoder
+        if not _of_kind(recipe, other):
+            raise ValueError(
+                f"A decoder of standard deviations to start from must have the recipe's link and floor ({recipe.link}, "
+                f"{recipe.floor:g}); received {_kind_in_words(other)}; change the recipe or leave out --init-std."
+            )
+        std = StandardDeviationDecoder(copy.deepcopy(decoder), recipe.link, recipe.floor)
+        _take_weights(std, other, "the layers of the decoder of --init", option="--init-std")
         return std
+    if _of_kind(recipe, own):
+        return own
     if not isinstance(value, float | int):
         raise ValueError(
             "A decoder of standard deviations starts at the prior's one standard deviation of all pixels, and this one "
-            f"has none (received {type(std).__name__}); build the prior with alpha=... (CAE) or a number (VAE)."
+            f"has none (received {type(own).__name__}); build the prior with alpha=... (CAE) or a number (VAE)."
         )
     return StandardDeviationDecoder.starting_flat(decoder, float(value), recipe.link, recipe.floor)
 
 
-def _take_weights(module: nn.Module, source: nn.Module, wanted: str) -> None:
+def _of_kind(recipe: DecoderStdRecipe, std: object) -> TypeGuard[StandardDeviationDecoder]:
+    return isinstance(std, StandardDeviationDecoder) and (std.link, std.floor) == (recipe.link, recipe.floor)
+
+
+def _kind_in_words(std: object) -> str:
+    return f"{std.link}, {std.floor:g}" if isinstance(std, StandardDeviationDecoder) else "a prior without one"
+
+
+def _take_weights(module: nn.Module, source: nn.Module, wanted: str, option: str = "--init") -> None:
     try:
         module.load_state_dict(source.state_dict())
     except (RuntimeError, KeyError) as error:
         raise ValueError(
-            f"A prior to start from must have the recipe's network ({wanted}); the one given differs: "
-            f"{' '.join(str(error).split())[:200]}; change the recipe or leave out --init."
+            f"A prior to start from must have {wanted}; the one given differs: "
+            f"{' '.join(str(error).split())[:200]}; change the recipe or leave out {option}."
         ) from error

@@ -68,6 +68,7 @@ def train(
     output: str | os.PathLike,
     *,
     init: Prior | str | os.PathLike | None = None,
+    init_std: Prior | str | os.PathLike | None = None,
     validation: str | os.PathLike | None = None,
     resume: bool = False,
     steps: int | None = None,
@@ -78,7 +79,7 @@ def train(
     progress: Progress = True,
     started: float | None = None,
 ) -> TrainingResult:
-    r"""Train a prior: maximise the ELBO of images under it and its encoder, by Adam.
+    r"""Train a prior: maximise the ELBO of images under it and its encoder, by Adam or SOAP.
 
     .. math:: \max_{\theta, \psi, \phi} \sum_x E_{q_\phi(z,h|x)}\big[\log p_\theta(x|z) + \log p_\psi(z,h) -
         \log q_\phi(z,h|x)\big]
@@ -99,6 +100,8 @@ def train(
         data: One or more folders of images, subfolders included, or idx files.
         output: Folder for the results; it is made.
         init: Prior whose weights to start from, its name or file, or the folder or checkpoint of another training.
+        init_std: For "decoder-std": prior whose decoder of standard deviations to start from, given like ``init``. For
+            a mean that was trained further, say, with the decoder that it had before.
         validation: Folder of images to measure on; by default some of ``data`` are held out.
         resume: Go on from ``training.ckpt`` in the output folder, if there is one.
         steps: Number of steps in place of the recipe's.
@@ -137,15 +140,15 @@ def train(
     recipe = _with_schedule(recipe, steps, minutes, lr, checkpoint if resuming else None)
     torch_device = resolve_device(device)
     if resuming and isinstance(recipe, DecoderStdRecipe):
-        init = output / PRIOR  # which has all that the checkpoint's weights belong to
-    prior = build_prior(recipe, init if init is None or isinstance(init, Prior) else _start(init))
+        init, init_std = output / PRIOR, None  # the former has all that the checkpoint's weights belong to
+    prior = build_prior(recipe, _start(init), _start(init_std))
     images, held_out = _images(recipe, prior, data, validation)
 
     with seeded(recipe.seed):
         state = initial_state(recipe, prior, torch_device)
         state.precision = resolve_precision(recipe.precision, prior, torch_device)
         state.images = f"{images.fingerprint}, validation {held_out.fingerprint}"
-        state.init = init.name if isinstance(init, Prior) else init and os.fspath(init)
+        state.init = _in_words(init, init_std)
         if resuming:
             state.restore(checkpoint)
         output.mkdir(parents=True, exist_ok=True)
@@ -255,14 +258,22 @@ def _with_schedule(
     return parse_recipe(content)
 
 
-def _start(init: str | os.PathLike) -> Prior:
-    """The prior to start from: by name or file, or what a training left in its folder."""
+def _start(init: Prior | str | os.PathLike | None) -> Prior | None:
+    """The prior to start from: itself, by name or file, or what a training left in its folder."""
+    if init is None or isinstance(init, Prior):
+        return init
     path = Path(init)
     if path.is_dir():
         path = path / PRIOR
     elif path.name == CHECKPOINT and path.is_file():
         path = path.with_name(PRIOR)  # the averaged weights of that checkpoint
     return load_prior(path if path.is_file() else init)
+
+
+def _in_words(init: Prior | str | os.PathLike | None, init_std: Prior | str | os.PathLike | None) -> str | None:
+    """What a training started from."""
+    names = [each.name if isinstance(each, Prior) else each and os.fspath(each) for each in (init, init_std)]
+    return names[0] if init_std is None else f"{names[0]}, its standard deviations from {names[1]}"
 
 
 def _images(

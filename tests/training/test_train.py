@@ -420,6 +420,40 @@ class TestDecoderStd:
         z = torch.randn(1, 12, 4, 4)
         torch.testing.assert_close(second.prior.decode(z)[1], first.prior.decode(z)[1])
 
+    def test_it_starts_from_that_of_another_prior(self, cae, photographs, tmp_path):
+        """A mean that was trained further, with its standard deviations of before; resuming asks for neither."""
+        before = train(parse_recipe(STD_RECIPE), photographs, tmp_path / "a", init=cae, progress=False)
+        further = train(recipe(steps=1), photographs, tmp_path / "b", init=cae, progress=False)
+        later = recipe(STD_RECIPE, steps=1, lr=1e-12)
+        options = {"init": further.path, "init_std": before.path, "progress": False}
+        result = train(later, photographs, tmp_path / "c", **options)
+        z = torch.randn(1, 12, 4, 4)
+        torch.testing.assert_close(result.prior.decode(z)[1], before.prior.decode(z)[1])
+        torch.testing.assert_close(result.prior.decode(z)[0], further.prior.decode(z)[0])
+        card = json.loads((tmp_path / "c" / "card.json").read_text())
+        assert card["init"] == f"{further.path}, its standard deviations from {before.path}"
+        assert train(later, photographs, tmp_path / "c", resume=True, progress=False).complete
+
+    @pytest.mark.parametrize(
+        ("content", "std", "message"),
+        [
+            (STD_RECIPE, "flat", "received a prior without one; change the recipe or leave out --init-std"),
+            ({**STD_RECIPE, "floor": 0.5}, "decoder", r"recipe's link and floor .*0\.5.*received sigmoid"),
+            (STD_RECIPE, "other", "differs.*leave out --init-std"),
+            (CAE_RECIPE, "decoder", "Only recipes of kind decoder-std"),
+        ],
+    )
+    def test_another_priors_that_cannot_be(self, cae, content, std, message):
+        wide = StandardDeviationDecoder.starting_flat(torch.nn.ConvTranspose2d(5, 3, 16, 16), 0.1)
+        deviations = {
+            "flat": None,
+            "decoder": StandardDeviationDecoder.starting_flat(cae.network.g_s, cae.gamma),
+            "other": wide,
+        }[std]
+        other = CAE(cae.network, cae.alpha, variance_decoder=deviations)
+        with pytest.raises(ValueError, match=message):
+            build_prior(parse_recipe(content), cae, other)
+
 
 class TestVAE:
     recipe = {  # noqa: RUF012
