@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--weights", type=Path, required=True, help="prior.safetensors, or another file of a prior")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="folders of its trainings, first to last")
-    parser.add_argument("--continues", action="store_true", help="they went on from the prior bundled until now")
+    parser.add_argument("--after", metavar="NAME", help="bundled prior that the first of them went on from")
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--held-out", type=int, help="measure on so many that a training of these images held out")
     parser.add_argument("--images-of", required=True)
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"))
     options = parser.parse_args()
 
-    earlier = pv.load_card(options.name)["training"] if options.continues else []
+    earlier = pv.load_card(options.after)["training"] if options.after else []
     prior = pv.load_prior(options.weights)
     images = read_images(options.test, bands=prior.bands)
     if options.held_out:
