@@ -242,14 +242,17 @@ class Posterior:
         if self._kept is not None and self._kept[0] == key:
             yield from self._kept[1]
             return
-        chunks = []
-        keep = seed is not None and num_samples * math.prod(self.image_shape) <= _KEEP_VALUES
+        if seed is None or num_samples * math.prod(self.image_shape) > _KEEP_VALUES:
+            yield from self._chunked(num_samples, seed, Posterior._images)
+            return
+        # In one tensor: chunks among the networks' own freed arrays would keep the allocator from using those again.
+        samples, seen, chunks = None, 0, []
         for chunk in self._chunked(num_samples, seed, Posterior._images):
-            if keep:
-                chunks.append(chunk)
-            yield chunk
-        if keep:
-            self._kept = key, chunks
+            samples = chunk.new_empty((num_samples, *self.image_shape)) if samples is None else samples
+            chunks.append(samples[seen : seen + len(chunk)].copy_(chunk))
+            seen += len(chunk)
+            yield chunks[-1]
+        self._kept = key, chunks
 
     def _chunked(self, num_samples: int, seed: int | None, make: "Callable[[Posterior, int], Any]") -> Iterator[Any]:
         """What ``make`` makes of n draws of a fit, chunk by chunk.
