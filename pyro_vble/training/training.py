@@ -290,8 +290,10 @@ def _images(
         return read_images(folders, bands=prior.bands, smallest=recipe.data.crop, scale=recipe.data.scale)
 
     if validation is not None:
-        return read(data), read(validation)
-    return read(data).split(recipe.data.validation)
+        images, held_out = read(data), read(validation)
+    else:
+        images, held_out = read(data).split(recipe.data.validation)
+    return images.part(*recipe.data.part), held_out
 
 
 def _origin(
