@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vble.guides._factors import FAMILIES, ConstrainedFactor, Factor
 from pyro_vble.guides._parameters import local_parameters
+from pyro_vble.physics import prior_on
 
 
 class LatentImageError(ValueError):
@@ -134,4 +135,5 @@ def latent_factors(model: nn.Module, y: Tensor, family: str) -> tuple[dict[str, 
 def parameter_factors(model: nn.Module, y: Tensor, family: Callable[..., Factor]) -> dict[str, Factor]:
     """The factors of physics' unknown parameters."""
     start = model.initial_parameters(y)
-    return {site: family(value, model.physics_priors[site].support) for site, value in start.items()}
+    # Bounds of a support may be tensors, and belong where the measurement is.
+    return {site: family(value, prior_on(model.physics_priors[site], value).support) for site, value in start.items()}

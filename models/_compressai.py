@@ -66,6 +66,12 @@ def is_gdn(module: nn.Module) -> bool:
     return layers is not None and type(module) is layers.GDN
 
 
+def is_masked_convolution(module: nn.Module) -> bool:
+    """Whether a layer is a context model's masked convolution; without CompressAI none is."""
+    layers = sys.modules.get("compressai.layers")
+    return layers is not None and type(module) is layers.MaskedConv2d
+
+
 def has_context(network: nn.Module) -> bool:
     """Whether p(z|h) is autoregressive in z."""
     return isinstance(network, compressai().models.JointAutoregressiveHierarchicalPriors)

@@ -16,14 +16,15 @@ def frozen(module: nn.Module) -> nn.Module:
     """A copy for inference: evaluation mode, no gradients of the weights, convolutions laid out channels-last.
 
     Layers that spend their time on weights that no longer change, or on too few channels, are exchanged for others of
-    the same function, parameters and names. A module that is frozen already comes back as a copy.
+    the same function, parameters and names. A module that is frozen already comes back as a copy. Nothing is shared:
+    the original may be trained further.
     """
 
     def fixed(p: Tensor) -> Tensor:
-        return p.detach().contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p.detach()
+        return p.detach().clone(memory_format=torch.channels_last if p.dim() == 4 else torch.preserve_format)
 
     memo = {id(p): nn.Parameter(fixed(p), requires_grad=False) for p in module.parameters()}
-    memo |= {id(b): b.detach() for b in module.buffers()}
+    memo |= {id(b): b.detach().clone() for b in module.buffers()}
     copied = copy.deepcopy(module, memo).eval()
     for parent in copied.modules():
         for name, child in parent.named_children():
@@ -31,6 +32,8 @@ def frozen(module: nn.Module) -> nn.Module:
                 setattr(parent, name, SubpixelConvTranspose2d(child))
             elif _compressai.is_gdn(child):
                 setattr(parent, name, FrozenGDN(child))
+            elif _compressai.is_masked_convolution(child):
+                setattr(parent, name, _masked_once(child))
     return copied
 
 
@@ -132,6 +135,18 @@ class SubpixelConvTranspose2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (B, C, H, W) to (B, C', 2H, 2W)."""
         return F.pixel_shuffle(F.conv2d(x, self._phases, self._phase_bias, padding=1), 2)
+
+
+def _masked_once(layer: nn.Conv2d) -> nn.Conv2d:
+    """A masked convolution as an ordinary one: CompressAI's gives its weight new memory at every call.
+
+    A captured step would go on reading the memory of the call that was captured.
+    """
+    shape = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    ordinary = nn.utils.skip_init(nn.Conv2d, *shape, layer.groups, device=layer.weight.device)
+    ordinary.weight, ordinary.bias = nn.Parameter(layer.weight * layer.mask, requires_grad=False), layer.bias
+    ordinary.register_buffer("mask", layer.mask)  # as the names of the weights have it
+    return ordinary.eval()
 
 
 def _upsamples_to_few_channels(layer: nn.ConvTranspose2d) -> bool:

@@ -75,7 +75,8 @@ def _score(model: nn.Module, y: Tensor, x: Tensor) -> Tensor | None:
 def _score_of(physics: Any, y: Tensor, x: Tensor, parameters: dict[str, Tensor]) -> Tensor | None:
     x = x.detach().requires_grad_()
     with torch.enable_grad(), full_precision(x), seeded(0):
-        p_y = likelihood(physics, measure(physics, x, operator_arguments(physics, parameters)), parameters)
+        signal = measure(physics, x, operator_arguments(physics, parameters))
+        p_y = likelihood(physics, signal, parameters, event_dim=y.dim() - 1)
         log_likelihood = torch.where(observed_mask(physics, y), p_y.log_prob(p_y.sample()), 0.0).sum()
         return torch.autograd.grad(log_likelihood, x)[0] if log_likelihood.requires_grad else None
 

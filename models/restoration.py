@@ -179,7 +179,7 @@ class RestorationModel(nn.Module):
         x = self._image(y, z)
         with full_precision(x):
             signal = measure(self.physics, x, operator_arguments(self.physics, parameters))
-            return x, likelihood(self.physics, signal, parameters)
+            return x, likelihood(self.physics, signal, parameters, event_dim=y.dim() - 1)
 
     def _image(self, y: Tensor, z: Tensor | None = None) -> Tensor:
         shape = self.image_shape(y)

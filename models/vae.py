@@ -1,5 +1,6 @@
 """Variational autoencoders as generative priors."""
 
+import copy
 from typing import Any
 
 import pyro
@@ -119,7 +120,9 @@ class VAE(Prior):
 
     @torch.no_grad()
     def _decoded_shape(self) -> tuple[int, int, int]:
-        out = self.decoder(torch.zeros(1, *self.latent_shape, **self._options()))
+        # A copy: a decoder in training mode would learn from this latent.
+        decoder = copy.deepcopy(self.decoder).eval()
+        out = decoder(torch.zeros(1, *self.latent_shape, **self._options()))
         if out.dim() != 4:
             raise ValueError(
                 f"The decoder must turn z of shape (B, *{self.latent_shape}) into images (B, C, H, W); it returned "

@@ -51,7 +51,12 @@ class Posterior:
         precision: Precision of the networks in sampling.
         seed: Default seed of the methods.
         calibration: A :class:`~pyro_vble.diagnostics.Calibration` of intervals and error quantiles.
+
+    Attributes:
+        interrupted: Whether its fit was ended from the keyboard.
     """
+
+    interrupted = False
 
     def __init__(
         self,
@@ -95,7 +100,7 @@ class Posterior:
 
     def mmse_x(self, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
         """The mean of posterior image samples, (B, C, H, W)."""
-        return self._out(self._moments(num_samples, seed).mean)
+        return self._out(self._moments(num_samples, seed).mean.clone())  # what is kept stays ours
 
     def std(self, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
         """The standard deviation of every pixel, (B, C, H, W)."""

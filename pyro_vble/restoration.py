@@ -76,10 +76,11 @@ def restore(
             or of the operator (arguments of ``physics.A``, such as ``width`` of
             :class:`~pyro_vble.physics.GaussianBlur`). They are inferred with the image, one value an image.
         num_fits: Number of independent fits: their mixture is the posterior, and they are the chains of ``to_arviz``.
-            All but the first start scattered, by three widths of the guide as it starts.
+            All but the first start scattered, by three widths of the guide as it starts. Interrupted from the
+            keyboard, those that are complete remain.
         elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
-        seed: The same seed gives the same bits on CPU.
+        seed: The same seed gives the same bits on CPU, as long as memory takes a batch in the same parts.
         device: "auto" (CUDA where there is one) or a torch device.
         precision: "float32", "float64", "bfloat16" (of the networks only), or "auto": float64 for a prior in float64,
             else bfloat16 where the processor has it and the noise hides its rounding, else float32.
@@ -121,7 +122,7 @@ def restore(
     dtype = dtype_of(precision)
     competing = rate_scale == "auto" and isinstance(prior, CAE)
 
-    data = y.to(device, dtype)
+    data = y.to(device, dtype, copy=True)
     operator = operator_on(physics, device, dtype)
 
     def build(
@@ -169,10 +170,13 @@ def restore(
                 _scatter(fitted_guide, data)
         fits.append(fit(model, fitted_guide, data, **settings | {"seed": derived_seed(seed, "fit", k) if k else seed}))
         fits[-1].output_device = y.device
+        if fits[-1].interrupted:
+            break
+    interrupted = fits[-1].interrupted
     if num_fits == 1:
         return fits[0]
-    posterior = EnsemblePosterior(fits)
-    posterior.output_device = y.device
+    posterior = EnsemblePosterior(fits[:-1] if interrupted and len(fits) > 1 else fits)
+    posterior.output_device, posterior.interrupted = y.device, interrupted
     return posterior
 
 
@@ -212,10 +216,12 @@ def _measurement_tensor(y: Any) -> Tensor:
         y = torch.from_numpy(y)
     if not isinstance(y, Tensor) or not y.is_floating_point():
         kind = f"{y.dtype} tensor" if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(
-            f"y must be a floating-point tensor or array on the scale [0, 1]; received {kind}; convert integers with "
-            "y / 255 (8 bits) or y / 65535 (16 bits)."
-        )
+        remedy = "convert integers with y / 255 (8 bits) or y / 65535 (16 bits)"
+        if isinstance(y, Tensor) and y.is_complex():
+            remedy = (
+                "give real and imaginary part as numbers of their own (torch.view_as_real), in y and in what A returns"
+            )
+        raise TypeError(f"y must be a floating-point tensor or array on the scale [0, 1]; received {kind}; {remedy}.")
     if y.dim() < 2 or 0 in y.shape:
         raise ValueError(
             f"y must be a batch of measurements (B, C, H', W'), none of them empty; received shape {tuple(y.shape)}."

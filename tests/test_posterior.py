@@ -119,6 +119,18 @@ class TestStatistics:
         with pytest.raises(ValueError, match="number of samples"):
             posterior.mmse_x(0)
 
+    def test_what_is_handed_out_may_be_written_to(self, posterior):
+        kept = posterior.mmse_x(4, seed=1).clone()
+        posterior.mmse_x(4, seed=1).zero_()
+        torch.testing.assert_close(posterior.mmse_x(4, seed=1), kept)
+
+    def test_the_measurement_given_may_be_written_to(self, cae):
+        y = torch.rand(1, 3, 64, 64)
+        found = pv.restore(y, PHYSICS, cae, num_steps=1, seed=0, progress=False, precision="float32")
+        before = found.y.clone()
+        y.zero_()
+        torch.testing.assert_close(found.y, before)
+
 
 class TestStreaming:
     def test_moments_of_uneven_chunks(self):

@@ -31,6 +31,7 @@ def calibrate(
     crop: Annotated[int, typer.Option(min=32, help="Side of the square cut from the centre of each.")] = 256,
     guide: Annotated[GuideName, typer.Option(help="As for restore.")] = GuideName.vble_xz_free,
     prior: options.Prior = "cae-bsd",
+    alpha: options.Alpha = None,
     steps: options.Steps = 60,
     lr: options.LearningRate = 0.2,
     kl_weight: options.KLWeight = 1.0,
@@ -67,7 +68,7 @@ def calibrate(
     if not paths:
         raise ValueError(f"The folder must hold images ({', '.join(SUFFIXES)}); {truths} holds none.")
     paths = evenly_spaced(paths, images)
-    prior_model = pv.load_prior(prior)
+    prior_model = pv.load_prior(prior, alpha=alpha)
     ratio = factor if problem is Problem.super_resolve else 1
 
     def pairs() -> Iterator[tuple[Any, Any]]:
@@ -102,6 +103,8 @@ def calibrate(
                 device=device,
                 precision=precision,
             )
+            if posterior.interrupted:  # half a fit is none to learn from
+                raise KeyboardInterrupt
             report.console.print(f"{index + 1} of {len(paths)}: {path.name}", highlight=False)
             yield posterior, truth
 
@@ -139,7 +142,10 @@ def _centre(size: list[int], side: int, ratio: int) -> tuple[Any, ...]:
 
 
 def _of_the_same_name(folder: Path, path: Path) -> Path:
-    found = sorted(other for other in _folder(folder).iterdir() if other.stem == path.stem)
+    from pyro_vble.io.images import SUFFIXES
+
+    others = (other for other in _folder(folder).iterdir() if other.suffix.lower() in SUFFIXES)
+    found = sorted(other for other in others if other.stem == path.stem)
     if not found:
         raise FileNotFoundError(f"Every image needs its measurement; {folder} has none named {path.stem}.")
     return found[0]

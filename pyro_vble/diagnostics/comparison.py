@@ -110,6 +110,8 @@ with and without a latent image have different models: theirs compare as models 
         start = time.perf_counter()
         posterior = restore(y, physics, prior, guide, seed=seed, progress=progress, **settings)
         seconds = time.perf_counter() - start
+        if posterior.interrupted:  # half a fit compares with none
+            raise KeyboardInterrupt
         rows[name], losses[name] = _evaluated(posterior, truth, num_samples, block, max_units)
         rows[name]["seconds"] = seconds
     table = pd.DataFrame.from_dict(rows, orient="index")

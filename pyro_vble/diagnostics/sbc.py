@@ -227,6 +227,8 @@ def simulation_based_calibration(
         options = {"seed": own_seed, "image_shape": image_shape, "physics_priors": physics_priors, "progress": False}
         with torch.enable_grad():
             posterior = restore(y, physics, prior, guide, **(options | settings))
+        if posterior.interrupted:  # half a fit would be ranked as if it were one
+            raise KeyboardInterrupt
         chunks = list(posterior._chunked(n, own_seed, Posterior._images_and_latents))
         values = {"x": torch.cat([image for image, _ in chunks])}
         values |= {name: torch.cat([latents[name] for _, latents in chunks]) for name in chunks[0][1]}
@@ -280,7 +282,9 @@ def patch_means(x: Tensor, patch: int) -> Tensor:
 def spread(values: Tensor, count: int) -> Tensor:
     """Some of the values along the last dimension, evenly spread."""
     total = values.shape[-1]
-    return values[..., torch.linspace(0, total - 1, min(count, total)).round().long()]
+    # In double precision: a float holds whole numbers up to 2^24 only.
+    chosen = torch.linspace(0, total - 1, min(count, total), dtype=torch.float64, device=values.device)
+    return values[..., chosen.round().long()]
 
 
 def _some(values: Values, name: str, event_dim: int, count: int) -> Tensor:

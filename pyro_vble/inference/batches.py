@@ -38,8 +38,9 @@ def fit_batch(
     """Fit a guide to a batch of images, as many at once as memory holds.
 
     A batch that memory holds is one fit. Another is cut into parts of nearly the same size, each fitted by itself and
-    written into the batch's guide: images are independent, so nothing else changes. If memory runs out all the same,
-    the parts are halved. Batches whose operator or guide cannot be cut stay whole.
+    written into the batch's guide: images are independent, so only random numbers change, and every part stops early
+    by itself. If memory runs out all the same, the parts are halved. Batches whose operator or guide cannot be cut
+    stay whole.
 
     Args:
         build: From a slice of images to their model and guide.
@@ -96,8 +97,12 @@ def _fit_parts(
         part.load_state_dict({name: value[images] for name, value in start.items()})
         fits.append(fit(part_model, part, y[images], seed=derived_seed(seed, "images", images.start), **settings))
         _write_rows(guide, images, part)
+        if fits[-1].interrupted:  # the images of the other parts stay where they start
+            break
     trace = joint_trace([posterior.elbo for posterior in fits])
-    return Posterior(model, guide, y, elbo=trace, precision=fits[0].precision, seed=seed)
+    whole = Posterior(model, guide, y, elbo=trace, precision=fits[0].precision, seed=seed)
+    whole.interrupted = fits[-1].interrupted
+    return whole
 
 
 def images_at_once(

@@ -58,7 +58,7 @@ def fit(
     .. math:: \max_q\; E_q[\log p(y|x)] + \lambda\, E_q[\log p(x, z, h) - \log q(x, z, h)]
 
     by Adam, with Pyro's ``SVI``. A step whose loss is not finite takes the guide back to its last good state, at half
-    the learning rate. Interrupted from the keyboard, it returns the posterior so far.
+    the learning rate. Interrupted from the keyboard, it returns the posterior so far, and marks it ``interrupted``.
 
     Args:
         model: A :class:`~pyro_vble.models.RestorationModel`.
@@ -84,7 +84,8 @@ def fit(
 
     Raises:
         ValueError: If a setting is out of range.
-        FitDivergedError: After five rollbacks; it carries the posterior of the last good state.
+        FitDivergedError: After five rollbacks, or if no loss was finite; it carries the posterior of the last good
+            state.
 
     Example:
         >>> import torch, deepinv
@@ -117,9 +118,12 @@ def fit(
         )
     num_values = int(observed_mask(model.physics, y).sum())
     trace: list[float] = []
+    interrupted = False
 
     def posterior() -> Posterior:
-        return Posterior(model, guide, y, elbo=torch.tensor(trace), precision=precision, seed=seed)
+        found = Posterior(model, guide, y, elbo=torch.tensor(trace), precision=precision, seed=seed)
+        found.interrupted = interrupted
+        return found
 
     with seeded(seed), network_precision(precision, y.device), parameter_scope(guide), freed_memory_kept():
         try:
@@ -128,14 +132,14 @@ def fit(
                 if _converged(trace, settings, num_values):
                     break
         except KeyboardInterrupt:
+            interrupted = True
             warnings.warn(
                 f"Interrupted after {len(trace)} of {num_steps} steps: the posterior so far is returned.", stacklevel=2
             )
         except _Diverged as error:
             raise FitDivergedError(
-                f"The loss must be finite; it was {error} {_MAX_ROLLBACKS} times, at halved learning rates from "
-                f"{lr}; check the noise level and the scale of y, or lower lr. The exception's attribute "
-                "`posterior` holds the last good state.",
+                f"The loss must be finite; it was {error} at halved learning rates from {lr}; check the noise level "
+                "and the scale of y, or lower lr. The exception's attribute `posterior` holds the last good state.",
                 posterior(),
             ) from None
     return posterior()
@@ -146,7 +150,7 @@ def _losses(model: Callable, guide: Callable, y: Tensor, settings: FitSettings, 
     programs = tempered(model, settings.kl_weight), tempered(guide, settings.kl_weight)
     steps = steps_of(guide, y, settings, programs)
     snapshot = candidate = Snapshot(steps)
-    rollbacks = 0
+    rollbacks, progressed = 0, False
     unread: list[Tensor] = []
     bar = _bar(progress, settings.num_steps)
     try:
@@ -161,7 +165,7 @@ def _losses(model: Callable, guide: Callable, y: Tensor, settings: FitSettings, 
             for loss in losses:
                 if not math.isfinite(loss):
                     break
-                snapshot = candidate
+                snapshot, progressed = candidate, True
                 yield loss
             if math.isfinite(loss):
                 if hasattr(bar, "set_postfix") and step % _SNAPSHOT_EVERY == _SNAPSHOT_EVERY - 1:
@@ -171,7 +175,9 @@ def _losses(model: Callable, guide: Callable, y: Tensor, settings: FitSettings, 
             candidate = snapshot
             rollbacks += 1
             if rollbacks == _MAX_ROLLBACKS:
-                raise _Diverged(loss)
+                raise _Diverged(f"{loss} {_MAX_ROLLBACKS} times,")
+        if rollbacks and not progressed:
+            raise _Diverged(f"{loss} at every step,")
     finally:
         # The last update, after which the fit ended or was interrupted, has had no loss to judge it.
         if not all(bool(value.isfinite().all()) for value in steps.parameters):
@@ -179,7 +185,7 @@ def _losses(model: Callable, guide: Callable, y: Tensor, settings: FitSettings, 
 
 
 class _Diverged(Exception):
-    """Too many rollbacks; carries the last loss."""
+    """Too many rollbacks, or no finite loss at all; says which."""
 
 
 def _converged(trace: list[float], settings: FitSettings, num_values: int) -> bool:

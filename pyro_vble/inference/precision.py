@@ -22,8 +22,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ValueError(
             f'device must be "auto" or a torch device such as "cpu" or "cuda:0"; received {device!r}.'
         ) from (error)
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'device={device!r} needs a CUDA GPU, and torch sees none; use device="cpu" or "auto".')
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f'device must be the CPU or a CUDA GPU; received {device!r}; use device="cpu" or "auto".')
+    if resolved.type == "cuda" and (resolved.index or 0) >= (found := torch.cuda.device_count()):
+        raise ValueError(
+            f"device={device!r} needs a CUDA GPU of that number, and torch sees {found or 'none'}; use "
+            'device="cpu" or "auto".'
+        )
     return resolved
 
 

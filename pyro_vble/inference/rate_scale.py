@@ -57,7 +57,7 @@ def best_rate_scale(
         except FitDivergedError:
             tried.append((guide, torch.full((len(y),), -math.inf, device=y.device)))
             continue
-        if len(posterior.elbo) < _STEPS:
+        if posterior.interrupted:
             raise KeyboardInterrupt  # which ``fit`` takes for an early end; of a competition it is none
         # Not with the draws of the fit, which has learnt to do well on just those.
         with seeded(derived_seed(seed, "evidence")):

@@ -6,13 +6,12 @@ from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distrib
 from pyro_vble.physics.operators import (
     fill_unobserved,
     image_shape_of,
-    is_divisible,
     measure,
     observed_mask,
     operator_on,
-    part_of,
 )
 from pyro_vble.physics.parameters import check_physics_priors, describe, initial_value, operator_arguments, prior_on
+from pyro_vble.physics.parts import is_divisible, part_of
 from pyro_vble.physics.validation import noise_level, validate_measurement
 
 __all__ = [

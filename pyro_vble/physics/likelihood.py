@@ -25,7 +25,9 @@ from pyro_vble.physics.parameters import with_noise_parameters
 QUANTISATION = 1 / 255
 
 
-def likelihood(physics: Any, signal: Tensor, parameters: Mapping[str, Tensor] | None = None) -> dist.TorchDistribution:
+def likelihood(
+    physics: Any, signal: Tensor, parameters: Mapping[str, Tensor] | None = None, *, event_dim: int | None = None
+) -> dist.TorchDistribution:
     """The distribution p(y|x) of a measurement whose noiseless signal is A(x), elementwise.
 
     Args:
@@ -33,6 +35,8 @@ def likelihood(physics: Any, signal: Tensor, parameters: Mapping[str, Tensor] | 
         signal: A(x), any shape.
         parameters: Noise parameters by name that replace the noise model's own, one value an image, (*, B) for a
             signal (*, B, ...); others are passed over.
+        event_dim: Dimensions of one measurement, which tell the batch from particles before it: what the noise model
+            itself holds of every image belongs to the batch. Where it is not told, measurements are taken for images.
 
     Raises:
         TypeError: If the noise model is of an unknown type.
@@ -45,7 +49,7 @@ def likelihood(physics: Any, signal: Tensor, parameters: Mapping[str, Tensor] | 
         >>> likelihood(physics, torch.zeros(2))
         Laplace(loc: torch.Size([2]), scale: torch.Size([2]))
     """
-    noise_model = with_noise_parameters(physics, parameters or {}, signal)
+    noise_model = with_noise_parameters(physics, parameters or {}, signal, event_dim)
     return noise_distribution(ZeroNoise() if noise_model is None else noise_model, signal)
 
 
@@ -154,7 +158,7 @@ def _positive(signal: Tensor, softness: Tensor) -> Tensor:
 
 
 def _event_dim(signal: Tensor) -> int:
-    """Dimensions of one measurement; a signal with particles has the batch one place further in."""
+    """Dimensions of one measurement, if it is an image; a signal with particles has the batch one place further in."""
     return min(signal.dim() - 1, 3)
 
 

@@ -30,8 +30,9 @@ def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None =
         ValueError: If neither is an image that A maps to the shape of y.
     """
     named = [shape for shape in (getattr(physics, "img_size", None), known) if shape is not None and len(shape) == 3]
-    candidates = [_adjoint_shape(physics, y), *((len(y), *shape) for shape in named), tuple(y.shape)]
-    tried = []
+    adjoint = _adjoint_shape(physics, y)
+    tried = [f"A_adjoint gives {adjoint}"] if isinstance(adjoint, str) else []
+    candidates = [None if tried else adjoint, *((len(y), *shape) for shape in named), tuple(y.shape)]
     for shape in dict.fromkeys(filter(None, candidates)):
         found = _measured_shape(physics, y, shape)
         if found == tuple(y.shape):
@@ -77,14 +78,14 @@ def _inpainting_mask(physics: Any) -> Tensor | None:
 
 
 @torch.no_grad()
-def _adjoint_shape(physics: Any, y: Tensor) -> tuple[int, ...] | None:
-    """Shape of the adjoint of y; None where there is no adjoint or it refuses y."""
+def _adjoint_shape(physics: Any, y: Tensor) -> tuple[int, ...] | str | None:
+    """Shape of the adjoint of y, or what it said; None where there is none."""
     if not hasattr(physics, "A_adjoint"):
         return None
     try:
         return tuple(physics.A_adjoint(torch.zeros_like(y)).shape)
-    except Exception:  # an operator may refuse in any way; the caller then asks A itself
-        return None
+    except Exception as error:  # an operator may refuse in any way; the caller then asks A itself
+        return f"an error ({type(error).__name__}: {error})"
 
 
 @torch.no_grad()
@@ -115,43 +116,12 @@ def operator_on(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
     physics = physics.to(device)
     # Module.to(dtype) would drop the imaginary part of a filter kept in the Fourier domain.
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    for value in _tensors(physics):
+    for value in tensors_of(physics):
         if value.is_complex() or value.is_floating_point():
             value.data = value.data.to(complex_dtype if value.is_complex() else dtype)
     return physics
 
 
-def part_of(physics: Any, images: slice, num_images: int) -> Any:
-    """The operator of some images of a batch: what it holds for every image, a filter or a mask, is cut likewise.
-
-    Args:
-        physics: Operator of the batch.
-        images: Which images.
-        num_images: How many there are, more than one.
-    """
-    part = copy_of(physics)
-    if isinstance(part, torch.nn.Module):
-        for value in _tensors(part):
-            if value.dim() and len(value) == num_images:
-                value.data = value.data[images]
-    return part
-
-
-@torch.no_grad()
-def is_divisible(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> bool:
-    """Whether the operator of one image, cut out of the batch's, measures it as the batch's does."""
-    if physics is None or len(y) == 1:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1, *image_shape, generator=generator).to(y.device, real_dtype(y)).expand(len(y), *image_shape)
-    try:
-        whole = physics.A(x)
-        ends = [part_of(physics, slice(i, i + 1), len(y)).A(x[:1]) for i in (0, len(y) - 1)]
-    except Exception:  # an operator may object in any way; then the batch stays whole
-        return False
-    return all(torch.allclose(end, one, atol=1e-4) for end, one in zip(ends, (whole[:1], whole[-1:]), strict=True))
-
-
-def _tensors(module: torch.nn.Module) -> list[Tensor]:
+def tensors_of(module: torch.nn.Module) -> list[Tensor]:
     """Buffers and parameters, each once."""
     return [*module.buffers(), *module.parameters()]

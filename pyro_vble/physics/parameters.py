@@ -10,6 +10,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_vble.seeding import seeded
+
 _EDGE = 15.0
 _RESERVED = ("h", "z", "x", "x_decentered", "y", "image", "samples")
 
@@ -42,8 +44,8 @@ def check_physics_priors(physics: Any, priors: Mapping[str, Any]) -> None:
 
 def initial_value(physics: Any, name: str, prior: Any) -> Tensor:
     """Where the search for a parameter starts: at the operator's own value if it has one, else the prior's middle."""
-    owner = physics.noise_model if _is_noise(physics, name) else physics
-    value = getattr(owner, name, None)
+    owners = [physics.noise_model] if _is_noise(physics, name) else _operators(physics)
+    value = next((getattr(owner, name) for owner in owners if hasattr(owner, name)), None)
     if value is not None:
         value = torch.as_tensor(value, dtype=torch.get_default_dtype()).mean()
         # At the edge of the support there is no way back.
@@ -53,10 +55,8 @@ def initial_value(physics: Any, name: str, prior: Any) -> Tensor:
     try:
         return prior.icdf(torch.tensor(0.5))
     except NotImplementedError:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            draws = prior.sample((1001,))
-        return draws.median()
+        with seeded(0):
+            return prior.sample((1001,)).median()
 
 
 def prior_on(prior: Any, like: Tensor) -> Any:
@@ -70,17 +70,30 @@ def operator_arguments(physics: Any, parameters: Mapping[str, Tensor]) -> dict[s
     return {name: value for name, value in parameters.items() if not _is_noise(physics, name)}
 
 
-def with_noise_parameters(physics: Any, parameters: Mapping[str, Tensor], signal: Tensor) -> Any:
-    """The noise model with those of the parameters that are its own; each (*, B) for a signal (*, B, ...)."""
+def with_noise_parameters(
+    physics: Any, parameters: Mapping[str, Tensor], signal: Tensor, event_dim: int | None = None
+) -> Any:
+    """The noise model with those of the parameters that are its own; each (*, B) for a signal (*, B, ...).
+
+    With ``event_dim``, that of the signal, what the noise model itself holds of every image is aligned with it too.
+    """
     noise_model = getattr(physics, "noise_model", None)
-    own = {name: value for name, value in parameters.items() if _is_noise(physics, name)}
+    own = {
+        name: value.reshape(*value.shape, *[1] * (signal.dim() - value.dim()))
+        for name, value in parameters.items()
+        if _is_noise(physics, name)
+    }
+    if event_dim is not None and isinstance(noise_model, torch.nn.Module):
+        batch = signal.shape[-1 - event_dim]
+        by_image = {n: v for n, v in noise_model.named_buffers(recurse=False) if v.shape == (batch,) and batch > 1}
+        own = {name: value.reshape(-1, *[1] * event_dim) for name, value in by_image.items()} | own
     if not own:
         return noise_model
     noise_model = copy.copy(noise_model)
     if isinstance(noise_model, torch.nn.Module):
         noise_model._buffers, noise_model._parameters = dict(noise_model._buffers), dict(noise_model._parameters)
     for name, value in own.items():
-        setattr(noise_model, name, value.reshape(*value.shape, *[1] * (signal.dim() - value.dim())))
+        setattr(noise_model, name, value)
     return noise_model
 
 
@@ -107,6 +120,8 @@ def _numbers(module: Any) -> str:
         return ""
     named = {name: value for name, value in module.named_buffers(recurse=False) if not name.startswith("_")}
     named.pop("mask", None)  # one of every image, or 1: every decomposable operator has it
+    # What deepinv keeps of a filter in the Fourier domain has the size of one image.
+    named = {name: value for name, value in named.items() if not name.startswith("Fh")}
     parts = [
         f"{name}={value.item():.4g}"
         if value.numel() == 1 and not value.is_complex()
@@ -121,8 +136,16 @@ def _is_noise(physics: Any, name: str) -> bool:
 
 
 def _arguments(physics: Any) -> tuple[str, ...]:
-    """Arguments that A names besides the image."""
-    if not callable(getattr(physics, "A", None)):
-        return ()
+    """Arguments that A names besides the image; of operators one after another, each one's."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return tuple(p.name for p in inspect.signature(physics.A).parameters.values() if p.kind in kinds)[1:]
+    named: dict[str, None] = {}
+    for operator in _operators(physics):
+        if callable(getattr(operator, "A", None)):
+            parameters = inspect.signature(operator.A).parameters.values()
+            named |= dict.fromkeys([p.name for p in parameters if p.kind in kinds][1:])
+    return tuple(named)
+
+
+def _operators(physics: Any) -> list[Any]:
+    """An operator, or those that it consists of."""
+    return [one for part in getattr(physics, "physics_list", ()) for one in _operators(part)] or [physics]

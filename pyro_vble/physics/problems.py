@@ -1,5 +1,6 @@
 """The usual forward operators, built from a few numbers."""
 
+import math
 from typing import Any
 
 import deepinv
@@ -50,8 +51,8 @@ def gaussian_kernel(blur_sigma: float) -> Tensor:
     Raises:
         ValueError: If it is not positive.
     """
-    if not blur_sigma > 0:
-        raise ValueError(f"The blur's standard deviation must be positive; received {blur_sigma} pixels.")
+    if not 0 < blur_sigma < math.inf:
+        raise ValueError(f"The blur's standard deviation must be positive and finite; received {blur_sigma} pixels.")
     radius = max(1, round(4 * blur_sigma))
     t = torch.arange(-radius, radius + 1) / blur_sigma
     profile = torch.exp(-(t**2) / 2)

@@ -43,13 +43,18 @@ def validate_measurement(
         )
     signals = [measure(physics, probe.expand(len(y), *image_shape)) for probe in _probes(image_shape, y)]
     with pyro.validation_enabled(True):  # this is where noise parameters are checked, whatever the user set
-        p_probes = [likelihood(physics, signal, parameters) for signal in signals]
+        p_probes = [likelihood(physics, signal, parameters, event_dim=y.dim() - 1) for signal in signals]
     if isinstance(p_probes[0], dist.Gamma | ScaledPoisson):
-        smallest = float(y[observed].min())
+        smallest, name = float(y[observed].min()), type(physics.noise_model).__name__
         if smallest < 0:
             raise ValueError(
-                f"Under {type(physics.noise_model).__name__} a measurement is not negative; received values down to "
-                f"{smallest:g}; clip them, or use PoissonGaussianNoise if the sensor's offset was subtracted."
+                f"Under {name} a measurement is not negative; received values down to {smallest:g}; clip them, or use "
+                "PoissonGaussianNoise if the sensor's offset was subtracted."
+            )
+        if smallest == 0 and isinstance(p_probes[0], dist.Gamma):
+            raise ValueError(
+                f"Under {name} a measurement is positive; received zeros in {int((y[observed] == 0).sum())} values; "
+                "mark those that were not measured as NaN."
             )
     expected = max(float(p.mean.abs().max()) for p in p_probes)
     largest = float(y[observed].abs().max())
@@ -67,7 +72,8 @@ def noise_level(
 ) -> float:
     """The typical (median) standard deviation of the noise on images in [0, 1]."""
     probe = _probes(image_shape, y)[1].expand(len(y), *image_shape)
-    return float(likelihood(physics, measure(physics, probe), parameters).variance.median().sqrt())
+    p_y = likelihood(physics, measure(physics, probe), parameters, event_dim=y.dim() - 1)
+    return float(p_y.variance.median().sqrt())
 
 
 def _probes(image_shape: tuple[int, int, int], y: Tensor) -> list[Tensor]:

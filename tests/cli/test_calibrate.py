@@ -53,6 +53,7 @@ def test_measured_pairs_of_another_size(sharp, tmp_path):
     small.mkdir()
     for path in sharp.iterdir():
         Image.open(path).resize((40, 35)).save(small / path.name)
+        (small / path.with_suffix(".jgw").name).write_text("a world file")
     run(
         "calibrate", sharp, "--measurements", small, "--output", tmp_path / "c.json", "--problem", "super-resolve",
         "--noise", "0.05", "--crop", 64, *QUICK,

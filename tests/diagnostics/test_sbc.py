@@ -49,6 +49,11 @@ QUANTITIES = {
 }
 
 
+def test_places_among_more_values_than_a_float_counts():
+    values = torch.zeros(1, 1, dtype=torch.int8).expand(1, 25_000_000)  # one value of memory
+    assert spread(values, 4096).shape == (1, 4096)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_exact_posterior_passes_and_half_its_width_fails(seed):
     settings = {"num_simulations": 400, "num_draws": 49, "batch_size": 100, "seed": 0, "progress": False}

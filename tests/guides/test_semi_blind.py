@@ -7,10 +7,12 @@ import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
 from helpers import linear_vae
+from torch.distributions import biject_to
 
 import pyro_vble as pv
 from pyro_vble.guides import VBLE, MAPz, VBLExz
-from pyro_vble.physics import GaussianBlur
+from pyro_vble.models import RestorationModel
+from pyro_vble.physics import GaussianBlur, prior_on
 
 PRIOR = dist.HalfNormal(0.5)
 
@@ -86,3 +88,17 @@ def test_saved_and_loaded(cae, tmp_path):
     again = pv.load_posterior(tmp_path / "fit.pvble", prior=cae, physics=physics)
     torch.testing.assert_close(again.sample_latents(5), posterior.sample_latents(5))
     torch.testing.assert_close(again.predictive(5), posterior.predictive(5))
+
+
+@pytest.mark.parametrize("guide_class", [VBLE, MAPz])
+def test_bounds_that_are_tensors_go_where_the_measurement_is(problem, guide_class):
+    prior, y, *_ = problem
+    bounded = dist.Uniform(torch.tensor(0.01), torch.tensor(0.5))
+    physics = Denoising(GaussianNoise(0.1)).double()
+    model = RestorationModel(prior, physics, physics_priors={"sigma": bounded})
+    support = prior_on(bounded, model.initial_parameters(y)["sigma"]).support
+    assert support.lower_bound.dtype == torch.float64
+    guide = guide_class(model, y)
+    factor = guide.factors["sigma"]
+    transform = getattr(factor, "transform", None) or biject_to(factor._pyro_params["loc"][0])
+    assert next(part.loc for part in transform.parts if hasattr(part, "loc")).dtype == torch.float64

@@ -166,6 +166,29 @@ class TestCutting:
         pv.restore(y, Mixing(), cae, **QUIET)
         assert sizes == [3]
 
+    def test_noise_by_band_is_not_taken_for_noise_by_image(self):
+        """As many bands as images: cut like the images, every image would get the noise of one band."""
+        y = torch.rand(3, 3, 16, 16)
+        by_band = deepinv.physics.Denoising(
+            deepinv.physics.GaussianNoise(torch.tensor([0.02, 0.1, 0.5])[:, None, None])
+        )
+        by_image = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(torch.tensor([0.02, 0.1, 0.5])))
+        assert not is_divisible(by_band, y, (3, 16, 16))
+        assert is_divisible(by_image, y, (3, 16, 16))
+
+    def test_an_interrupt_ends_all_parts(self, cae, denoising, limited):
+        def impatient(steps):
+            for step in steps:
+                if step == 1:
+                    raise KeyboardInterrupt
+                yield step
+
+        sizes = limited(at_once=1)
+        with pytest.warns(UserWarning, match="Interrupted after 1"):
+            posterior = pv.restore(torch.rand(3, 3, 64, 64), denoising, cae, **QUIET | {"progress": impatient})
+        assert sizes == [1]
+        assert posterior.interrupted
+
     def test_parts_are_of_nearly_the_same_size_and_leave_nobody_out(self):
         for count in range(1, 30):
             for at_once in range(1, 12):

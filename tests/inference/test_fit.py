@@ -248,6 +248,24 @@ class TestStopping:
         assert len(posterior.elbo) == 4
         assert posterior.mmse_x(2).isfinite().all()
 
+    def test_an_interrupt_ends_all_fits_and_keeps_those_that_are_complete(self, cae):
+        fits = []
+
+        def impatient(steps):
+            fits.append(steps)
+            for step in steps:
+                if len(fits) == 3 and step == 1:
+                    raise KeyboardInterrupt
+                yield step
+
+        y = torch.rand(1, 3, 64, 64)
+        with pytest.warns(UserWarning, match="Interrupted after 1 of 4 steps"):
+            posterior = pv.restore(y, PHYSICS, cae, num_steps=4, num_fits=5, progress=impatient, seed=0)
+        assert len(fits) == 3
+        assert [len(fit.elbo) for fit in posterior.fits] == [4, 4]
+        assert posterior.interrupted
+        assert not posterior.fits[0].interrupted
+
 
 class FailingModel(RestorationModel):
     """A likelihood that is NaN at chosen calls."""
@@ -334,6 +352,15 @@ class TestRollback:
         assert torch.equal(caught.value.posterior.guide.loc["z"], start)
         assert caught.value.posterior.mmse_z.isfinite().all()
 
+    @pytest.mark.parametrize(("steps", "read_every"), [(3, 1), (40, 10)])
+    def test_no_finite_loss_at_all_raises_however_few_are_read(self, cae, monkeypatch, steps, read_every):
+        monkeypatch.setattr(EagerSteps, "read_every", read_every)
+        monkeypatch.setattr(EagerSteps, "step", lambda self, rate, validate: torch.tensor(torch.nan))
+        y = torch.rand(1, 3, 64, 64)
+        model = RestorationModel(cae, PHYSICS)
+        with pytest.raises(pv.FitDivergedError, match=r"it was nan at every step, at halved"):
+            pv.fit(model, VBLE(model, y), y, num_steps=steps, **QUIET)
+
 
 class TestGuides:
     def test_a_callable_may_hide_that_its_guide_has_a_latent_image(self, cae):
@@ -362,6 +389,18 @@ class TestErrors:
             VBLE(RestorationModel(cae, PHYSICS), y.double())
         with pytest.raises(ValueError, match=r"computes in torch.float64; received a measurement in torch.float32"):
             pv.fit(*pair(cae, y), y, precision="float64")
+
+    def test_complex_measurements(self, cae):
+        with pytest.raises(TypeError, match=r"received torch.complex64 tensor; give real and imaginary part"):
+            pv.restore(torch.rand(1, 3, 64, 64).to(torch.complex64), PHYSICS, cae)
+
+    def test_zeros_under_speckle(self, cae):
+        from deepinv.physics import GammaNoise
+
+        y = torch.rand(1, 3, 64, 64).add(0.1)
+        y[..., :2, :] = 0
+        with pytest.raises(ValueError, match=r"a measurement is positive; received zeros in 384 values; mark .* NaN"):
+            pv.restore(y, Denoising(GammaNoise(10.0)), cae, progress=False)
 
     def test_negative_counts(self, cae):
         from deepinv.physics import PoissonNoise

@@ -84,6 +84,37 @@ def test_auto_on_a_prior_without_bitrate():
     assert torch.equal(a, b)
 
 
+def test_a_bad_step_of_a_brief_fit_is_no_interrupt(bundled):
+    calls = []
+
+    class Once(deepinv.physics.Denoising):
+        def A(self, x, **kwargs):
+            calls.append(None)
+            return x * torch.nan if len(calls) == 20 else x
+
+    y = torch.rand(1, 3, 64, 64)
+    posterior = pv.restore(y, Once(deepinv.physics.GaussianNoise(0.05)), bundled, rate_scale="auto", **FAST)
+    assert len(calls) > 60
+    assert len(posterior.elbo) == FAST["num_steps"]
+
+
+def test_an_interrupt_ends_the_competition(bundled):
+    def fit(*args, **settings):
+        posterior = pv.fit(*args, **settings)
+        posterior.interrupted = True
+        return posterior
+
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.05))
+
+    def build(scale):
+        model = RestorationModel(bundled, physics)
+        return model, VBLE(model, y)
+
+    y = torch.rand(1, 3, 64, 64)
+    with pytest.raises(KeyboardInterrupt):
+        best_rate_scale(build, y, fit=fit, seed=0)
+
+
 def test_a_posterior_of_several_scales_is_saved(bundled, tmp_path):
     physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.05))
     y = torch.rand(2, 3, 64, 64)

@@ -63,6 +63,27 @@ def test_layers_are_exchanged_once():
     torch.testing.assert_close(frozen(once).g_s(z), once.g_s(z))
 
 
+def test_nothing_is_shared_with_the_original():
+    network = small_network("JointAutoregressiveHierarchicalPriors")
+    copied = frozen(network)
+    pointers = [
+        {v.untyped_storage().data_ptr() for v in (*m.parameters(), *m.buffers()) if v.numel()}
+        for m in (network, copied)
+    ]
+    assert not pointers[0] & pointers[1]
+
+
+def test_a_context_model_keeps_its_memory_from_call_to_call():
+    """What a CUDA graph has captured it reads where it lay."""
+    network = small_network("JointAutoregressiveHierarchicalPriors")
+    with torch.no_grad():
+        network.context_prediction.weight.fill_(1.0)  # beyond the mask, too
+    context = frozen(network).context_prediction
+    before, z = context.weight.data_ptr(), torch.randn(1, 12, 5, 6)
+    torch.testing.assert_close(context(z), network.context_prediction(z))
+    assert context.weight.data_ptr() == before
+
+
 def test_other_transposed_convolutions_stay():
     kept = nn.Sequential(nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.ConvTranspose2d(3, 8, 5, 2, 2, 1))
     assert [type(m) for m in frozen(kept)] == [nn.ConvTranspose2d] * 2

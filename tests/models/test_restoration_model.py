@@ -111,3 +111,20 @@ class TestErrors:
 
 def test_prior_stays_a_cae(cae, denoising):
     assert isinstance(RestorationModel(cae, denoising).prior, CAE)
+
+
+def test_noise_by_image_under_as_many_particles(cae):
+    class Sums:
+        """Five numbers of an image."""
+
+        noise_model = deepinv.physics.GaussianNoise(torch.tensor([0.1, 0.2]))
+        img_size = (3, 64, 64)
+
+        def A(self, x):
+            return x.flatten(1)[:, :5]
+
+    model = RestorationModel(cae, Sums())
+    with pyro.plate("samples", 2, dim=-2):
+        trace = poutine.trace(model).get_trace(torch.rand(2, 5))
+    scale = trace.nodes["y"]["fn"].base_dist.base_dist.scale
+    torch.testing.assert_close(scale, torch.tensor([0.1, 0.2])[:, None].expand(2, 2, 5))

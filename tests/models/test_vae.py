@@ -52,6 +52,18 @@ def test_a_wrong_size_is_refused_with_the_size_it_takes():
         convolutional_vae().sample(1, (24, 12))
 
 
+def test_a_decoder_in_training_learns_nothing_from_being_asked_its_shape():
+    decoder = torch.nn.Sequential(
+        torch.nn.Linear(4, 64), torch.nn.BatchNorm1d(64), torch.nn.Dropout(), torch.nn.Unflatten(1, (1, 8, 8))
+    )
+    before, random = {k: v.clone() for k, v in decoder.state_dict().items()}, torch.get_rng_state()
+    assert VAE(torch.nn.Identity(), decoder, (4,), 0.1).image_shape == (1, 8, 8)
+    assert decoder.training
+    assert torch.equal(torch.get_rng_state(), random)
+    for key, value in decoder.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
 def test_decoder_std_must_be_positive():
     with pytest.raises(ValueError, match="decoder_std must be positive; received 0"):
         linear_vae(torch.ones(4, 2), torch.zeros(4), 0.0, (1, 2, 2))

@@ -65,6 +65,17 @@ def test_noise_levels_by_image_and_by_pixel():
     torch.testing.assert_close(likelihood(physics_with(GaussianNoise(by_pixel)), signal).scale[1], by_pixel)
 
 
+@pytest.mark.parametrize("event", [(5,), (3, 5), (3, 4, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize("particles", [(), (1,), (2,), (7,)])
+def test_noise_levels_by_image_whatever_a_measurement_is(event, particles):
+    """Told how many dimensions a measurement has, the batch is not mistaken for particles before it."""
+    sigma = torch.tensor([0.1, 0.2])
+    p = likelihood(physics_with(GaussianNoise(sigma)), torch.zeros(*particles, 2, *event), event_dim=len(event))
+    assert p.batch_shape == (*particles, 2, *event)
+    expected = sigma.reshape(2, *[1] * len(event)).expand(p.batch_shape)
+    torch.testing.assert_close(p.scale, expected)
+
+
 @pytest.mark.parametrize("name", ["poisson", "gamma"])
 def test_dark_pixels_can_still_brighten(name):
     signal = torch.tensor([-0.02, 0.0, 0.001], requires_grad=True)

@@ -2,10 +2,10 @@ import deepinv
 import pyro.distributions as dist
 import pytest
 import torch
-from deepinv.physics import Denoising, GaussianNoise, PoissonGaussianNoise
+from deepinv.physics import Denoising, Downsampling, GaussianNoise, PoissonGaussianNoise
 
 from pyro_vble.models import RestorationModel
-from pyro_vble.physics import GaussianBlur, check_physics_priors, describe, likelihood, measure
+from pyro_vble.physics import GaussianBlur, check_physics_priors, describe, initial_value, likelihood, measure
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
 
@@ -66,6 +66,16 @@ class TestNoiseParameters:
 
 class TestChecks:
     PHYSICS = Denoising(GaussianNoise(0.1))
+
+    def test_arguments_of_operators_one_after_another(self):
+        composed = Downsampling(img_size=(3, 16, 16), factor=2, noise_model=GaussianNoise(0.1)) * GaussianBlur(1.5)
+        check_physics_priors(composed, {"width": dist.HalfNormal(1.0)})
+        assert float(initial_value(composed, "width", dist.HalfNormal(1.0))) == 1.5
+
+    def test_a_start_without_icdf_leaves_the_generator_alone(self):
+        random = torch.get_rng_state()
+        assert 0.5 < float(initial_value(object(), "gain", dist.Gamma(2.0, 2.0))) < 1.5
+        assert torch.equal(torch.get_rng_state(), random)
 
     def test_names(self):
         with pytest.raises(ValueError, match="parameters of the noise model or arguments"):
