@@ -50,7 +50,7 @@ def main() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
         # Of the RuntimeErrors only divergence and exhausted memory are a user's business.
         ours = ("FitDivergedError", "TrainingDivergedError", "OutOfMemoryError")
         known = type(error).__name__ in ours or not isinstance(error, RuntimeError)

@@ -21,6 +21,7 @@ def demo(
     size: Annotated[int, typer.Option(min=16, help="Side of the square cut from its centre, in pixels.")] = 256,
     noise: Annotated[float, typer.Option(min=0.0, help="Noise level (standard deviation) on the scale [0, 1].")] = 0.03,
     prior: options.Prior = "cae-bsd",
+    alpha: options.Alpha = None,
     steps: options.Steps = 60,
     samples: options.Samples = 100,
     seed: options.Seed = 0,
@@ -46,7 +47,7 @@ def demo(
     physics, description = _degradation(problem, truth.shape, noise, seed)
     with seeded(seed):
         y = physics(truth)
-    prior_model = pv.load_prior(prior)
+    prior_model = pv.load_prior(prior, alpha=alpha)
     report.console.print(f"[bold]{description}[/] of scikit-image's '{image}', prior {prior}")
 
     from pyro_vble.physics import initial_image

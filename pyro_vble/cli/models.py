@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pyro_vble.cli import options
+
 _SQUARE = 64  # of an image with missing pixels, a square of so many is measured
 
 models_app = typer.Typer(
@@ -59,7 +61,7 @@ def show(name: Annotated[str, typer.Argument(help="Bundled prior.")]) -> None:
 def evaluate(
     prior: Annotated[str, typer.Argument(help="Any prior that load_prior takes.")],
     folder: Annotated[Path, typer.Argument(help="Images to measure on.")],
-    alpha: Annotated[float | None, typer.Option(help="Bitrate parameter, where the file does not tell.")] = None,
+    alpha: options.Alpha = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 for the networks.")] = "float32",
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
     scale: Annotated[float | None, typer.Option(help="The value in the files that is 1.")] = None,

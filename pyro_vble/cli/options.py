@@ -29,6 +29,10 @@ Prior = Annotated[
     str,
     typer.Option(help="Bundled prior, CompressAI zoo name (mbt2018-mean/5), or path of a checkpoint."),
 ]
+Alpha = Annotated[
+    float | None,
+    typer.Option(help="Bitrate parameter that a checkpoint was trained with, where the file does not tell."),
+]
 Steps = Annotated[int, typer.Option(min=1, help="Optimisation steps.")]
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate at the first step; it falls to 0.")]
 KLWeight = Annotated[float, typer.Option(min=0.0, help="Weight of the prior: 1 is Bayes' rule, more is smoother.")]

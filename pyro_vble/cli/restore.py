@@ -26,11 +26,9 @@ def restore(
         Path | None, typer.Option(help="deblur: point-spread function, an image or .npy, instead of --blur-sigma.")
     ] = None,
     factor: Annotated[int, typer.Option(min=2, help="super-resolve: enlargement.")] = 2,
-    mask: Annotated[
-        Path | None, typer.Option(help="inpaint: image of the same size, 0 where pixels are missing.")
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Image of the same size, 0 where pixels are missing.")] = None,
     nodata: Annotated[
-        float | None, typer.Option(help="Value that marks missing pixels; NaN and transparent ones always do.")
+        float | None, typer.Option(help="Value that marks missing pixels; NaN does, and in PNG and WebP transparency.")
     ] = None,
     scale: Annotated[
         float | None, typer.Option(help="Value that is white: 4095 for 12 bits. Default: the type's largest.")
@@ -42,6 +40,7 @@ def restore(
         ),
     ] = GuideName.vble_xz_free,
     prior: options.Prior = "cae-bsd",
+    alpha: options.Alpha = None,
     steps: options.Steps = 60,
     lr: options.LearningRate = 0.2,
     kl_weight: options.KLWeight = 1.0,
@@ -84,12 +83,14 @@ def restore(
 
     learnt = None if calibration is None else Calibration.load(calibration)
     source = read_image(image, scale=scale, nodata=nodata)
-    y = _without_masked(source.values, mask) if problem is Problem.inpaint else source.values
+    if kernel is not None and problem is not Problem.deblur:
+        raise ValueError(f"--kernel belongs to --problem deblur; received it with {problem.value}; leave it out.")
+    y = _without_masked(source.values, mask, needed=problem is Problem.inpaint)
     if noise is None:
         noise = _estimated_noise(y)
         report.console.print(f"Noise level estimated from the image: {noise:.4f} (set it with --noise)")
     physics = operator_of(problem, y, noise, blur_sigma, kernel, factor)
-    prior_model = pv.load_prior(prior)
+    prior_model = pv.load_prior(prior, alpha=alpha)
 
     start = time.perf_counter()
     posterior = pv.restore(
@@ -173,7 +174,7 @@ def _estimated_noise(y) -> float:
     return max(float(estimate_sigma(bands, channel_axis=0, average_sigmas=True)), 0.5 / 255)
 
 
-def _without_masked(y, mask: Path | None):
+def _without_masked(y, mask: Path | None, *, needed: bool):
     """The image with NaN where it is missing, by the mask or of itself."""
     import torch
 
@@ -187,7 +188,7 @@ def _without_masked(y, mask: Path | None):
                 f"The mask must have the image's size {tuple(y.shape[-2:])}; received {tuple(known.shape[-2:])}."
             )
         observed = observed & (known > 0).all(1, keepdim=True)
-    elif bool(observed.all()):
+    elif needed and bool(observed.all()):
         raise ValueError(
             "Inpainting needs to know which pixels are missing; received no --mask, no --nodata, and an image without "
             "NaN or transparent pixels; pass one of them."

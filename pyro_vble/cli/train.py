@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pyro_vble._allocator import keep_freed_memory
+from pyro_vble.cli import options
 
 train_app = typer.Typer(
     name="train",
@@ -81,6 +82,7 @@ def decoder_std(
     init: Annotated[
         str | None, typer.Option(help="The prior: a name, a file, or the folder of its training; not when resuming.")
     ] = None,
+    alpha: options.Alpha = None,
     init_std: Annotated[
         str | None,
         typer.Option(help="Start from this prior's decoder of standard deviations, in place of --init's own or none."),
@@ -97,13 +99,23 @@ def decoder_std(
     _train("decoder-std", **locals())
 
 
-def _train(kind: str, recipe: str, data: list[Path], more: list[Path] | None, **options: Any) -> None:
+def _train(
+    kind: str,
+    recipe: str,
+    data: list[Path],
+    more: list[Path] | None,
+    init: str | None,
+    alpha: float | None = None,
+    **settings: Any,
+) -> None:
     started = time.monotonic()
     keep_freed_memory()
+    from pyro_vble import load_prior
     from pyro_vble.cli import report
     from pyro_vble.training import load_recipe, train
 
     needed = load_recipe(recipe).kind
     if needed != kind:
         raise ValueError(f"`train {kind}` follows recipes of its kind; {recipe} is for `train {needed}`.")
-    report.training(train(recipe, [*data, *(more or [])], started=started, **options))
+    start = init if init is None or alpha is None else load_prior(init, alpha=alpha)
+    report.training(train(recipe, [*data, *(more or [])], init=start, started=started, **settings))

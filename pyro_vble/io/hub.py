@@ -69,7 +69,7 @@ def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFi
             name = Path(cached).resolve().name
             sums = [name if re.fullmatch(rf"[0-9a-f]{{{digits}}}", name) else None for digits in (64, 40)]
             _check(Path(cached), wanted, *sums)
-            _check(Path(cached), wanted, sha256)
+            _check_asked(Path(cached), wanted, sha256)
             return Path(cached), wanted
     try:
         api = huggingface_hub.HfApi()
@@ -96,12 +96,12 @@ def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFi
         raise _unreachable(wanted, error) from error
     (record,) = records
     _check(path, wanted, record.lfs.sha256 if record.lfs else None, None if record.lfs else record.blob_id)
-    _check(path, wanted, sha256)
+    _check_asked(path, wanted, sha256)
     return path, HubFile(wanted.repo, wanted.file, commit)
 
 
 def _check(path: Path, wanted: HubFile, sha256: str | None, git_blob: str | None = None) -> None:
-    """Raise ValueError unless a file has the checksums that are given; a damaged one leaves the cache."""
+    """Raise ValueError unless a file has one of the Hub's checksums; a damaged one leaves the cache."""
     expected = sha256 or git_blob
     if sha256 is not None and _digest(path, hashlib.sha256()) == sha256.lower():
         return
@@ -112,7 +112,15 @@ def _check(path: Path, wanted: HubFile, sha256: str | None, git_blob: str | None
         path.unlink(missing_ok=True)
         raise ValueError(
             f"{wanted.name} must have the checksum {expected}; the file downloaded has another, and was deleted "
-            "from the cache; try again, or correct the checksum."
+            "from the cache; try again."
+        )
+
+
+def _check_asked(path: Path, wanted: HubFile, sha256: str | None) -> None:
+    """Raise ValueError unless a file, which is the Hub's, has the checksum that the user gave; it stays."""
+    if sha256 is not None and (found := _digest(path, hashlib.sha256())) != sha256.lower():
+        raise ValueError(
+            f"{wanted.name} must have the checksum {sha256}; the Hub's file has {found}; correct sha256, or the commit."
         )
 
 

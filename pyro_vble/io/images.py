@@ -51,8 +51,8 @@ def read_image(path: str | os.PathLike, *, scale: float | None = None, nodata: f
     """Read a PNG, JPEG, WebP, TIFF or NumPy file: 8 and 16 bit integers, or floats.
 
     Integers are divided by their type's largest value, so that 255 or 65535 is 1; floats are taken as they are.
-    Photographs are turned upright by their EXIF orientation. Fully transparent pixels become NaN, the alpha channel is
-    dropped.
+    Photographs are turned upright by their EXIF orientation; fully transparent pixels of theirs become NaN, and alpha
+    is dropped. All bands of a TIFF are bands: GDAL declares the fourth of four 8-bit bands as alpha, whatever it is.
 
     Args:
         path: The file. NumPy arrays are (H, W), (H, W, C) or (C, H, W), with C up to 16.

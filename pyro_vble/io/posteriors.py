@@ -170,6 +170,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return description, tensors
 
 
+# Of a prior's settings, those that a file may leave to be told.
+_TOLD = ("alpha", "distortion", "rate_scale")
+
+
 def _prior_of(description: dict[str, Any], prior: Prior | None) -> Prior:
     if prior is None and description["prior"] is None:
         raise ValueError(
@@ -179,7 +183,8 @@ def _prior_of(description: dict[str, Any], prior: Prior | None) -> Prior:
     if prior is None:
         from pyro_vble.io.priors import load_prior
 
-        prior = load_prior(description["prior"], **description["prior_settings"])
+        settings = description["prior_settings"]
+        prior = load_prior(description["prior"], **{name: settings[name] for name in _TOLD if name in settings})
     if prior.settings != description["prior_settings"]:
         raise ValueError(
             f"The prior must be the one that the posterior was fitted with, {description['prior_settings']}; received "

@@ -140,8 +140,9 @@ def _cae(
     if alpha is None and published:
         alpha = float(published.group(1))
     if distortion is None:
-        # Older files describe it in a sentence.
-        distortion = "sum" if published or metadata.get("distortion", "").startswith("sum") else "mean"
+        # Older files describe it in a sentence; the authors' tell it by their names alone.
+        told = metadata.get("distortion", "sum" if published else "mean")
+        distortion = "sum" if told.startswith("sum") else "mean"
     std_state = _part(state, _VARIANCE_PREFIX)
     network = _compressai.build_network(
         {key: value for key, value in state.items() if not key.startswith(_VARIANCE_PREFIX)},

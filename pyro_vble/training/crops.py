@@ -45,7 +45,9 @@ class RandomCrops:
                 f"No image has {data.crop} pixels a side at any of the scales {data.downscale}; use a smaller "
                 "data.crop or larger images."
             )
-        self.pixels = torch.cat(pixels).to(device)
+        pixels = torch.cat(pixels)
+        # CUDA has no indexing of unsigned 16 bits: signed ones hold the same, and lose their sign when cut.
+        self.pixels = (pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels).to(device)
         self.corners, self.widths, self.rows, self.columns = torch.tensor(blocks, device=device).T
         positions = (self.rows * self.columns).double()
         self.cumulative = torch.cumsum(positions, 0) / positions.sum()
@@ -69,7 +71,9 @@ class RandomCrops:
         row = torch.where(swap, j[:, None, :], i[:, :, None])
         column = torch.where(swap, i[:, :, None], j[:, None, :])
         index = corner[:, None, None] + row * width[:, None, None] + column
-        x = self.pixels[index.flatten()].float().reshape(size, crop, crop, -1).permute(0, 3, 1, 2) / self.white
+        x = self.pixels[index.flatten()]
+        x = (x.int() & 0xFFFF if x.dtype == torch.int16 else x).float()
+        x = x.reshape(size, crop, crop, -1).permute(0, 3, 1, 2) / self.white
         return dequantized(x) if self.data.dequantize else x
 
 

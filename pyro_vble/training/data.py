@@ -110,8 +110,8 @@ def read_images(
     """Read all images below one or more folders (or single files): photographs, TIFFs, GeoTIFFs, MNIST's idx files.
 
     One-band images are replicated to ``bands``; of images with more, the first are taken, or for one band their mean.
-    Missing pixels (NaN, GDAL's nodata, transparency) are noted, and crops keep clear of them. Files that are broken,
-    too small or out of range are named in ``skipped``, never fatal.
+    Missing pixels (NaN, GDAL's nodata, a photograph's transparency) are noted, and crops keep clear of them. Files
+    that are broken, too small or out of range are named in ``skipped``, never fatal.
 
     Args:
         folders: Where to look, subfolders included.

@@ -141,7 +141,7 @@ def train(
     torch_device = resolve_device(device)
     if resuming and isinstance(recipe, DecoderStdRecipe):
         init, init_std = output / PRIOR, None  # the former has all that the checkpoint's weights belong to
-    prior = build_prior(recipe, _start(init), _start(init_std))
+    prior = build_prior(recipe, _start(init, getattr(recipe, "alpha", None)), _start(init_std))
     images, held_out = _images(recipe, prior, data, validation)
 
     with seeded(recipe.seed):
@@ -258,8 +258,11 @@ def _with_schedule(
     return parse_recipe(content)
 
 
-def _start(init: Prior | str | os.PathLike | None) -> Prior | None:
-    """The prior to start from: itself, by name or file, or what a training left in its folder."""
+def _start(init: Prior | str | os.PathLike | None, alpha: float | None = None) -> Prior | None:
+    """The prior to start from: itself, by name or file, or what a training left in its folder.
+
+    A file need not tell its bitrate parameter where the recipe has another.
+    """
     if init is None or isinstance(init, Prior):
         return init
     path = Path(init)
@@ -267,7 +270,7 @@ def _start(init: Prior | str | os.PathLike | None) -> Prior | None:
         path = path / PRIOR
     elif path.name == CHECKPOINT and path.is_file():
         path = path.with_name(PRIOR)  # the averaged weights of that checkpoint
-    return load_prior(path if path.is_file() else init)
+    return load_prior(path, alpha=alpha) if path.is_file() else load_prior(init)
 
 
 def _in_words(init: Prior | str | os.PathLike | None, init_std: Prior | str | os.PathLike | None) -> str | None:

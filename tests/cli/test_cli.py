@@ -143,6 +143,13 @@ def test_the_noise_level_is_not_read_off_holes(tmp_path, photograph):
         (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--prior", "moon"], "bundled name"),
         (["demo", "--image", "dog"], "image must be one of cat"),
         (["demo", "--size", "5000"], "must not exceed"),
+        (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--device", "mps"], "the CPU or a CUDA GPU"),
+        (
+            ["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--kernel", "k.png"],
+            "belongs to --problem",
+        ),
+        (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--mask", "m.png"], "No image at m.png"),
+        (["restore", "rgb.png", "--output", "out", "--problem", "deblur", "--blur-sigma", "inf"], "and finite"),
         (["restore", "scan[a].png", "--output", "out", "--problem", "denoise"], "scan[a].png"),
     ],
 )
@@ -156,6 +163,20 @@ def test_mistakes_end_in_a_sentence(tmp_path, monkeypatch, capsys, arguments, me
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_exhausted_memory_ends_in_a_sentence(tmp_path, monkeypatch, capsys):
+    def exhausted(*_, **__):
+        raise MemoryError("Memory ran out fitting one image; cut it into smaller images.")
+
+    monkeypatch.chdir(tmp_path)
+    write_image("rgb.png", torch.rand(1, 3, 64, 64))
+    monkeypatch.setattr("pyro_vble.restore", exhausted)
+    monkeypatch.setattr("sys.argv", ["pyro-vble", "restore", "rgb.png", "--output", "out", "--problem", "denoise"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert "Memory ran out" in capsys.readouterr().err
 
 
 def test_help_and_version():

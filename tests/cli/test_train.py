@@ -56,6 +56,21 @@ def test_from_images_to_a_prior_with_error_bars(folders):
     assert pv.load_prior(folders / "std" / "prior.safetensors").variance_decoder is not None
 
 
+def test_a_checkpoint_without_its_bitrate_parameter(folders):
+    """As CompressAI's own training writes it: for a mean the recipe's alpha will do, a variance needs to be told."""
+    from compressai.models import ScaleHyperprior
+
+    torch.save({"state_dict": ScaleHyperprior(N=8, M=12).state_dict()}, folders / "net.pth")
+    common = "--init", folders / "net.pth", "--data", folders / "a", "--steps", 1
+    result = run("train", "cae", "--recipe", folders / "recipe.yaml", "--output", folders / "cae", *common)
+    assert result.exit_code == 0, result.output
+    common = "--recipe", folders / "std.yaml", *common
+    assert "pass alpha=" in str(run("train", "decoder-std", "--output", folders / "std", *common).exception)
+    result = run("train", "decoder-std", "--output", folders / "std", *common, "--alpha", 0.01)
+    assert result.exit_code == 0, result.output
+    assert pv.load_prior(folders / "std" / "prior.safetensors").alpha == 0.01
+
+
 def test_resuming_a_complete_training_changes_nothing(folders):
     common = ("train", "cae", "--recipe", folders / "recipe.yaml", "--data", folders / "a", "--output", folders / "out")
     assert run(*common).exit_code == 0

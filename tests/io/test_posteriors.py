@@ -25,6 +25,19 @@ def test_round_trip_of_a_bundled_prior(tmp_path, guide):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["fit.pvble"]
 
 
+def test_round_trip_of_a_vae_with_one_standard_deviation(tmp_path):
+    from pyro_vble.io.prior_files import save_prior
+    from pyro_vble.models import convolutional_vae
+
+    save_prior(
+        convolutional_vae((1, 28, 28), num_latents=4, channels=(8,), decoder_std=0.2), tmp_path / "p.safetensors"
+    )
+    prior = pv.load_prior(tmp_path / "p.safetensors")
+    posterior = pv.restore(torch.rand(1, 1, 28, 28), PHYSICS, prior, num_steps=2, seed=0, progress=False)
+    posterior.save(tmp_path / "fit.pvble")
+    assert torch.equal(pv.load_posterior(tmp_path / "fit.pvble").mmse_x(3), posterior.mmse_x(3))
+
+
 def test_a_prior_of_ones_own_is_asked_for_and_checked(cae, tmp_path):
     path = tmp_path / "fit.pvble"
     posterior = pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, num_steps=2, seed=0, progress=False)

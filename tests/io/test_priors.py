@@ -140,6 +140,16 @@ class TestErrors:
             pv.load_prior(tmp_path / "p.pth", alpha=ALPHA)
 
 
+def test_a_header_knows_better_than_a_name(tmp_path):
+    from pyro_vble.io.prior_files import save_prior
+
+    prior = CAE(small_network(), ALPHA, distortion="mean")
+    save_prior(prior, tmp_path / "mbt_0.025_mine.safetensors")
+    found = pv.load_prior(tmp_path / "mbt_0.025_mine.safetensors")
+    assert found.distortion == "mean"
+    assert found.gamma == pytest.approx(prior.gamma)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_prior_is_read_as_it_was_written(dtype, tmp_path):
     from pyro_vble.io.prior_files import save_prior

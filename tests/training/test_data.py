@@ -203,7 +203,7 @@ class TestCrops:
             assert int((crops.rows * crops.columns).sum()) == (40 - 7) * (58 - 7) - (2 + 7) * (5 + 7)
 
     def test_sixteen_bits(self):
-        image = torch.arange(3 * 20 * 20, dtype=torch.int32).reshape(3, 20, 20).to(torch.uint16)
+        image = (54 * torch.arange(3 * 20 * 20, dtype=torch.int32)).reshape(3, 20, 20).to(torch.uint16)  # beyond 2^15
         crops = RandomCrops(ImageSet([image]), Data(crop=20, batch_size=2, symmetries="none"))
         torch.testing.assert_close(crops()[0] * 65535, image.float(), rtol=1e-5, atol=1e-2)
 

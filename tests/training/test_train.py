@@ -27,6 +27,7 @@ from pyro_vble.training import (
 )
 from pyro_vble.training.construction import build_prior, initial_state
 from pyro_vble.training.loop import _MOST_SKIPPED, training_step
+from pyro_vble.training.recipes import Data
 
 CAE_RECIPE = {
     "kind": "cae",
@@ -187,6 +188,11 @@ class TestCUDA:
             losses[device] = result.evaluation.loss
         # Other random numbers, the same problem.
         assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.2)
+
+    def test_sixteen_bits(self):
+        image = (54 * torch.arange(3 * 20 * 20, dtype=torch.int32)).reshape(3, 20, 20).to(torch.uint16)
+        crops = RandomCrops(ImageSet([image]), Data(crop=20, batch_size=2, symmetries="none"), "cuda")
+        torch.testing.assert_close(crops()[0].cpu() * 65535, image.float(), rtol=1e-5, atol=1e-2)
 
     def test_resuming(self, photographs, tmp_path):
         interrupt = TestNonFinite().interrupt_at(20)
