@@ -41,8 +41,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="folders of its trainings, first to last")
     parser.add_argument("--after", metavar="NAME", help="bundled prior that the first of them went on from")
     parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--held-out", type=int, help="measure on so many that trainings held out")
-    parser.add_argument("--part", type=float, nargs=2, metavar=("START", "END"), help="on this part of the others")
+    parser.add_argument("--held-out", type=int, help="measure on so many that a training of these images held out")
     parser.add_argument("--images-of", required=True)
     parser.add_argument("--data", required=True, help="what it was trained on, in words")
     parser.add_argument("--licence", required=True, help="of the data")
@@ -54,8 +53,7 @@ def main() -> None:
     prior = pv.load_prior(options.weights)
     images = read_images(options.test, bands=prior.bands)
     if options.held_out:
-        others, images = images.split(options.held_out)
-        images = others.part(*options.part) if options.part else images
+        images = images.split(options.held_out)[1]
     full, _ = measure(prior, images, "float32")
     target = WEIGHTS / f"{options.name}.safetensors"
     save_prior(prior, target, dtype=options.dtype)

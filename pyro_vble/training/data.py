@@ -80,21 +80,6 @@ class ImageSet:
         rest = sorted(set(range(len(self.images))) - set(chosen))
         return self._part(rest), self._part(chosen)
 
-    def part(self, start: float, end: float) -> "ImageSet":
-        """The images from one share of them to another, in an order drawn once and for all: parts do not overlap.
-
-        Raises:
-            ValueError: If there are too few images for one.
-        """
-        if (start, end) == (0, 1):
-            return self
-        count = len(self.images)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
-        chosen = sorted(order[round(start * count) : round(end * count)])
-        if not chosen:
-            raise ValueError(f"data.part {start, end} of {count} images is none; make it wider, or add images.")
-        return self._part(chosen)
-
     def _part(self, indices: list[int]) -> "ImageSet":
         missing = {new: self.missing[old] for new, old in enumerate(indices) if old in self.missing}
         return ImageSet([self.images[i] for i in indices], missing, self.skipped)

@@ -28,8 +28,6 @@ class Data(_Settings):
         dequantize: Add uniform noise as wide as one step of 8 bits, so that images have a density where many of their
             values are equal.
         validation: Largest number of images that are held out, at most a tenth of all.
-        part: From where to where to take the other images, all in an order that never changes: (0, 0.6) for a mean,
-            say, and (0.6, 1) for its decoder of standard deviations, which then meets errors as large as on new images.
     """
 
     crop: int = Field(default=192, ge=4)
@@ -39,12 +37,9 @@ class Data(_Settings):
     scale: float | None = Field(default=None, gt=0)
     dequantize: bool = False
     validation: int = Field(default=16, ge=1)
-    part: tuple[float, float] = (0.0, 1.0)
 
     @model_validator(mode="after")
     def _check(self) -> "Data":
-        if not 0 <= self.part[0] < self.part[1] <= 1:
-            raise ValueError(f"part must be two numbers in [0, 1], the smaller first; received {self.part}")
         if not all(0 < factor <= 1 for factor in self.downscale):
             raise ValueError(f"downscale must hold factors in (0, 1]; received {self.downscale}")
         return self

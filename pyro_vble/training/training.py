@@ -293,10 +293,8 @@ def _images(
         return read_images(folders, bands=prior.bands, smallest=recipe.data.crop, scale=recipe.data.scale)
 
     if validation is not None:
-        images, held_out = read(data), read(validation)
-    else:
-        images, held_out = read(data).split(recipe.data.validation)
-    return images.part(*recipe.data.part), held_out
+        return read(data), read(validation)
+    return read(data).split(recipe.data.validation)
 
 
 def _origin(

@@ -126,24 +126,6 @@ def test_the_split_holds_out_a_tenth_at_most(count, held_out):
     assert len(values) == (count if count > 1 else 0)
 
 
-def test_parts_are_all_images_once():
-    images = ImageSet([torch.full((1, 2, 2), i, dtype=torch.int32) for i in range(37)], {3: torch.ones(2, 2)})
-    parts = [images.part(*part) for part in ((0, 0.6), (0.6, 0.61), (0.61, 1))]
-    values = [[int(i[0, 0, 0]) for i in part.images] for part in parts]
-    assert [len(each) for each in values] == [22, 1, 14]
-    assert sorted(value for each in values for value in each) == list(range(37))
-    assert values[0] != list(range(22))
-    missing = [each[index] for each, part in zip(values, parts, strict=True) for index in part.missing]
-    assert missing == [3]
-    assert images.part(0, 1) is images
-
-
-def test_a_part_without_images():
-    images = ImageSet([torch.zeros(1, 2, 2, dtype=torch.uint8)] * 5)
-    with pytest.raises(ValueError, match=r"data.part \(0.0, 0.05\) of 5 images is none; make it wider"):
-        images.part(0.0, 0.05)
-
-
 class TestCrops:
     def images(self, *sizes):
         """Images whose pixels tell image, row and column."""

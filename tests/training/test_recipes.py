@@ -48,7 +48,6 @@ CAE = {
         ({"alpha": "much"}, r"alpha: .*valid number.*\(received 'much'\)"),
         ({"data": {"crop": 65}}, "data.crop must be a multiple of the network's stride 64; received 65"),
         ({"data": {"crop": 64, "downscale": [2.0]}}, r"data: .*factors in \(0, 1\]"),
-        ({"data": {"crop": 64, "part": [0.6, 0.6]}}, r"data: .*part must be two numbers in \[0, 1\]"),
         ({"data": {"crop": 64, "colour": True}}, "data.colour: Extra inputs"),
         ({"schedule": {"lr": 1e-3}}, "schedule.steps: Field required"),
         ({"schedule": {"steps": 1, "lr": 1e-3, "warmup": 1.5}}, "schedule.warmup: .*less than 1"),

@@ -142,19 +142,6 @@ class TestCAE:
         with pytest.raises(ValueError, match=r"the same --validation.*they have changed"):
             train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False)
 
-    def test_a_checkpoint_from_before_a_setting_existed_has_its_default(self, photographs, tmp_path):
-        train(recipe(steps=1), photographs, tmp_path / "out", progress=False)
-        content = torch.load(tmp_path / "out" / "training.ckpt", weights_only=True)
-        del content["recipe"]["data"]["part"]
-        torch.save(content, tmp_path / "out" / "training.ckpt")
-        assert train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False).complete
-
-    def test_a_part_of_the_images(self, photographs, tmp_path):
-        content = CAE_RECIPE | {"data": CAE_RECIPE["data"] | {"part": [0.0, 0.5]}}
-        train(parse_recipe(content), photographs, tmp_path / "out", steps=1, progress=False)
-        card = json.loads((tmp_path / "out" / "card.json").read_text())
-        assert card["images"] == round(0.5 * (len(list(photographs.glob("*.png"))) - card["validation_images"]))
-
     def test_averages_are_written(self, photographs, tmp_path):
         """Without a decay the average is the weights themselves; with one it follows them."""
         train(recipe(steps=8, average=0.0), photographs, tmp_path / "last", progress=False)
