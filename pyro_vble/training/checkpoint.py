@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.models import Prior
-from pyro_vble.training.recipes import Recipe
+from pyro_vble.training.recipes import Recipe, parse_recipe
 
 _FORMAT = "pyro-vble training 1"
 
@@ -73,7 +73,8 @@ class TrainingState:
             ValueError: If the file is damaged, or belongs to another recipe or other images.
         """
         content = read_checkpoint(Path(path))
-        before, now = content["recipe"], self.recipe.model_dump(mode="json")
+        # Parsed anew, so that a checkpoint from before some key was there has the default of it.
+        before, now = (r.model_dump(mode="json") for r in (parse_recipe(content["recipe"]), self.recipe))
         anew = f"start anew in another folder, with --init {Path(path).parent} to keep the weights"
         if before != now:
             changes = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]

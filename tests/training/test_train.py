@@ -142,6 +142,13 @@ class TestCAE:
         with pytest.raises(ValueError, match=r"the same --validation.*they have changed"):
             train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False)
 
+    def test_a_checkpoint_from_before_a_setting_existed_has_its_default(self, photographs, tmp_path):
+        train(recipe(steps=1), photographs, tmp_path / "out", progress=False)
+        content = torch.load(tmp_path / "out" / "training.ckpt", weights_only=True)
+        del content["recipe"]["schedule"]["optimiser"]
+        torch.save(content, tmp_path / "out" / "training.ckpt")
+        assert train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False).complete
+
     def test_averages_are_written(self, photographs, tmp_path):
         """Without a decay the average is the weights themselves; with one it follows them."""
         train(recipe(steps=8, average=0.0), photographs, tmp_path / "last", progress=False)
