@@ -153,13 +153,12 @@ class Posterior:
         Warns where the calibration was made with another guide, prior or operator.
         """
         if calibration is not None and calibration.made_with:
-            from pyro_vble.diagnostics.conformal import made_with
+            from pyro_vble.diagnostics.conformal import made_with, was_made_with
 
-            ours = made_with(self)
-            if self.model.physics is not None and ours != calibration.made_with:
+            if self.model.physics is not None and not was_made_with(calibration, self):
                 warnings.warn(
-                    f"The calibration was made with {calibration.made_with}; this posterior with {ours}: its intervals "
-                    "need not hold what they claim.",
+                    f"The calibration was made with {calibration.made_with}; this posterior with {made_with(self)}: "
+                    "its intervals need not hold what they claim.",
                     stacklevel=2,
                 )
         other = copy.copy(self)

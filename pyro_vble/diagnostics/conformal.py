@@ -21,6 +21,7 @@ from pyro_vble.seeding import fresh_seed
 _FORMAT = "pyro-vble calibration 1"
 _SCORES_PER_BIN = 500
 _FEW_IMAGES = 5
+_OR = " | "
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Calibration:
         num_images: Number of images it was fitted on.
         num_pixels: Number of their values.
         left_out_90: Share held by 90 % intervals of each of these images, fitted on all others; empty for one image.
-        made_with: What it was fitted on: guide, prior, operator.
+        made_with: What it was fitted on: guide, prior, operator; where they differed, each of them, " | " between.
 
     Example:
         >>> import torch, deepinv
@@ -103,7 +104,7 @@ class Calibration:
     ) -> "Calibration":
         """The same, of pairs of posterior and truth, such as a generator that restores one after another."""
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        origin = ""
+        origins: dict[str, None] = {}  # as rate_scale="auto" chooses image by image
         for posterior, truth in restored:
             if tuple(truth.shape) != posterior.image_shape:
                 raise ValueError(
@@ -116,7 +117,7 @@ class Calibration:
             error = (truth - posterior.mmse_x(num_samples, seed=seed)).abs()
             if not bool((std > 0).any()):
                 raise ValueError("A posterior without spread cannot be calibrated; use VBLE or VBLExz, not MAPz.")
-            origin = origin or made_with(posterior)
+            origins[made_with(posterior)] = None
             for one in range(len(truth)):
                 pair = _finite(*(inner(v[one], border).double().cpu().numpy().ravel() for v in (std, error)))
                 if not len(pair[0]):
@@ -135,7 +136,7 @@ class Calibration:
             others = cls(*_learn(pairs[:one] + pairs[one + 1 :], bins), len(pairs) - 1, 0)
             half = others.half_width(torch.from_numpy(pair[0]), 0.9)
             left_out.append(float((torch.from_numpy(pair[1]) <= half).double().mean()))
-        return cls(edges, scores, len(pairs), sum(len(std) for std, _ in pairs), tuple(left_out), origin)
+        return cls(edges, scores, len(pairs), sum(len(std) for std, _ in pairs), tuple(left_out), _OR.join(origins))
 
     def half_width(self, std: Tensor, probability: float) -> Tensor:
         """Half width of the interval of each pixel, of its predicted standard deviation.
@@ -226,6 +227,11 @@ def _finite(std: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Values whose truth is known, and whose spread is not zero."""
     known = np.isfinite(error) & (std > 0)
     return std[known], error[known]
+
+
+def was_made_with(calibration: Calibration, posterior: Posterior) -> bool:
+    """Whether a calibration was made with posteriors like this one."""
+    return made_with(posterior) in calibration.made_with.split(_OR)
 
 
 def made_with(posterior: Posterior) -> str:

@@ -8,6 +8,7 @@ from deepinv.physics import Denoising, GaussianNoise
 import pyro_vble as pv
 from pyro_vble.diagnostics import Calibration, coverage_curve
 from pyro_vble.guides import VBLExz
+from pyro_vble.physics.problems import super_resolution
 
 SHAPE = (1, 3, 80, 70)
 
@@ -107,6 +108,30 @@ class TestPosterior:
             made = Calibration.fit([other], [torch.rand(1, 3, 64, 64)], num_samples=10)
         with pytest.warns(UserWarning, match="was made with"):
             posterior.calibrated(made)
+
+    def test_one_of_several_scales_is_for_each_of_them(self, cae, recwarn):
+        def restored(scale, noise=0.1):
+            y, physics = torch.rand(1, 3, 64, 64), Denoising(GaussianNoise(noise))
+            return pv.restore(y, physics, cae, VBLExz, rate_scale=scale, num_steps=2, seed=0, progress=False)
+
+        fits = [restored(1.0), restored(0.5)]
+        made = Calibration.fit(fits, [torch.rand(1, 3, 64, 64)] * 2, num_samples=10)
+        recwarn.clear()
+        for fit in fits:
+            fit.calibrated(made)
+        assert not recwarn
+        with pytest.warns(UserWarning, match="was made with"):
+            restored(0.5, noise=0.2).calibrated(made)
+
+    def test_it_is_for_images_of_other_sizes(self, cae, recwarn):
+        def restored(side):
+            physics = super_resolution(0.05, (3, 2 * side, 2 * side), 2)
+            return pv.restore(torch.rand(1, 3, side, side), physics, cae, num_steps=2, seed=0, progress=False)
+
+        made = Calibration.fit([restored(32)], [torch.rand(1, 3, 64, 64)], num_samples=10)
+        recwarn.clear()
+        restored(40).calibrated(made)
+        assert not recwarn
 
 
 def test_errors(cae):
