@@ -1,5 +1,6 @@
 """The posterior of an image: estimates, samples and error bars."""
 
+import contextlib
 import copy
 import math
 import os
@@ -269,7 +270,9 @@ class Posterior:
         size = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
         with freed_memory_kept():
             for index, start in enumerate(range(0, num_samples, size)):
-                with seeded(derived_seed(seed, "draws", index)):
+                # As in a fit, what Pyro validates it validates once.
+                unchecked = pyro.validation_enabled(False) if index else contextlib.nullcontext()
+                with seeded(derived_seed(seed, "draws", index)), unchecked:
                     made = make(self, min(size, num_samples - start))
                 yield made
 

@@ -1,9 +1,11 @@
 import math
 
+import pyro
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
 from helpers import linear_vae
+from pyro.distributions import is_validation_enabled
 from scipy import stats
 
 import pyro_vble as pv
@@ -77,6 +79,20 @@ class TestStatistics:
         assert not torch.equal(posterior.sample(3, seed=1), posterior.sample(3, seed=2))
         posterior.seed = None
         assert not torch.equal(posterior.sample(3), posterior.sample(3))
+
+    def test_draws_are_validated_once_and_the_setting_stays(self, posterior, monkeypatch):
+        monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 1})
+        original, validated = Posterior._images, []
+
+        def images(self, n):
+            validated.append(is_validation_enabled())
+            return original(self, n)
+
+        monkeypatch.setattr(Posterior, "_images", images)
+        with pyro.validation_enabled(True):
+            for _ in posterior._chunks(3, 5):
+                assert is_validation_enabled()
+        assert validated == [True, False, False]
 
     def test_numpy_seeds_are_seeds(self, posterior, monkeypatch):
         import numpy as np
