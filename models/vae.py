@@ -1,6 +1,5 @@
 """Variational autoencoders as generative priors."""
 
-import copy
 from typing import Any
 
 import pyro
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vble.models._batching import batched
+from pyro_vble.models._frozen import frozen
 from pyro_vble.models._prior import Prior
 
 
@@ -120,9 +120,8 @@ class VAE(Prior):
 
     @torch.no_grad()
     def _decoded_shape(self) -> tuple[int, int, int]:
-        # A copy: a decoder in training mode would learn from this latent.
-        decoder = copy.deepcopy(self.decoder).eval()
-        out = decoder(torch.zeros(1, *self.latent_shape, **self._options()))
+        # Frozen: a decoder in training mode would learn from this latent.
+        out = frozen(self.decoder)(torch.zeros(1, *self.latent_shape, **self._options()))
         if out.dim() != 4:
             raise ValueError(
                 f"The decoder must turn z of shape (B, *{self.latent_shape}) into images (B, C, H, W); it returned "

@@ -64,7 +64,7 @@ def calibrate(
         raise ValueError("Which pixels are missing is not simulated; pass --measurements, images with holes.")
     if problem is Problem.super_resolve and crop % factor:
         raise ValueError(f"--crop must be a multiple of --factor {factor}; received {crop}.")
-    paths = sorted(path for path in _folder(truths).iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = _images_in(truths)
     if not paths:
         raise ValueError(f"The folder must hold images ({', '.join(SUFFIXES)}); {truths} holds none.")
     paths = evenly_spaced(paths, images)
@@ -128,10 +128,12 @@ def calibrate(
     report.console.print(f"Written to {output}; use it with pyro-vble restore --calibration {output}", highlight=False)
 
 
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise FileNotFoundError(f"No folder at {path}; give one of images.")
-    return path
+def _images_in(folder: Path) -> list[Path]:
+    from pyro_vble.io.images import SUFFIXES
+
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder at {folder}; give one of images.")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def _centre(size: list[int], side: int, ratio: int) -> tuple[Any, ...]:
@@ -142,10 +144,7 @@ def _centre(size: list[int], side: int, ratio: int) -> tuple[Any, ...]:
 
 
 def _of_the_same_name(folder: Path, path: Path) -> Path:
-    from pyro_vble.io.images import SUFFIXES
-
-    others = (other for other in _folder(folder).iterdir() if other.suffix.lower() in SUFFIXES)
-    found = sorted(other for other in others if other.stem == path.stem)
+    found = [other for other in _images_in(folder) if other.stem == path.stem]
     if not found:
         raise FileNotFoundError(f"Every image needs its measurement; {folder} has none named {path.stem}.")
     return found[0]

@@ -83,8 +83,6 @@ def restore(
 
     learnt = None if calibration is None else Calibration.load(calibration)
     source = read_image(image, scale=scale, nodata=nodata)
-    if kernel is not None and problem is not Problem.deblur:
-        raise ValueError(f"--kernel belongs to --problem deblur; received it with {problem.value}; leave it out.")
     y = _without_masked(source.values, mask, needed=problem is Problem.inpaint)
     if noise is None:
         noise = _estimated_noise(y)
@@ -197,10 +195,16 @@ def _without_masked(y, mask: Path | None, *, needed: bool):
 
 
 def operator_of(problem: Problem, y, noise: float, blur_sigma: float, kernel: Path | None, factor: int):
-    """The operator of a problem."""
+    """The operator of a problem.
+
+    Raises:
+        ValueError: If a kernel is given for a problem without blur.
+    """
     from pyro_vble.io.images import read_image
     from pyro_vble.physics import problems
 
+    if kernel is not None and problem is not Problem.deblur:
+        raise ValueError(f"--kernel belongs to --problem deblur; received it with {problem.value}; leave it out.")
     if problem is Problem.denoise:
         return problems.denoising(noise)
     if problem is Problem.deblur:

@@ -118,10 +118,9 @@ def _numbers(module: Any) -> str:
     """Scalars of a module, and the shapes of its larger buffers."""
     if not isinstance(module, torch.nn.Module):
         return ""
-    named = {name: value for name, value in module.named_buffers(recurse=False) if not name.startswith("_")}
+    # What deepinv keeps of a filter in the Fourier domain ("Fh...") has the size of one image.
+    named = {name: value for name, value in module.named_buffers(recurse=False) if not name.startswith(("_", "Fh"))}
     named.pop("mask", None)  # one of every image, or 1: every decomposable operator has it
-    # What deepinv keeps of a filter in the Fourier domain has the size of one image.
-    named = {name: value for name, value in named.items() if not name.startswith("Fh")}
     parts = [
         f"{name}={value.item():.4g}"
         if value.numel() == 1 and not value.is_complex()

@@ -69,6 +69,8 @@ def test_errors(sharp, tmp_path):
         run("calibrate", sharp, "--problem", "super-resolve", "--factor", 3, "--crop", 64, *output)
     with pytest.raises(FileNotFoundError, match="No folder at"):
         run("calibrate", tmp_path / "none", "--problem", "denoise", *output)
+    with pytest.raises(ValueError, match="--kernel belongs to --problem deblur"):
+        run("calibrate", sharp, "--problem", "denoise", "--kernel", tmp_path / "k.png", *output)
     (tmp_path / "other").mkdir()
     with pytest.raises(FileNotFoundError, match="Every image needs its measurement"):
         run("calibrate", sharp, "--measurements", tmp_path / "other", "--problem", "denoise", *output)
