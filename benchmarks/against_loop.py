@@ -68,7 +68,7 @@ def compare(
     start = initial_image(physics, y, tuple(truth.shape[1:]))
     options = {"guide": guide, "seed": 0, "progress": False, "device": device, "tolerance": None}
     # Threads, allocators and kernels warm up once, for both.
-    pv.restore(y, physics, prior, **options | {"num_steps": 4}).mmse_x(8)
+    pv.restore(y, physics, prior, **options | {"num_steps": 4}).mmse_x(num_samples)
     published_fit(*problem, start, std=std, num_steps=3)
 
     torch.manual_seed(0)

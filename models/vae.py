@@ -95,9 +95,7 @@ class VAE(Prior):
             std = batched(self.decoder_std, z, len(self.latent_shape))
         else:
             plates = z.shape[: z.dim() - len(self.latent_shape)]
-            std = torch.as_tensor(self.decoder_std, dtype=z.dtype, device=z.device).expand(
-                *plates, self.image_shape[0], 1, 1
-            )
+            std = z.new_full((*plates, self.image_shape[0], 1, 1), float(self.decoder_std))
         return self._bands(image_shape).std(std)
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:

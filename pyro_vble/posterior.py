@@ -15,7 +15,6 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vble._allocator import freed_memory_kept
-from pyro_vble._precision import full_precision
 from pyro_vble._streaming import Moments, streamed_quantiles
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.draws import Draws, draw, latents_of
@@ -95,7 +94,7 @@ class Posterior:
 
         One pass, and so in full precision: bfloat16 has only 128 levels between 1/2 and 1.
         """
-        with torch.no_grad(), full_precision(self.y), parameter_scope(self.guide):
+        with torch.no_grad(), network_precision("float32", self.y.device), parameter_scope(self.guide):
             z = self.guide.median(self.y)["z"]
             return self._out(self.model.prior.decode_mean(z, self.image_shape[1:]))
 

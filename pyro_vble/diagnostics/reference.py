@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_vble import metrics
+from pyro_vble._precision import exact_convolutions
 from pyro_vble._version import __version__
 from pyro_vble.diagnostics.sbc import patch_means
 from pyro_vble.inference.draws import latents_of
@@ -159,8 +160,8 @@ def reference_posterior(
     targets = [_Target(fit, seed) for fit in posterior.fits]
     images, latents, acceptance, divergent = [], [], [], 0
     for chain in range(num_chains):
-        target = targets[chain % len(targets)]
-        with seeded(derived_seed(seed, "chain", chain)), pyro.validation_enabled(False):
+        target, exact = targets[chain % len(targets)], exact_convolutions(posterior.y.device)
+        with seeded(derived_seed(seed, "chain", chain)), pyro.validation_enabled(False), exact:
             if kernel == "nuts":
                 sampler = NUTS(potential_fn=target.potential, max_tree_depth=max_tree_depth)
             else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vble._precision import exact_convolutions
 from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.fitting import fit
@@ -54,7 +55,8 @@ def fit_batch(
         MemoryError: If there is not memory enough for one image.
     """
     divisible = len(y) > 1 and isinstance(guide, MeanFieldGuide)
-    divisible = divisible and is_divisible(model.physics, y, model.image_shape(y))
+    with exact_convolutions(y.device):
+        divisible = divisible and is_divisible(model.physics, y, model.image_shape(y))
     at_once = len(y)
     if divisible and len(y) * math.prod(model.image_shape(y)[1:]) > _SURELY_FITS:
         at_once = min(at_once, images_at_once(*build(slice(0, 1)), y[:1], **settings))
@@ -91,17 +93,17 @@ def _fit_parts(
 ) -> "Posterior":
     from pyro_vble.posterior import Posterior
 
-    seed, fits = as_seed(seed), []
+    seed, traces = as_seed(seed), []
     for images in balanced(len(y), at_once):
         part_model, part = build(images)
         part.load_state_dict({name: value[images] for name, value in start.items()})
-        fits.append(fit(part_model, part, y[images], seed=derived_seed(seed, "images", images.start), **settings))
+        fitted = fit(part_model, part, y[images], seed=derived_seed(seed, "images", images.start), **settings)
         _write_rows(guide, images, part)
-        if fits[-1].interrupted:  # the images of the other parts stay where they start
+        traces.append(fitted.elbo)
+        if fitted.interrupted:  # the images of the other parts stay where they start
             break
-    trace = joint_trace([posterior.elbo for posterior in fits])
-    whole = Posterior(model, guide, y, elbo=trace, precision=fits[0].precision, seed=seed)
-    whole.interrupted = fits[-1].interrupted
+    whole = Posterior(model, guide, y, elbo=joint_trace(traces), precision=fitted.precision, seed=seed)
+    whole.interrupted = fitted.interrupted
     return whole
 
 
@@ -161,7 +163,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory was exhausted, of a GPU or of the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    said = ("allocate memory", "out of memory", "ALLOC_FAILED")  # the host, CUDA, and CUDA's libraries
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def balanced(num_images: int, at_once: int) -> list[slice]:

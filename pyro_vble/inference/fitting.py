@@ -118,7 +118,7 @@ def fit(
         )
     num_values = int(observed_mask(model.physics, y).sum())
     trace: list[float] = []
-    interrupted = False
+    interrupted, diverged = False, ""
 
     def posterior() -> Posterior:
         found = Posterior(model, guide, y, elbo=torch.tensor(trace), precision=precision, seed=seed)
@@ -137,11 +137,13 @@ def fit(
                 f"Interrupted after {len(trace)} of {num_steps} steps: the posterior so far is returned.", stacklevel=2
             )
         except _Diverged as error:
-            raise FitDivergedError(
-                f"The loss must be finite; it was {error} at halved learning rates from {lr}; check the noise level "
-                "and the scale of y, or lower lr. The exception's attribute `posterior` holds the last good state.",
-                posterior(),
-            ) from None
+            diverged = str(error)
+    if diverged:  # outside the handler: the error that a caller keeps would keep the whole fit
+        raise FitDivergedError(
+            f"The loss must be finite; it was {diverged} at halved learning rates from {lr}; check the noise level "
+            "and the scale of y, or lower lr. The exception's attribute `posterior` holds the last good state.",
+            posterior(),
+        )
     return posterior()
 
 
@@ -179,6 +181,7 @@ def _losses(model: Callable, guide: Callable, y: Tensor, settings: FitSettings, 
         if rollbacks and not progressed:
             raise _Diverged(f"{loss} at every step,")
     finally:
+        steps.release()
         # The last update, after which the fit ended or was interrupted, has had no loss to judge it.
         if not all(bool(value.isfinite().all()) for value in steps.parameters):
             snapshot.restore()

@@ -1,9 +1,12 @@
 """Where and in which precision to compute."""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
+
+from pyro_vble._precision import exact_convolutions
 
 _PRECISIONS = ("auto", "float32", "float64", "bfloat16")
 
@@ -52,9 +55,17 @@ def dtype_of(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
-def network_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """The scope in which networks run in that precision; probabilities never leave theirs."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+@contextlib.contextmanager
+def network_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """The scope of inference whose networks run in that precision; probabilities and operators never leave theirs."""
+    with reduced_precision(precision, device), exact_convolutions(device):
+        yield
+
+
+def reduced_precision(precision: str, device: torch.device) -> torch.autocast:
+    """The scope in which networks run in that precision, and float32 is what PyTorch takes for it."""
+    # A cache of weights in bfloat16 would outlive their updates wherever one scope holds many steps.
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
 
 
 def _bfloat16_is_fast(device: torch.device) -> bool:

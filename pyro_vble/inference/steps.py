@@ -1,7 +1,9 @@
 """One step of a fit: ELBO, gradient, Adam."""
 
+import contextlib
+import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
@@ -14,8 +16,6 @@ from torch import Tensor, nn
 from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.inference.elbo import DeviceELBO, DeviceTraceELBO
 from pyro_vble.inference.settings import FitSettings
-
-_WARM_UP = 3
 
 
 class EagerSteps:
@@ -63,6 +63,11 @@ class EagerSteps:
         self._optimiser.zero_grad()
         return loss
 
+    def release(self) -> None:
+        """Let go of what only further steps need; parameters keep no gradient that another fit would add to."""
+        for p in self.parameters:
+            p.grad = None
+
     def _gradient(self, validate: bool = False) -> Tensor:
         """The gradient at the parameters; returns the loss."""
         with torch.enable_grad(), pyro.validation_enabled(validate):
@@ -81,7 +86,7 @@ class EagerSteps:
             if params:
                 self._add({"params": params, "part": part})
         for p in new:
-            count = torch.zeros((), device=p.device if p.is_cuda else None)
+            count = torch.zeros((), dtype=torch.float32, device=p.device if p.is_cuda else None)
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self._optimiser.state[p] = {"step": count, **moments}
 
@@ -90,7 +95,7 @@ class EagerSteps:
         device = group["params"][0].device
         if device.type == "cuda":
             # A rate on the device is one that a captured step reads anew; a number would be captured with it.
-            group["lr"] = torch.tensor(0.0, device=device)
+            group["lr"] = torch.zeros((), dtype=torch.float32, device=device)
         if self._optimiser is None:
             options = {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
             self._optimiser = torch.optim.Adam([group], betas=self._betas, **options)
@@ -108,9 +113,8 @@ class EagerSteps:
 class CapturedSteps(EagerSteps):
     """Steps captured once in a CUDA graph and replayed: one launch in place of a thousand.
 
-    The first two steps are taken eagerly, on a stream of their own as capture wants it; then a gradient is rehearsed
-    under CUDA's watch for anything that would make the host wait. What cannot be captured goes on eagerly, with one
-    warning.
+    The first two steps are taken eagerly, on a stream of their own as capture wants it, the second under CUDA's watch
+    for anything that would make the host wait. What cannot be captured goes on eagerly, with one warning.
     """
 
     read_every = 10
@@ -121,64 +125,73 @@ class CapturedSteps(EagerSteps):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_loss: Tensor | None = None
         self._device = self.parameters[0].device if self.parameters else torch.device("cuda")
-        self._stream: torch.cuda.Stream | None = torch.cuda.Stream(self._device)
+        self._stream: torch.cuda.Stream | None = _stream_on(self._device)
 
     def step(self, rate: float, *, validate: bool = False) -> Tensor:
         """Take one step at a learning rate; returns the loss before it, not looked at yet."""
         with torch.cuda.device(self._device):
             return self._step(rate, validate)
 
+    def release(self) -> None:
+        """Let go of what only further steps need: gradients, and the graph whose memory they lie in."""
+        super().release()
+        self._graph = self._captured_loss = None
+
     def _step(self, rate: float, validate: bool) -> Tensor:
-        self._taken += 1
         if self._stream is None:
             return super().step(rate, validate=validate)
-        if self._taken < _WARM_UP:
+        self._taken += 1
+        if self._taken == 1:
             return self._aside(lambda: super(CapturedSteps, self).step(rate, validate=validate))
-        if self._graph is None:
-            try:
-                self._capture(rate)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                self._stream = self._graph = None
-                warnings.warn(
-                    "This fit cannot be captured in a CUDA graph and goes on step by step, several times slower: "
-                    f"{str(error).splitlines()[0]}. An operator or guide that reads a value back to the CPU (.item(), "
-                    "a branch on a tensor) is the usual cause.",
-                    stacklevel=2,
-                )
-                return super().step(rate)
-        self._set_rate(rate)
-        self._graph.replay()
-        return self._captured_loss.clone()
+        if self._graph is not None:
+            return self._replay(rate)
+        try:
+            if self._taken == 2:
+                return self._aside(lambda: self._watched(rate))
+            self._capture(rate)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._optimiser.zero_grad()
+            self._stream = None
+            reason = str(error).splitlines()[0]
+        # Outside the handler, whose exception would keep the failed attempt's tensors alive.
+        if self._stream is not None:
+            return self._replay(rate)
+        warnings.warn(
+            "This fit cannot be captured in a CUDA graph and goes on step by step, several times slower: "
+            f"{reason}. An operator or guide that reads a value back to the CPU (.item(), a branch on a tensor) is the "
+            "usual cause.",
+            stacklevel=2,
+        )
+        return super().step(rate)
+
+    def _watched(self, rate: float) -> Tensor:
+        """A step, or an error before it changes anything if the host has to wait for it."""
+        with _no_waiting():
+            return super().step(rate)
 
     def _capture(self, rate: float) -> None:
         """Capture a step; nothing of it is executed."""
         self._set_rate(rate)
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        random = generator.clone_state()
+        random, stream = generator.clone_state(), torch.cuda.current_stream()
+        graph = torch.cuda.CUDAGraph()
         try:
-            self._aside(self._rehearse)
-            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=self._stream):
                 self._captured_loss = self._gradient()
                 self._optimiser.step()
         except BaseException:
-            # A generator that was being captured answers nobody else.
+            # A generator that was being captured answers nobody else, and a capture that CUDA ended leaves its stream.
+            torch.cuda.set_stream(stream)
             generator.graphsafe_set_state(random)
-            self._optimiser.zero_grad()
             raise
         self._graph = graph
 
-    def _rehearse(self) -> None:
-        """A gradient, thrown away, in which any wait of the host is an error."""
-        mode = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            self._gradient()
-        finally:
-            torch.cuda.set_sync_debug_mode(mode)
-            self._optimiser.zero_grad()
+    def _replay(self, rate: float) -> Tensor:
+        self._set_rate(rate)
+        self._graph.replay()
+        return self._captured_loss.clone()
 
     def _aside(self, work: Callable[[], Any]) -> Any:
         """Do something on the stream of the capture."""
@@ -187,6 +200,25 @@ class CapturedSteps(EagerSteps):
             result = work()
         torch.cuda.current_stream().wait_stream(self._stream)
         return result
+
+
+@functools.cache
+def _stream_on(device: torch.device) -> "torch.cuda.Stream":
+    """The stream of all captures on a device: matrix products keep a workspace for every stream they have seen."""
+    return torch.cuda.Stream(device)
+
+
+@contextlib.contextmanager
+def _no_waiting() -> Iterator[None]:
+    """A scope in which it is an error if the host waits for the GPU."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls this mode a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def steps_of(

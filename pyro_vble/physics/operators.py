@@ -110,15 +110,30 @@ def copy_of(physics: Any) -> Any:
 
 def operator_on(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The operator on the device, copied: calls and conversions change deepinv's operators in place."""
-    physics = copy_of(physics)
-    if not isinstance(physics, torch.nn.Module):
-        return physics
-    physics = physics.to(device)
+    return _moved(copy_of(physics), device, dtype)
+
+
+def _moved(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """An operator with all its tensors there; of one that is no module, those that are its attributes."""
     # Module.to(dtype) would drop the imaginary part of a filter kept in the Fourier domain.
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    for value in tensors_of(physics):
+
+    def converted(value: Tensor) -> Tensor:
         if value.is_complex() or value.is_floating_point():
-            value.data = value.data.to(complex_dtype if value.is_complex() else dtype)
+            return value.to(device, complex_dtype if value.is_complex() else dtype)
+        return value.to(device)
+
+    if isinstance(physics, torch.nn.Module):
+        physics.to(device)
+        for value in tensors_of(physics):
+            value.data = converted(value.data)
+        return physics
+    attributes = getattr(physics, "__dict__", {})
+    for name, value in attributes.items():
+        if isinstance(value, torch.nn.Module):
+            _moved(value, device, dtype)
+        elif isinstance(value, Tensor):
+            attributes[name] = converted(value.detach())
     return physics
 
 

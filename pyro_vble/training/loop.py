@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vble.inference.precision import network_precision
+from pyro_vble.inference.precision import reduced_precision
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.log import TrainingLog
@@ -115,7 +115,7 @@ def training_step(
     for group in optimiser.param_groups:
         group["lr"] = rate
     site = SiteOfImages()
-    with network_precision(state.precision, x.device), site if record else contextlib.nullcontext():
+    with reduced_precision(state.precision, x.device), site if record else contextlib.nullcontext():
         loss = objective(x)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, state.recipe.schedule.clip)

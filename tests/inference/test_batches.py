@@ -23,14 +23,14 @@ def masks(y):
 def limited(monkeypatch):
     """Memory for so many images; returns the batch sizes of the fits that were begun."""
 
-    def limit(at_once=None, fails_above=None):
+    def limit(at_once=None, fails_above=None, error=torch.OutOfMemoryError("CUDA out of memory")):  # noqa: B008
         sizes = []
         original = batches.fit
 
         def fit(model, guide, y, **settings):
             sizes.append(len(y))
             if fails_above is not None and len(y) > fails_above:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise error
             return original(model, guide, y, **settings)
 
         monkeypatch.setattr(batches, "fit", fit)
@@ -90,6 +90,12 @@ class TestOutOfMemory:
         posterior = pv.restore(y, denoising, cae, **QUIET)
         assert sizes == [8, 4, 2, 2, 2, 2]
         assert len(posterior.elbo) == QUIET["num_steps"]
+
+    @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ...")])
+    def test_whoever_says_it(self, cae, denoising, limited, error):
+        sizes = limited(fails_above=1, error=error)
+        pv.restore(torch.rand(2, 3, 64, 64), denoising, cae, **QUIET)
+        assert sizes == [2, 1, 1]
 
     def test_one_image_too_many_says_what_to_do(self, cae, denoising, limited):
         limited(fails_above=0)

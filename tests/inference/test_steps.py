@@ -16,8 +16,8 @@ from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference import FitSettings, tempered
 from pyro_vble.inference.elbo import DeviceELBO, DeviceTraceELBO
 from pyro_vble.inference.snapshot import Snapshot
-from pyro_vble.inference.steps import CapturedSteps, EagerSteps, _elbo
-from pyro_vble.models import CAE, RestorationModel
+from pyro_vble.inference.steps import CapturedSteps, EagerSteps, _elbo, _stream_on
+from pyro_vble.models import CAE, RestorationModel, convolutional_vae
 from pyro_vble.physics import GaussianBlur
 from pyro_vble.physics.problems import deblurring, gaussian_kernel, inpainting
 
@@ -67,17 +67,25 @@ OPERATORS = {
 
 
 def step_without_host(
-    guide_class, operator="blur", kl_weight=1.0, num_particles=1, elbo="auto", priors=None, spoil=lambda loss: loss
+    guide_class,
+    operator="blur",
+    kl_weight=1.0,
+    num_particles=1,
+    elbo="auto",
+    priors=None,
+    spoil=lambda loss: loss,
+    prior=None,
 ):
     """What of a step is ours to capture, guide, model and ELBO: autograd's own kernels need no host."""
     physics = GaussianBlur(1.0, noise_model=deepinv.physics.GaussianNoise(0.03)) if priors else OPERATORS[operator]()
     options = {"latent_image": guide_class.latent_image, "physics_priors": priors}
-    model = RestorationModel(CAE(small_network(), alpha=0.025), physics, **options)
-    guide = guide_class(model, Y.clamp_min(0.1))
+    y = Y if prior is None else torch.rand(2, *prior.image_shape)
+    model = RestorationModel(prior or CAE(small_network(), alpha=0.025), physics, **options)
+    guide = guide_class(model, y.clamp_min(0.1))
     there = NoHost()
     for module in (model, guide, physics):
         there.take(module)
-    y = there.on_device(Y)
+    y = there.on_device(y)
     programs = tempered(model, kl_weight), tempered(guide, kl_weight)
     loss = _elbo(FitSettings(num_particles=num_particles, elbo=elbo), guide, True)
     with there, parameter_scope(guide), pyro.validation_enabled(False):
@@ -103,6 +111,10 @@ class TestNoHost:
 
     def test_semi_blind(self):
         step_without_host(VBLExz, priors={"sigma": dist.HalfNormal(0.1), "width": dist.LogNormal(0.0, 0.5)})
+
+    @pytest.mark.parametrize("guide_class", [VBLE, VBLExz])
+    def test_a_vae_of_one_standard_deviation(self, guide_class):
+        step_without_host(guide_class, "none", prior=convolutional_vae((1, 28, 28), decoder_std=0.1))
 
     def test_the_watch_sees_a_value_read_back(self):
         with pytest.raises(DataDependentOutputException):
@@ -196,12 +208,16 @@ class TestFallback:
             "device": here,
             "current_device": lambda: 0,
             "default_generators": [Nothing()],
-            "get_sync_debug_mode": lambda: 0,
-            "set_sync_debug_mode": lambda mode: None,
+            "set_stream": lambda stream: None,
+            "get_sync_debug_mode": lambda: Nothing.mode,
+            "set_sync_debug_mode": lambda mode: setattr(Nothing, "mode", mode),
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
         Refusal.error, Nothing.restored = RuntimeError("operation not permitted when stream is capturing\nmore"), None
-        return Refusal, Nothing
+        Nothing.mode = 0
+        _stream_on.cache_clear()
+        yield Refusal, Nothing
+        _stream_on.cache_clear()
 
     def test_one_warning_and_the_steps_of_an_eager_fit(self, cuda):
         ends = []
@@ -219,6 +235,22 @@ class TestFallback:
         assert len(said) == 1
         assert "operation not permitted when stream is capturing. An operator" in said[0]
         assert cuda[1].restored == "state"
+
+    def test_a_wait_is_found_before_anything_is_captured(self, cuda):
+        def waits(loss):
+            if cuda[1].mode == "error":
+                raise RuntimeError("called a synchronizing CUDA operation")
+            return loss
+
+        _, guide, loss = quadratic()
+        eager = EagerSteps(loss, guide, (0.9, 0.99))
+        expected = [float(eager.step(0.1)) for _ in range(6)]
+        _, guide, loss = quadratic()
+        steps = CapturedSteps(lambda: waits(loss()), guide, (0.9, 0.99))
+        with pytest.warns(UserWarning, match="called a synchronizing CUDA operation. An operator"):
+            assert [float(steps.step(0.1)) for _ in range(6)] == expected
+        assert cuda[1].restored is None
+        assert cuda[1].mode == 0
 
     def test_exhausted_memory_is_none_of_it(self, cuda):
         cuda[0].error = torch.OutOfMemoryError("CUDA out of memory")
@@ -239,6 +271,18 @@ class TestCapture:
             losses = torch.stack([steps.step(0.1 / (k + 1)) for k in range(12)])
             ends.append((p.detach().clone(), losses))
         torch.testing.assert_close(ends[0], ends[1])
+
+    def test_a_second_fit_of_the_same_parameters_starts_without_gradients(self):
+        ends = []
+        for kind in (EagerSteps, CapturedSteps):
+            p, guide, loss = quadratic("cuda")
+            for _ in range(2):
+                steps = kind(loss, guide, (0.9, 0.99))
+                for _ in range(5):
+                    steps.step(0.1)
+                steps.release()
+            ends.append(p.detach().clone())
+        torch.testing.assert_close(*ends)
 
     def test_replays_draw_anew(self):
         p, guide, _ = quadratic("cuda")
