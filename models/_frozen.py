@@ -1,13 +1,13 @@
 """Networks as inference wants them: weights fixed, gradients for the input alone, layouts that processors like."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vble.models import _compressai
+from pyro_vble.models._gdn import FrozenGDN, FusedGDN
 
 _FEW_CHANNELS = 4
 
@@ -30,74 +30,11 @@ def frozen(module: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if type(child) is nn.ConvTranspose2d and _upsamples_to_few_channels(child):
                 setattr(parent, name, SubpixelConvTranspose2d(child))
-            elif _compressai.is_gdn(child):
+            elif _compressai.is_gdn(child) or isinstance(child, FusedGDN):
                 setattr(parent, name, FrozenGDN(child))
             elif _compressai.is_masked_convolution(child):
                 setattr(parent, name, _masked_once(child))
     return copied
-
-
-class FrozenGDN(nn.Module):
-    r"""Generalised divisive normalisation (or its inverse) of fixed weights.
-
-    .. math:: y_i = x_i \big(\beta_i + \textstyle\sum_j \gamma_{ij} x_j^2\big)^{\mp 1/2}
-
-    One autograd node in place of ten: half the memory traffic of a layer that is bound by it.
-
-    References:
-        | Density modeling of images using a generalized normalization transformation (Ballé et al., 2016), eq. 3
-        | https://arxiv.org/abs/1511.06281
-
-    Args:
-        layer: CompressAI's ``GDN``.
-
-    Example:
-        >>> import torch
-        >>> from compressai.layers import GDN
-        >>> from pyro_vble.models._frozen import FrozenGDN
-        >>> layer, x = GDN(4), torch.randn(1, 4, 5, 5)
-        >>> bool(torch.allclose(FrozenGDN(layer)(x), layer(x), atol=1e-6))
-        True
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.inverse = layer.inverse
-        self.beta, self.gamma = layer.beta, layer.gamma
-        self.beta_reparam, self.gamma_reparam = layer.beta_reparam, layer.gamma_reparam
-        with torch.no_grad():
-            self.register_buffer("_beta", self.beta_reparam(self.beta), persistent=False)
-            self.register_buffer("_gamma", self.gamma_reparam(self.gamma), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (B, C, H, W)."""
-        pixels = x.movedim(-3, -1)
-        rows = pixels.reshape(-1, len(self._beta))
-        rows = _DivisiveNormalisation.apply(rows, self._gamma, self._beta, self.inverse)
-        return rows.view(pixels.shape).movedim(-1, -3)
-
-
-class _DivisiveNormalisation(torch.autograd.Function):
-    """y = x n^(1/2) or x n^(-1/2), n = x² γᵀ + β, for rows x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, inverse: bool) -> Tensor:
-        norm = torch.addmm(beta, x * x, gamma.T).sqrt_()
-        factor = norm if inverse else norm.reciprocal_()
-        if not ctx.needs_input_grad[0] and factor.dtype == x.dtype:
-            return factor.mul_(x)  # nobody will ask for the factor again
-        ctx.inverse = inverse
-        # Backward runs outside a caller's autocast: the matrix is kept in the precision that the product was made in.
-        ctx.save_for_backward(x, factor, gamma.to(factor.dtype))
-        return x * factor
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, factor, gamma = ctx.saved_tensors
-        # d/dx [x f(n)] = f + x · 2x γ f'(n), where f' = 1/(2f) for the square root and -f³/2 for its reciprocal.
-        slope = grad * x
-        slope = slope.div_(factor) if ctx.inverse else slope.mul_(factor).mul_(factor).mul_(factor).neg_()
-        return (slope @ gamma).mul_(x).addcmul_(grad, factor), None, None, None
 
 
 class SubpixelConvTranspose2d(nn.Module):

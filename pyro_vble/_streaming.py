@@ -47,11 +47,21 @@ def streamed_quantiles(chunks: Callable[[], Iterable[Tensor]], levels: Tensor, n
     deviations wide for a Gaussian, well below the Monte Carlo error of the quantile itself up to 10,000 samples.
     """
     if num_samples <= EXACT_SAMPLES:
-        return _sorted_quantiles(torch.cat(list(chunks())), levels)
+        return _sorted_quantiles(_all_of(chunks(), num_samples), levels)
     histogram = _Histogram(*_range(chunks()), num_samples)
     for chunk in chunks():
         histogram.update(chunk)
     return histogram.quantiles(levels)
+
+
+def _all_of(chunks: Iterable[Tensor], num_samples: int) -> Tensor:
+    """All samples, held once: a list of chunks and what they are joined to would be twice."""
+    samples, seen = None, 0
+    for chunk in chunks:
+        samples = chunk.new_empty((num_samples, *chunk.shape[1:])) if samples is None else samples
+        samples[seen : seen + len(chunk)] = chunk
+        seen += len(chunk)
+    return samples
 
 
 def _range(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -74,7 +84,8 @@ class _Histogram:
         margin = ((high - low) / 2).clamp_min(torch.finfo(low.dtype).eps * (1 + high.abs()))
         self.low, self.step = low - margin, (high - low + 2 * margin) / _BINS
         self.total = 0
-        dtype = torch.int16 if num_samples < 2**15 else torch.int32
+        # CUDA adds to no less than 32 bits at once.
+        dtype = torch.int16 if num_samples < 2**15 and not low.is_cuda else torch.int32
         self.counts = torch.zeros(_BINS, *low.shape, dtype=dtype, device=low.device)
 
     def update(self, chunk: Tensor) -> None:

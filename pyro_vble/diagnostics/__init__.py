@@ -6,6 +6,7 @@ from pyro_vble.diagnostics.coverage import CoverageCurve, coverage_curve, plot_c
 from pyro_vble.diagnostics.error_by_std import ErrorByStd, error_by_std, plot_error_by_std
 from pyro_vble.diagnostics.error_quantile import ErrorQuantile, error_quantile, plot_error_quantile
 from pyro_vble.diagnostics.pit import PITHistogram, pit, pit_histogram, plot_pit_histogram
+from pyro_vble.diagnostics.predictive import PredictiveCheck, plot_residual, predictive_check
 from pyro_vble.diagnostics.psis import ImportanceSampling, importance_sampling
 from pyro_vble.diagnostics.reference import ReferencePosterior, compare_with_reference, reference_posterior
 from pyro_vble.diagnostics.sbc import SBC, plot_sbc, sbc, simulation_based_calibration
@@ -21,6 +22,7 @@ __all__ = [
     "ErrorQuantile",
     "ImportanceSampling",
     "PITHistogram",
+    "PredictiveCheck",
     "ReferencePosterior",
     "compare_guides",
     "compare_with_reference",
@@ -36,9 +38,11 @@ __all__ = [
     "plot_error_by_std",
     "plot_error_quantile",
     "plot_pit_histogram",
+    "plot_residual",
     "plot_sbc",
     "plot_score_map",
     "plot_z_score_map",
+    "predictive_check",
     "reference_posterior",
     "sbc",
     "simulation_based_calibration",

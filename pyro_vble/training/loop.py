@@ -99,7 +99,9 @@ def _validate(objective: NegativeELBO, state: TrainingState) -> None:
     """Let Pyro check the program once, on images that nothing is wrong with; steps then go without its checks."""
     crop = state.recipe.data.crop
     x = torch.full((2, state.prior.bands, crop, crop), 0.5, device=state.skipped.device)
-    with seeded(0), torch.no_grad(), pyro.validation_enabled(True):
+    # What is compiled here would be compiled for these two images alone.
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(True), uncompiled:
         objective(x)
 
 
