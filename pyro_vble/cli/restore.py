@@ -11,6 +11,8 @@ from pyro_vble.cli.options import GuideName, Problem
 
 # Above this many values, draws are not written unless asked for: a file of gigabytes surprises.
 _LARGE = 50_000_000
+# Residuals over noise that need no warning: with the right operator and noise 1.0 to 1.8 were measured.
+_EXPLAINED = 0.7, 2.0
 
 
 def restore(
@@ -145,14 +147,40 @@ def restore(
                 "ELBO": f"{result.figures['elbo']:,.0f}",
                 "steps": result.figures["steps"],
                 "mean error bar (std)": f"{float(result.std.mean()):.4f}",
+                "residual / noise": f"{result.figures['residual_over_noise']:.2f}",
                 "fit": f"{seconds['fit']:.1f} s",
-                f"{samples} samples and statistics": f"{seconds['sampling']:.1f} s",
+                "sampling": f"{seconds['sampling']:.1f} s",
             }
         ],
         f"Restoration of {image.name}, {y.shape[-1]}x{y.shape[-2]} -> "
         f"{result.mmse_x.shape[-1]}x{result.mmse_x.shape[-2]}",
     )
+    _tell_if_unexplained(result.figures["residual_over_noise"], problem, guide)
     report.console.print(f"Written to {output}/ ({paths['restored'].name} first)")
+
+
+def _tell_if_unexplained(ratio: float, problem: Problem, guide: GuideName) -> None:
+    """Say so where the restoration does not explain the measurement, and what the reason may be."""
+    from pyro_vble.cli import report
+
+    low, high = _EXPLAINED
+    if low <= ratio <= high:
+        return
+    if ratio < low:
+        reasons = ["a noise level that is lower than --noise says"]
+    else:
+        operator = {
+            Problem.deblur: "another blur than was told",
+            Problem.super_resolve: "another way of downscaling",
+        }
+        reasons = [operator[problem]] if problem in operator else []
+        reasons.append("noise above --noise")
+        if guide is not GuideName.vble_xz_free:
+            reasons.append("detail beyond the prior's decoder, which --guide vble-xz-free has room for")
+    report.console.print(
+        f"[yellow]Warning:[/yellow] the measurement is off the restoration by {ratio:.2g} times the noise, where 1 is "
+        f"right: error bars cannot be trusted. The cause may be {' or '.join(reasons)}."
+    )
 
 
 def _estimated_noise(y) -> float:

@@ -75,6 +75,21 @@ def test_restore(photograph, tmp_path, problem, options):
     torch.testing.assert_close(posterior.std(4), read_image(out / "std.tif").values, rtol=0, atol=1e-6)
 
 
+def test_restore_says_where_it_does_not_explain_the_measurement(photograph, tmp_path):
+    """A sharp photograph that passes for a blurred one, beside the same that passes for a noisy one."""
+    common = ("--problem", "deblur", "--blur-sigma", 2.5, "--noise", 0.002, "--steps", 40, "--samples", 2)
+    wrong = run("restore", photograph, "--output", tmp_path / "wrong", *common)
+    right = run("restore", photograph, "--output", tmp_path / "right", "--problem", "denoise", "--samples", 2)
+    said = [" ".join(result.output.split()) for result in (wrong, right)]
+    assert "times the noise, where 1 is right" in said[0]
+    assert "another blur than was told or noise above --noise." in said[0]
+    assert "times the noise" not in said[1]
+    ratios = [
+        json.loads((tmp_path / n / "metrics.json").read_text())["residual_over_noise"] for n in ("wrong", "right")
+    ]
+    assert ratios[0] > 2 > ratios[1] > 0.7
+
+
 def test_restore_inpaints_by_mask_transparency_and_nodata(tmp_path):
     rgb = skimage.data.cat()[60:124, 160:224]
     known = np.full((64, 64), 255, np.uint8)
