@@ -139,7 +139,7 @@ def measure(name: str, device: torch.device, seconds: float, batch_size: int | N
 def main() -> None:
     """Measure, print a table in Markdown, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    # Recipes of aerial images differ from those of photographs in their symmetries and schedule, not in their steps.
+    # Steps of the recipes of aerial images have as many pixels as those of photographs, and the same networks.
     same = [name for name in available_recipes() if "aerial" not in name]
     parser.add_argument("--recipes", nargs="+", default=same, choices=available_recipes(), metavar="RECIPE")
     parser.add_argument("--quick", action="store_true", help="only what takes seconds on a CPU")
