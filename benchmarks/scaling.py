@@ -1,5 +1,7 @@
 """How time and memory grow: with pixels, images, particles, samples; and how far above the arithmetic they are."""
 
+import statistics
+
 import pyro
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -118,7 +120,10 @@ def by_samples(prior: CAE, device: torch.device, counts: tuple[int, ...], side: 
 
 
 def share_of_pyro(prior: CAE, device: torch.device, side: int) -> dict:
-    """A step beside the same network, loss and Adam in plain torch: what Pyro, and probabilities in log space, cost."""
+    """A step beside the same network, loss and Adam in plain torch: what Pyro, and probabilities in log space, cost.
+
+    Steps of both are taken in turn, because a machine's pace may change within seconds.
+    """
     problem = Problem(prior, device, side, eager=True)
     network, y = problem.model.prior.network, problem.y
     latents = {site: value.clone().requires_grad_() for site, value in problem.guide.loc.items()}
@@ -134,10 +139,17 @@ def share_of_pyro(prior: CAE, device: torch.device, side: int) -> dict:
         optimiser.step()
         optimiser.zero_grad()
 
+    times: dict[str, list[float]] = {"plain": [], "eager": []}
     with freed_memory_kept(), pyro.validation_enabled(False):
-        plain_seconds = median_seconds(plain, device, 15)
-    row = {"side": side, "plain_seconds": plain_seconds, "eager_seconds": problem.seconds(15)}
-    row["share"] = 1 - row["plain_seconds"] / row["eager_seconds"]
+        for turn in range(33):
+            for name, step in (("plain", plain), ("eager", problem.step)):
+                with stopwatch(device) as seconds:
+                    step()
+                if turn > 2:
+                    times[name] += seconds
+    row = {"side": side, **{f"{name}_seconds": statistics.median(of_one) for name, of_one in times.items()}}
+    pairs = zip(times["plain"], times["eager"], strict=True)
+    row["share"] = 1 - statistics.median(plain / eager for plain, eager in pairs)
     if device.type == "cuda":
         row["captured_seconds"] = Problem(prior, device, side).seconds(15)
     return row
