@@ -13,6 +13,8 @@ from pyro_vble.cli.options import GuideName, Problem
 _LARGE = 50_000_000
 # Residuals over noise that need no warning: with the right operator and noise 1.0 to 1.8 were measured.
 _EXPLAINED = 0.7, 2.0
+# What glare and noise may make of white, and how many values are enough to tell.
+_BRIGHTEST, _ENOUGH = 3.0, 1_000_000
 
 
 def restore(
@@ -86,6 +88,7 @@ def restore(
     learnt = None if calibration is None else Calibration.load(calibration)
     source = read_image(image, scale=scale, nodata=nodata)
     y = _without_masked(source.values, mask, needed=problem is Problem.inpaint)
+    _check_scale(y, scale)
     if noise is None:
         noise = _estimated_noise(y)
         report.console.print(f"Noise level estimated from the image: {noise:.4f} (set it with --noise)")
@@ -157,6 +160,21 @@ def restore(
     )
     _tell_if_unexplained(result.figures["residual_over_noise"], problem, guide)
     report.console.print(f"Written to {output}/ ({paths['restored'].name} first)")
+
+
+def _check_scale(y, scale: float | None) -> None:
+    """Refuse an image far brighter than white, before noise is read off it on a scale of its own."""
+    import torch
+
+    values = y[torch.isfinite(y)]
+    values = values[:: len(values) // _ENOUGH + 1]  # a quantile, which no broken pixel decides
+    bright = float(values.quantile(0.99)) if len(values) else 0.0
+    if bright > _BRIGHTEST:
+        given = f"--scale {scale:g}" if scale else "without --scale floating point is taken as it is, which"
+        raise ValueError(
+            f"White must be 1; {given} leaves the brightest hundredth at {bright:.4g}; pass the value that is white in "
+            "the file, for example --scale 4095 for a sensor of 12 bits."
+        )
 
 
 def _tell_if_unexplained(ratio: float, problem: Problem, guide: GuideName) -> None:

@@ -130,6 +130,13 @@ def test_restore_with_a_kernel_file_and_numpy(tmp_path):
     assert not (tmp_path / "out" / "posterior.nc").exists()
 
 
+@pytest.mark.parametrize(("factor", "options"), [(2000, ()), (65535 * 5, ("--scale", 10_000))])
+def test_an_image_on_another_scale_is_refused_before_its_noise_is_looked_at(tmp_path, factor, options):
+    tifffile.imwrite(tmp_path / "scene.tif", (factor * np.random.default_rng(0).random((64, 64))).astype(np.float32))
+    with pytest.raises(ValueError, match=r"White must be 1; .*--scale.* leaves the brightest hundredth"):
+        run("restore", tmp_path / "scene.tif", "--output", tmp_path / "out", "--problem", "denoise", *options)
+
+
 def test_the_noise_level_is_estimated_where_it_is_not_given(tmp_path):
     from pyro_vble.cli.restore import _estimated_noise
 
