@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,7 +126,7 @@ class CapturedSteps(EagerSteps):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_loss: Tensor | None = None
         self._device = self.parameters[0].device if self.parameters else torch.device("cuda")
-        self._stream: torch.cuda.Stream | None = _stream_on(self._device)
+        self._stream: torch.cuda.Stream | None = _stream_on(self._device, threading.get_ident())
 
     def step(self, rate: float, *, validate: bool = False) -> Tensor:
         """Take one step at a learning rate; returns the loss before it, not looked at yet."""
@@ -203,8 +204,11 @@ class CapturedSteps(EagerSteps):
 
 
 @functools.cache
-def _stream_on(device: torch.device) -> "torch.cuda.Stream":
-    """The stream of all captures on a device: matrix products keep a workspace for every stream they have seen."""
+def _stream_on(device: torch.device, thread: int) -> "torch.cuda.Stream":
+    """The stream of a thread's captures on a device: matrix products keep a workspace for every stream they have seen.
+
+    Two threads must not share one: what either does while the other captures would be captured too.
+    """
     return torch.cuda.Stream(device)
 
 
