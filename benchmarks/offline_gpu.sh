@@ -23,6 +23,7 @@ images=${IMAGES:-/tmp/images}
 runs=${RUNS:-/tmp/runs}
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
+program=("$python" -c "from pyro_vble.cli.app import main; main()")
 export PYTHONPATH="$site:$PWD" PYTHONUNBUFFERED=1
 
 # Here: collect what travels.
@@ -37,13 +38,11 @@ pack() {
         pytorch-optimizer scoringrules crepes zarr numcodecs donfig google-crc32c msgspec PyWavelets
     # Two loads of photographs and one of aerial images, each within the limit together with the tree.
     rm -rf "$box"/images-*
-    mkdir -p "$box/images-1/natural" "$box/images-2/natural" "$box/images-3/aerial" "$box/images-3/test"
+    mkdir -p "$box/images-1/natural" "$box/images-2/natural" "$box/images-3/aerial"
     cp "$shared"/data/bsd/train400/* "$box/images-1/natural"
-    local count=0
-    for file in "$shared"/data/photos/*; do
-        count=$((count + 1))
-        if [ $count -le 160 ]; then cp "$file" "$box/images-1/natural"; else cp "$file" "$box/images-2/natural"; fi
-    done
+    local photos=("$shared"/data/photos/*)
+    cp "${photos[@]:0:160}" "$box/images-1/natural"
+    cp "${photos[@]:160}" "$box/images-2/natural"
     cp "$shared"/data/aerial/train/* "$box/images-3/aerial"
     du -sm "$box"/*
 }
@@ -62,13 +61,11 @@ keep() {
     for folder in "$images"/*; do echo "$folder: $(find "$folder" -type f | wc -l) files"; done
 }
 
-command() { $python -c "from pyro_vble.cli.app import main; main()" "$@"; }
-
 # There: a minute that finds out whether the next twenty would be lost.
 smoke() {
-    command restore docs/demo.jpg --output /tmp/smoke --problem denoise --samples 10 --steps 20 --device "$device" \
+    "${program[@]}" restore docs/demo.jpg --output /tmp/smoke --problem denoise --samples 10 --steps 20 --device "$device" \
         --draws 0 2> /dev/null
-    command train cae --recipe cae-natural-gpu --data "$images/natural" --output "$runs/smoke" --minutes "${1:-0.7}" \
+    "${program[@]}" train cae --recipe cae-natural-gpu --data "$images/natural" --output "$runs/smoke" --minutes "${1:-0.7}" \
         --device "$device" 2>&1 | tail -c 300
     tail -n 3 "$runs/smoke/log.csv"
 }
@@ -78,7 +75,7 @@ train() {
     local name=$1 data=$2 minutes=$3
     shift 3
     mkdir -p "$runs"
-    setsid nohup "$python" -c "from pyro_vble.cli.app import main; main()" train "${name%%:*}" --recipe "${name#*:}" \
+    setsid nohup "${program[@]}" train "${name%%:*}" --recipe "${name#*:}" \
         --data "$images/$data" --output "$runs/${name#*:}" --minutes "$minutes" --device "$device" "$@" \
         > "$runs/${name#*:}.log" 2>&1 < /dev/null &
 }

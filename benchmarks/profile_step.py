@@ -5,7 +5,6 @@ while whole steps are taken. What belongs to no operator is Python: Pyro, the gu
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.against_loop import GUIDES, bundled
-from benchmarks.measuring import median_seconds, synchronize
+from benchmarks.measuring import median_seconds, stopwatch
 from benchmarks.scaling import Problem
 from pyro_vble._allocator import freed_memory_kept
 from pyro_vble.inference import resolve_device
@@ -86,12 +85,10 @@ def print_operators(problem: Problem, rows: int, trace: Path | None) -> None:
     activities = [ProfilerActivity.CPU]
     if problem.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    with freed_memory_kept(), profile(activities=activities) as record:
-        start = time.perf_counter()
+    with freed_memory_kept(), profile(activities=activities) as record, stopwatch(problem.device) as elapsed:
         for _ in range(_PROFILED_STEPS):
             problem.step()
-        synchronize(problem.device)
-        seconds = (time.perf_counter() - start) / _PROFILED_STEPS
+    seconds = elapsed[0] / _PROFILED_STEPS
     on_device = problem.device.type == "cuda"
     spent = {
         event.key: (

@@ -3,17 +3,14 @@
 import contextlib
 import ctypes
 import functools
-import threading
-from collections.abc import Iterator
 from typing import Any
+
+from pyro_vble._shared_scope import SharedScope
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 _NEVER = 2**31 - 1
 # Where glibc's own thresholds end once a program has freed an array of 32 MiB, and its largest number of mappings.
 _LARGEST_THRESHOLD, _DEFAULT_MMAP_MAX = 32 * 2**20, 65536
-
-_lock = threading.Lock()
-_scopes = 0
 
 
 def keep_freed_memory() -> None:
@@ -23,39 +20,29 @@ def keep_freed_memory() -> None:
     on two CPU cores a fifth to a third of a step. Programs call this for themselves; where there is no glibc, nothing
     happens.
     """
-    _enter()
+    _scope.__enter__()
 
 
-@contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
+def freed_memory_kept() -> SharedScope:
     """A scope in which glibc keeps freed memory, as after :func:`keep_freed_memory`, and at whose end it is returned.
 
     Scopes may be nested, and overlap in several threads: the last to end returns the memory.
     """
-    _enter()
-    try:
-        yield
-    finally:
-        _leave()
+    return _scope
 
 
-def _enter() -> None:
-    global _scopes
-    with _lock:
-        _scopes += 1
-        if _scopes == 1:
-            _set({_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER})
+def _keep() -> None:
+    _set({_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER})
 
 
-def _leave() -> None:
-    global _scopes
-    with _lock:
-        _scopes -= 1
-        if _scopes == 0:
-            own = {_MMAP_THRESHOLD: _LARGEST_THRESHOLD, _TRIM_THRESHOLD: 2 * _LARGEST_THRESHOLD}
-            _set({_MMAP_MAX: _DEFAULT_MMAP_MAX, **own})
-            with contextlib.suppress(AttributeError, TypeError):
-                _libc().malloc_trim(0)
+def _give_back() -> None:
+    own = {_MMAP_THRESHOLD: _LARGEST_THRESHOLD, _TRIM_THRESHOLD: 2 * _LARGEST_THRESHOLD}
+    _set({_MMAP_MAX: _DEFAULT_MMAP_MAX, **own})
+    with contextlib.suppress(AttributeError, TypeError):
+        _libc().malloc_trim(0)
+
+
+_scope = SharedScope(_keep, _give_back)
 
 
 def _set(options: dict[int, int]) -> None:

@@ -1,15 +1,11 @@
 """Which parts of a model may run in reduced precision."""
 
 import contextlib
-import threading
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-_lock = threading.Lock()
-_scopes = 0
-_allowed = True
+from pyro_vble._shared_scope import SharedScope
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -17,40 +13,33 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-@contextlib.contextmanager
-def exact_convolutions(device: torch.device) -> Iterator[None]:
+def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManager:
     """A scope in which convolutions in float32 keep its 24 bits on CUDA too, where PyTorch lets them have TF32's 11.
 
     Bfloat16 is there for speed; what is asked to be in float32, a decoder beneath a small noise or a forward operator,
     is asked so because eleven bits are too few. Backward passes belong inside. Scopes may be nested, and overlap in
     several threads: the last to end restores what was.
     """
-    if device.type != "cuda":
-        yield
-        return
-    _enter()
-    try:
-        yield
-    finally:
-        _leave()
+    return _scope if device.type == "cuda" else contextlib.nullcontext()
 
 
-def _enter() -> None:
-    global _scopes, _allowed
-    with _lock:
-        _scopes += 1
-        if _scopes == 1:
-            try:
-                _allowed = torch.backends.cudnn.allow_tf32
-            except RuntimeError:  # chosen for each kind of layer, by the caller: that stands
-                _allowed = False
-            if _allowed:
-                torch.backends.cudnn.allow_tf32 = False
+class _TF32:
+    """The switch of TF32, and whether it was on."""
 
+    was_on = False
 
-def _leave() -> None:
-    global _scopes
-    with _lock:
-        _scopes -= 1
-        if _scopes == 0 and _allowed:
+    def off(self) -> None:
+        try:
+            self.was_on = torch.backends.cudnn.allow_tf32
+        except RuntimeError:  # chosen for each kind of layer, by the caller: that stands
+            self.was_on = False
+        if self.was_on:
+            torch.backends.cudnn.allow_tf32 = False
+
+    def restore(self) -> None:
+        if self.was_on:
             torch.backends.cudnn.allow_tf32 = True
+
+
+_tf32 = _TF32()
+_scope = SharedScope(_tf32.off, _tf32.restore)

@@ -47,14 +47,14 @@ def streamed_quantiles(chunks: Callable[[], Iterable[Tensor]], levels: Tensor, n
     deviations wide for a Gaussian, well below the Monte Carlo error of the quantile itself up to 10,000 samples.
     """
     if num_samples <= EXACT_SAMPLES:
-        return _sorted_quantiles(_all_of(chunks(), num_samples), levels)
+        return _sorted_quantiles(joined(chunks(), num_samples), levels)
     histogram = _Histogram(*_range(chunks()), num_samples)
     for chunk in chunks():
         histogram.update(chunk)
     return histogram.quantiles(levels)
 
 
-def _all_of(chunks: Iterable[Tensor], num_samples: int) -> Tensor:
+def joined(chunks: Iterable[Tensor], num_samples: int) -> Tensor:
     """All samples, held once: a list of chunks and what they are joined to would be twice."""
     samples, seen = None, 0
     for chunk in chunks:

@@ -15,7 +15,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vble._allocator import freed_memory_kept
-from pyro_vble._streaming import Moments, streamed_quantiles
+from pyro_vble._streaming import Moments, joined, streamed_quantiles
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.draws import Draws, draw, latents_of
 from pyro_vble.inference.precision import network_precision
@@ -169,7 +169,7 @@ class Posterior:
 
     def sample(self, n: int = 1, *, seed: int | None = None) -> Tensor:
         """Draw n posterior images, (n, B, C, H, W)."""
-        return self._out(torch.cat(list(self._chunks(n, seed))))
+        return self._out(joined(self._chunks(n, seed), n))
 
     def sample_latents(self, n: int = 1, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draw n posterior latents by site, each (n, B, *event): those of the images that ``sample`` draws."""
@@ -192,7 +192,7 @@ class Posterior:
         Raises:
             ValueError: If the model has no operator, as after loading without one.
         """
-        return self._out(torch.cat(list(self._predictive_chunks(n, seed))))
+        return self._out(joined(self._predictive_chunks(n, seed), n))
 
     # --- elsewhere ---
 

@@ -35,7 +35,7 @@ def test_a_freed_tensor_stays_until_the_scope_ends():
 
 def test_scopes_nest_and_the_last_returns(monkeypatch):
     calls = []
-    monkeypatch.setattr(_allocator, "_scopes", 0)
+    monkeypatch.setattr(_allocator._scope, "count", 0)
     monkeypatch.setattr(_allocator, "_set", lambda options: calls.append(options[_allocator._MMAP_MAX]))
     with freed_memory_kept():
         with freed_memory_kept():
@@ -46,7 +46,7 @@ def test_scopes_nest_and_the_last_returns(monkeypatch):
 
 def test_a_program_that_keeps_it_keeps_it_after_any_scope(monkeypatch):
     calls = []
-    monkeypatch.setattr(_allocator, "_scopes", 0)
+    monkeypatch.setattr(_allocator._scope, "count", 0)
     monkeypatch.setattr(_allocator, "_set", lambda options: calls.append(options[_allocator._MMAP_MAX]))
     keep_freed_memory()
     with freed_memory_kept():

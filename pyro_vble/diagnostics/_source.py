@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from pyro_vble._streaming import Moments
+from pyro_vble._streaming import Moments, joined
 from pyro_vble.posterior import Posterior
 from pyro_vble.seeding import derived_seed, seeded
 
@@ -55,7 +55,7 @@ class Source:
 
     def all(self) -> Tensor:
         """All samples at once."""
-        return torch.cat(list(self))
+        return joined(self, self.num_samples)
 
     def moments(self) -> Moments:
         """Mean and standard deviation."""

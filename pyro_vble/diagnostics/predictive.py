@@ -70,20 +70,11 @@ def predictive_check(posterior: Posterior, *, num_samples: int = 100, seed: int 
         >>> bool(predictive_check(posterior, num_samples=20).ratio > 1.5)
         True
     """
-    if posterior.model.physics is None:
-        raise ValueError(
-            "A predictive check needs the forward operator, which is not saved with a posterior; pass physics=... to "
-            "load_posterior."
-        )
-    real, replicated, residual, seen = [], [], 0.0, 0
-    for n, *found in posterior._chunked(num_samples, posterior._lasting_seed(seed), _residuals):
-        real.append(found[0])
-        replicated.append(found[1])
-        residual, seen = residual + found[2], seen + n
+    chunks = posterior._chunked(num_samples, posterior._lasting_seed(seed), _residuals)
+    real, replicated, sums = zip(*chunks, strict=True)
     observed = observed_mask(posterior.model.physics, posterior.y)
-    out = posterior._out
-    residual = torch.where(observed, residual / seen, torch.nan)
-    return PredictiveCheck(out(torch.cat(real)), out(torch.cat(replicated)), out(residual))
+    residual = torch.where(observed, sum(sums) / num_samples, torch.nan)
+    return PredictiveCheck(*map(posterior._out, (torch.cat(real), torch.cat(replicated), residual)))
 
 
 def plot_residual(check: PredictiveCheck, image: int = 0, *, ax: Any = None, limit: float = 4.0) -> Any:
@@ -94,8 +85,8 @@ def plot_residual(check: PredictiveCheck, image: int = 0, *, ax: Any = None, lim
 
 
 @torch.no_grad()
-def _residuals(fit: Posterior, n: int) -> tuple[int, Tensor, Tensor, Tensor]:
-    """Number of draws, squared residuals (n, B) of the measurement and of replications, and the sum of residuals."""
+def _residuals(fit: Posterior, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean squared residuals (n, B) of the measurement and of replications, and the former's sum over the draws."""
     y = fit.y
     p_y = fit._replayed(fit.model.measurement, n)[0].expand((n, *y.shape))
     observed = observed_mask(fit.model.physics, y).expand(p_y.batch_shape)
@@ -103,4 +94,4 @@ def _residuals(fit: Posterior, n: int) -> tuple[int, Tensor, Tensor, Tensor]:
     residual, noise = (torch.where(observed, (value - mean) / std, 0.0) for value in (y, p_y.sample()))
     count = observed.flatten(2).sum(2)
     squares = [value.square().flatten(2).sum(2) / count for value in (residual, noise)]
-    return n, *squares, residual.sum(0)
+    return *squares, residual.sum(0)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vble._precision import exact_convolutions
 from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.fitting import fit
@@ -55,8 +54,7 @@ def fit_batch(
         MemoryError: If there is not memory enough for one image.
     """
     divisible = len(y) > 1 and isinstance(guide, MeanFieldGuide)
-    with exact_convolutions(y.device):
-        divisible = divisible and is_divisible(model.physics, y, model.image_shape(y))
+    divisible = divisible and is_divisible(model.physics, y, model.image_shape(y))
     at_once = len(y)
     if divisible and len(y) * math.prod(model.image_shape(y)[1:]) > _SURELY_FITS:
         at_once = min(at_once, images_at_once(*build(slice(0, 1)), y[:1], **settings))

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vble._precision import exact_convolutions
 from pyro_vble.physics.likelihood import likelihood
 from pyro_vble.physics.operators import copy_of, real_dtype, tensors_of
 
@@ -33,12 +34,13 @@ def is_divisible(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> 
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, *image_shape, generator=generator).to(y.device, real_dtype(y)).expand(len(y), *image_shape)
     try:
-        whole = _moments(physics, x)
-        return all(
-            torch.allclose(of_all[image], of_one, atol=1e-4, equal_nan=True)
-            for image in (slice(0, 1), slice(len(y) - 1, len(y)))
-            for of_all, of_one in zip(whole, _moments(part_of(physics, image, len(y)), x[image]), strict=True)
-        )
+        with exact_convolutions(y.device):
+            whole = _moments(physics, x)
+            return all(
+                torch.allclose(of_all[image], of_one, atol=1e-4, equal_nan=True)
+                for image in (slice(0, 1), slice(len(y) - 1, len(y)))
+                for of_all, of_one in zip(whole, _moments(part_of(physics, image, len(y)), x[image]), strict=True)
+            )
     except Exception:  # an operator may object in any way; then the batch stays whole
         return False
 

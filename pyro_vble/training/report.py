@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vble._version import __version__
-from pyro_vble.inference.precision import reduced_precision
+from pyro_vble.inference.precision import network_precision
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.prior_files import save_prior
 from pyro_vble.io.priors import load_prior
@@ -50,7 +50,7 @@ class Report:
         prior, batch_size = self.state.average, self.state.recipe.data.batch_size
         device, crop = self.state.skipped.device, self.state.recipe.data.crop
         squared: list[float] = []
-        with torch.no_grad(), reduced_precision(self.state.precision, device):
+        with torch.no_grad(), network_precision(self.state.precision, device):
             for first in range(0, len(self.images.images), batch_size):
                 indices = range(first, min(first + batch_size, len(self.images.images)))
                 x = torch.cat([self.images.middle(i, crop, crop) for i in indices]).to(device)
