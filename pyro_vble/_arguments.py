@@ -1,0 +1,244 @@
+"""Arguments of public functions, checked once, where they come in.
+
+A public function names its rules in its annotations and is decorated with :func:`checked`; what is beneath it takes its
+arguments as they are. A wrong type is a TypeError, a wrong value a ValueError, each with argument, value and remedy.
+"""
+
+import functools
+import inspect
+import math
+import operator
+import os
+import reprlib
+from collections.abc import Callable
+from numbers import Real
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, GetCoreSchemaHandler, ValidationError, validate_call
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+#: Says that a rule is broken by the kind of a value, or by the value itself.
+_Broken = Literal["type", "value"]
+_MISSING = ("missing_argument", "missing_keyword_only_argument", "missing_positional_only_argument")
+_UNKNOWN = ("unexpected_keyword_argument", "unexpected_positional_argument", "multiple_argument_values")
+# Errors of pydantic's own types that are about a value; all others are about its type.
+_ABOUT_VALUES = ("literal_error", "enum", "value_error", "greater_than", "less_than", "too_short", "too_long")
+
+
+class BrokenRuleError(Exception):
+    """Raised by a rule's function: the value is of a wrong ``type``, or the ``value`` is wrong."""
+
+    def __init__(self, broken: _Broken) -> None:
+        super().__init__(broken)
+        self.broken = broken
+
+
+class Rule:
+    """What an argument must be, for ``Annotated[type, Rule(...)]``.
+
+    Args:
+        text: The rule, as it follows "must be".
+        accept: Returns the value as the function is to have it, or raises :class:`BrokenRuleError`.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, text: str, accept: Callable[[Any], Any], remedy: str = "") -> None:
+        self.text, self.accept, self.remedy = text, accept, remedy
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The rule alone decides."""
+        return core_schema.no_info_plain_validator_function(self._validate)
+
+    def _validate(self, value: Any) -> Any:
+        try:
+            return self.accept(value)
+        except BrokenRuleError as error:
+            kind = f"pyro_vble_{error.broken}"
+            raise PydanticCustomError(kind, "{rule}", {"rule": self.text, "remedy": self.remedy}) from None
+
+
+def checked(function: _F) -> _F:
+    """A function whose arguments are checked against its annotations before it runs.
+
+    Unannotated arguments, and those annotated with Any, are passed on unseen. What is passed on is what the rules
+    make of the arguments: a NumPy integer becomes Python's.
+
+    Example:
+        >>> from pyro_vble._arguments import Count, checked
+        >>> @checked
+        ... def repeat(word: str, times: Count = 1):
+        ...     return word * times
+        >>> repeat("ab", 2)
+        'abab'
+        >>> repeat("ab", times=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: times must be a whole number of at least 1; received 0.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def passed_on(*args: Any, **kwargs: Any) -> tuple[tuple, dict[str, Any]]:
+        return args, kwargs
+
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    validated = validate_call(passed_on, config=config)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        problem: Exception | None = None
+        try:
+            args, kwargs = validated(*args, **kwargs)
+        except ValidationError as error:
+            problem = _explained(error, function, signature)
+        if problem is not None:  # outside the handler: pydantic's own words are not what the user is to read
+            raise problem
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _explained(error: ValidationError, function: Callable[..., Any], signature: inspect.Signature) -> Exception:
+    """Argument, rule, value and remedy, of the first argument that is wrong."""
+    found = error.errors(include_url=False)
+    first = found[0]
+    parameters = [name for name in signature.parameters if name not in ("self", "cls")]
+    if first["type"] in _MISSING + _UNKNOWN:
+        where = first["loc"][0]
+        name = where if isinstance(where, str) else f"number {where + 1}"
+        what = "needs an argument" if first["type"] in _MISSING else "has no argument"
+        return TypeError(f"{function.__name__} {what} {name!r}; its arguments are {', '.join(parameters)}.")
+    where = first["loc"][0]
+    name = list(signature.parameters)[where] if isinstance(where, int) else str(where)
+    same = [one for one in found if one["loc"][0] == where]
+    rules = dict.fromkeys(one.get("ctx", {}).get("rule") or _rule_of(one) for one in same)
+    remedy = first.get("ctx", {}).get("remedy", "")
+    by_value = first["type"] == "pyro_vble_value" or first["type"].startswith(_ABOUT_VALUES)
+    kind = ValueError if by_value else TypeError
+    tail = f"; {remedy}" if remedy else ""
+    return kind(f"{name} must be {' or '.join(rules)}; received {brief(first['input'])}{tail}.")
+
+
+def _rule_of(error: Any) -> str:
+    """Pydantic's message as what follows "must be"."""
+    message = str(error["msg"])
+    for opening in ("Input should be ", "Value error, "):
+        message = message.removeprefix(opening)
+    return message.replace("a valid boolean", "True or False").replace("a valid string", "text")
+
+
+def brief(value: object) -> str:
+    """A value in an error message: short, on one line, whatever its repr does.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vble._arguments import brief
+        >>> brief(torch.zeros(2, 3)), brief("x" * 500)[:4]
+        ('a float32 tensor of shape (2, 3)', "'xxx")
+    """
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    try:
+        if isinstance(shape, tuple) and dtype is not None and len(shape):
+            kind = "tensor" if type(value).__module__.startswith("torch") else "array"
+            return f"a {str(dtype).removeprefix('torch.')} {kind} of shape {tuple(shape)}"
+        printer = reprlib.Repr()
+        printer.maxstring = printer.maxother = 120
+        return " ".join(printer.repr(value).split())
+    except Exception:  # a repr may do anything
+        return f"an object of type {type(value).__name__}"
+
+
+# --- rules ---
+
+
+def whole(value: Any) -> int:
+    """The value as a Python integer."""
+    if isinstance(value, bool):
+        raise BrokenRuleError("type")
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError, ValueError):  # a tensor of several values refuses with others than TypeError
+        raise BrokenRuleError("value" if isinstance(value, Real) else "type") from None
+
+
+def real(value: Any) -> float:
+    """The value as a finite Python float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise BrokenRuleError("type")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise BrokenRuleError("value") from None
+    if not math.isfinite(number):
+        raise BrokenRuleError("value")
+    return number
+
+
+def _in_range(convert: Callable[[Any], Any], within: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    def accept(value: Any) -> Any:
+        number = convert(value)
+        if not within(number):
+            raise BrokenRuleError("value")
+        return number
+
+    return accept
+
+
+def whole_from(low: int, high: int = 2**31 - 1) -> Rule:
+    """The rule of a whole number within a range."""
+    return Rule(f"a whole number of at least {low}", _in_range(whole, lambda n: low <= n <= high))
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise BrokenRuleError("type")
+    text = os.fspath(value)
+    if not isinstance(text, str):
+        raise BrokenRuleError("type")
+    if not text or "\0" in text:
+        raise BrokenRuleError("value")
+    return Path(text)
+
+
+def _flag(value: Any) -> bool:
+    if type(value).__name__ in ("bool", "bool_"):  # Python's and NumPy's
+        return bool(value)
+    raise BrokenRuleError("type")
+
+
+def _mapping_of_names(value: Any) -> dict[str, Any]:
+    if not hasattr(value, "items") or not all(isinstance(key, str) for key in value):
+        raise BrokenRuleError("type")
+    return dict(value.items())
+
+
+def one_of(*choices: str) -> Rule:
+    """The rule of a word among others."""
+
+    def accept(value: Any) -> str:
+        if not isinstance(value, str):
+            raise BrokenRuleError("type")
+        if value not in choices:
+            raise BrokenRuleError("value")
+        return str(value)
+
+    return Rule(f"one of {', '.join(map(repr, choices))}", accept)
+
+
+Count = Annotated[int, whole_from(1)]
+CountOrZero = Annotated[int, whole_from(0)]
+Seed = Annotated[
+    int,
+    Rule("a whole number of at most 64 bits, or None", _in_range(whole, lambda n: -(2**63) <= n < 2**64)),
+]
+Number = Annotated[float, Rule("a finite number", real)]
+Positive = Annotated[float, Rule("a positive, finite number", _in_range(real, lambda v: v > 0))]
+NotNegative = Annotated[float, Rule("a finite number that is not negative", _in_range(real, lambda v: v >= 0))]
+Probability = Annotated[
+    float, Rule("a probability in [0, 1]", _in_range(real, lambda v: 0 <= v <= 1), "write 90 % as 0.9")
+]
+Flag = Annotated[bool, Rule("True or False", _flag)]
+PathName = Annotated[Path, Rule("a path, as text or pathlib.Path, that is not empty", _path)]
+Named = Annotated[dict[str, Any], Rule("a mapping from names to values", _mapping_of_names)]
