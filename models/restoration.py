@@ -15,6 +15,7 @@ from pyro_vble.models._frozen import frozen
 from pyro_vble.models._information import posterior_std
 from pyro_vble.models._prior import Prior, check_prior
 from pyro_vble.physics import (
+    check_image_shape,
     check_physics_priors,
     consistent_image,
     fill_unobserved,
@@ -99,6 +100,7 @@ class RestorationModel(nn.Module):
         self.physics_priors = dict(physics_priors or {})
         self._moved_priors: dict[tuple, dict[str, dist.TorchDistribution]] = {}
         self._image_shapes = {} if image_shape is None else {None: tuple(image_shape)}
+        self._checked_shapes: set[tuple[int, ...]] = set()
 
     def forward(self, y: Tensor) -> Tensor:
         """The joint model, y observed; returns the image x, (*, B, C, H, W)."""
@@ -129,13 +131,15 @@ class RestorationModel(nn.Module):
         key = None if None in self._image_shapes else tuple(y.shape[1:])
         if key not in self._image_shapes:
             self._image_shapes[key] = image_shape_of(self.physics, y, getattr(self.prior, "image_shape", None))
+        if key is None and self.physics is not None and tuple(y.shape[1:]) not in self._checked_shapes:
+            check_image_shape(self.physics, y, self._image_shapes[key])
+            self._checked_shapes.add(tuple(y.shape[1:]))
         return self._image_shapes[key]
 
     def initial_parameters(self, y: Tensor) -> dict[str, Tensor]:
         """Where the search for the unknown parameters of operator and noise starts, by site, (B,) each."""
-        options = {"dtype": y.real.dtype if y.is_complex() else y.dtype, "device": y.device}
         return {
-            name: initial_value(self.physics, name, prior).to(**options).expand(len(y))
+            name: initial_value(self.physics, name, prior).to(y.device, y.dtype).expand(len(y))
             for name, prior in self.physics_priors.items()
         }
 

@@ -103,6 +103,10 @@ class VAE(Prior):
         x = self._bands(tuple(x.shape[-3:])).to_network(x)
         return {"z": batched(lambda image: self.encoder(image)[0], x)}
 
+    def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+        """Variance of p(z), which is one."""
+        return {"z": torch.ones_like(latents["z"])}
+
     @property
     def std_decoder(self) -> nn.Module | None:
         """``decoder_std``, where it is a module."""

@@ -5,6 +5,7 @@ from pyro_vble.distributions.centred_uniform import CentredUniform
 from pyro_vble.distributions.factorized_entropy import FactorizedEntropy
 from pyro_vble.distributions.gaussian_uniform import GaussianUniform
 from pyro_vble.distributions.scaled_poisson import ScaledPoisson
+from pyro_vble.distributions.sensed_normal import SensedNormal
 
 __all__ = [
     "AutoregressiveGaussianUniform",
@@ -12,4 +13,5 @@ __all__ = [
     "FactorizedEntropy",
     "GaussianUniform",
     "ScaledPoisson",
+    "SensedNormal",
 ]

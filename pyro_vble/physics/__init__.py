@@ -4,6 +4,7 @@ from pyro_vble.physics.gaussian_blur import GaussianBlur
 from pyro_vble.physics.initial import consistent_image, fill_missing, initial_image
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
 from pyro_vble.physics.operators import (
+    check_image_shape,
     fill_unobserved,
     image_shape_of,
     measure,
@@ -17,6 +18,7 @@ from pyro_vble.physics.validation import noise_level, validate_measurement
 __all__ = [
     "QUANTISATION",
     "GaussianBlur",
+    "check_image_shape",
     "check_physics_priors",
     "consistent_image",
     "describe",

@@ -1,6 +1,6 @@
 """A physics-aware first guess at the image, from which the encoder takes the latents' starting point."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,34 +9,63 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_vble.physics.likelihood import before_sensor, likelihood
 from pyro_vble.physics.operators import fill_unobserved, observed_mask, real_dtype
 from pyro_vble.physics.validation import noise_level
 
 # How far an image may lie from the first guess, and how long to look: the system's condition is about (tau / sigma)².
 _TAU, _CG_STEPS = 0.05, 10
+# A guess explains y if it leaves less than this part of what the best grey image leaves of it.
+_EXPLAINS = 0.25
+# A guess further down the list has to leave less than this part of what the best one before it leaves.
+_BETTER = 0.5
 
 
 @torch.no_grad()
-def initial_image(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """A first guess at the image, (B, C, H, W), in [0, 1].
+def initial_image(
+    physics: Any, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    r"""A first guess at the image, (B, C, H, W), in [0, 1].
 
-    The measurement itself where it has the image's size, with missing pixels interpolated; enlarged bicubically
-    where it is a smaller image; extended at its border where a blur without padding shrank it; the pseudo-inverse
-    (else the adjoint, else mid-grey) otherwise.
+    .. math:: \hat x = \arg\min_x\; \sum_{i \text{ observed}} \big(A(x)_i - s_i\big)^2, \qquad
+        x \in \{s,\ c\,s,\ \text{resized } s,\ c\,A^T s,\ A^\dagger s,\ \text{grey}\}
+
+    with s the measurement in units of the signal A(x) (counts times their gain, for example), missing values
+    interpolated where it is an image, and c the factor that fits best. Which of them is an image, and in which unit,
+    no shape tells: each is judged by what it leaves of the measurement, image by image, before it is clipped. Later
+    ones must be clearly better than earlier ones; the pseudo-inverse, which passes noise on as detail, is tried last.
 
     Args:
         physics: Forward operator; None gives a grey image.
         y: Measurement (B, ...); NaN where unobserved.
         image_shape: (C, H, W).
+        parameters: Noise parameters that replace the noise model's own, one value an image.
     """
+    grey = torch.full((len(y), *image_shape), 0.5, dtype=real_dtype(y), device=y.device)
     if physics is None:
-        return torch.full((len(y), *image_shape), 0.5, dtype=real_dtype(y), device=y.device)
+        return grey
     observed = observed_mask(physics, y)
-    if y.dim() == 4 and y.shape[1] == image_shape[0] and not y.is_complex():
-        guess = _resized(physics, fill_missing(y, observed), image_shape)
-    else:
-        guess = _inverted(physics, fill_unobserved(y, observed), image_shape)
-    return torch.nan_to_num(guess, nan=0.5).clamp(0, 1)
+    signal, _ = _in_signal_units(physics, y, image_shape, parameters)
+    filled = fill_unobserved(signal, observed)
+
+    def left(x: Tensor) -> Tensor:
+        """What an image leaves of the measurement, (B,); infinite where A cannot say."""
+        squares = torch.where(observed, physics.A(x) - filled, 0.0).abs().square().flatten(1).sum(1)
+        return torch.nan_to_num(squares, nan=torch.inf)
+
+    grey = _scaled(physics, torch.ones_like(grey), filled, observed)
+    best, least = grey, left(grey)
+    enough = _EXPLAINS * least
+    for make in (_image_like, _back_projected, _inverted):
+        for guess in make(physics, signal, filled, observed, image_shape):
+            misfit = left(guess)
+            # Of images none of which explains y, one that is not much worse than grey says more than grey.
+            better = misfit < (least if best is grey else _BETTER * least)
+            best = torch.where(better.reshape(-1, 1, 1, 1), guess, best)
+            least = torch.where(better, misfit, least)
+        if bool((least <= enough).all()):
+            break
+    return torch.nan_to_num(best, nan=0.5).clamp(0, 1)
 
 
 @torch.no_grad()
@@ -45,12 +74,12 @@ def consistent_image(
 ) -> Tensor:
     r"""The first guess drawn towards the measurement, as far as its noise allows, (B, C, H, W), in [0, 1].
 
-    .. math:: \hat x = \arg\min_x\; \frac{\lVert A x - y \rVert^2}{\sigma^2}
+    .. math:: \hat x = \arg\min_x\; \frac{\lVert M(A x - s) \rVert^2}{\sigma^2}
         + \frac{\lVert x - x_0 \rVert^2}{\tau^2}, \qquad \tau = 0.05
 
-    by a few steps of conjugate gradients from :func:`initial_image`, x₀. A blurred image is far from the sharp one's
-    latents: started here, a fit needs half the steps. Where the operator is not linear, or values are missing, x₀
-    itself.
+    by a few steps of conjugate gradients from :func:`initial_image`, x₀; M leaves out what was not observed. A blurred
+    image is far from the sharp one's latents: started here, a fit needs half the steps. Where the operator is not
+    linear, x₀ itself.
 
     Args:
         physics: Forward operator; None gives a grey image.
@@ -58,20 +87,30 @@ def consistent_image(
         image_shape: (C, H, W).
         parameters: Noise parameters that replace the noise model's own, one value an image.
     """
-    start = initial_image(physics, y, image_shape)
-    if not isinstance(physics, LinearPhysics) or not bool(observed_mask(physics, y).all()):
+    start = initial_image(physics, y, image_shape, parameters)
+    if not isinstance(physics, LinearPhysics):
         return start
-    weight = (_TAU / noise_level(physics, y, image_shape, parameters)) ** 2
+    observed = observed_mask(physics, y)
+    signal, unit = _in_signal_units(physics, y, image_shape, parameters)
+    signal = fill_unobserved(signal, observed)
+    weight = (_TAU * unit / noise_level(physics, y, image_shape, parameters)) ** 2
+
+    def forward(x: Tensor) -> Tensor:
+        return fill_unobserved(physics.A(x), observed)
+
+    def adjoint(v: Tensor) -> Tensor:
+        return physics.A_adjoint(fill_unobserved(v, observed))
+
     # Not physics.prox_l2, which leaves its settings behind in the operator.
     options = {"solver": "CG", "gamma": weight, "init": start, "z": start, "max_iter": _CG_STEPS, "tol": 1e-2}
     try:
-        drawn = least_squares(physics.A, physics.A_adjoint, y, parallel_dim=[0], **options)
+        drawn = least_squares(forward, adjoint, signal, parallel_dim=[0], **options)
     except Exception:  # an operator may have no adjoint, or one that refuses y; the first guess is as good
         return start
     if drawn.shape != start.shape or drawn.is_complex() or not bool(drawn.isfinite().all()):
         return start
     drawn = drawn.clamp(0, 1)
-    misfit = [(physics.A(x) - y).abs().square().flatten(1).mean(1) for x in (drawn, start)]
+    misfit = [(forward(x) - signal).abs().square().flatten(1).mean(1) for x in (drawn, start)]
     return torch.where((misfit[0] < misfit[1]).reshape(-1, 1, 1, 1), drawn, start)
 
 
@@ -96,22 +135,79 @@ def fill_missing(y: Tensor, observed: Tensor) -> Tensor:
     return torch.where(known, filled, torch.where(count > 0, mean, 0.5))
 
 
-def _resized(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """An image brought to the size (H, W): enlarged, or extended about its centre, whichever explains y better.
+def _in_signal_units(
+    physics: Any, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor] | None
+) -> tuple[Tensor, float]:
+    """The measurement in units of A(x), and what one unit of the signal is in y: 1, or for counts 1/gain.
 
-    If neither does, y is no image but a sinogram or the like, and the operator is inverted.
+    The mean of every noise model is linear in the signal where it is not near zero.
     """
+    points = [torch.full_like(torch.where(y.isnan(), 0.0, y), level) for level in (0.5, 1.0)]
+    try:
+        low, high = (before_sensor(likelihood(physics, p, parameters, event_dim=y.dim() - 1)).mean for p in points)
+    except NotImplementedError:  # a user's density may not know its mean; then y is taken as it is
+        return y, 1.0
+    unit = (high - low) / 0.5
+    if not bool((unit > 0).all()) or not bool(unit.isfinite().all()):
+        return y, 1.0
+    return (y - low) / unit + 0.5, float(unit.median())
+
+
+def _image_like(
+    physics: Any, signal: Tensor, filled: Tensor, observed: Tensor, image_shape: tuple[int, int, int]
+) -> Iterator[Tensor]:
+    """The measurement taken for an image: as it is, enlarged, or extended about its centre; and each of them scaled."""
+    if signal.dim() != 4 or signal.shape[1] != image_shape[0] or signal.is_complex():
+        return
+    image = fill_missing(signal, observed)
     height, width = image_shape[1:]
-    if y.shape[-2:] == (height, width):
-        return y
-    rows, columns = height - y.shape[-2], width - y.shape[-1]
-    extended = F.pad(y, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2), mode="replicate")
-    # Operators keep either the first pixel of a block or its centre; the measurement tells which.
-    candidates = [extended, *(_enlarged(y, height, width, corner) for corner in (False, True))]
-    residuals = [float((physics.A(x) - y).square().mean()) for x in candidates]
-    if min(residuals) > 0.25 * float(y.square().mean()):
-        return _inverted(physics, y, image_shape)
-    return candidates[residuals.index(min(residuals))]
+    guesses = [image]
+    if image.shape[-2:] != (height, width):
+        rows, columns = height - image.shape[-2], width - image.shape[-1]
+        edges = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        # Operators keep either the first pixel of a block or its centre; the measurement tells which.
+        guesses = [F.pad(image, edges, mode="replicate")]
+        guesses += [_enlarged(image, height, width, corner) for corner in (False, True)]
+    yield from guesses
+    for guess in guesses:
+        yield _scaled(physics, guess, filled, observed)
+
+
+def _back_projected(
+    physics: Any, signal: Tensor, filled: Tensor, observed: Tensor, image_shape: tuple[int, int, int]
+) -> Iterator[Tensor]:
+    """The adjoint of the measurement, scaled."""
+    guess = _tried(lambda: physics.A_adjoint(filled), image_shape)
+    if guess is not None:
+        yield _scaled(physics, guess, filled, observed)
+
+
+def _inverted(
+    physics: Any, signal: Tensor, filled: Tensor, observed: Tensor, image_shape: tuple[int, int, int]
+) -> Iterator[Tensor]:
+    """The pseudo-inverse of the measurement."""
+    guess = _tried(lambda: physics.A_dagger(filled), image_shape)
+    if guess is not None:
+        yield guess
+
+
+def _tried(make: Callable[[], Any], image_shape: tuple[int, int, int]) -> Tensor | None:
+    """What an operator makes, if it is images."""
+    try:
+        guess = make()
+    except Exception:  # an operator may lack it or refuse y in any way; another guess is tried
+        return None
+    if not isinstance(guess, Tensor) or tuple(guess.shape[1:]) != tuple(image_shape):
+        return None
+    return guess.real if guess.is_complex() else guess
+
+
+def _scaled(physics: Any, guess: Tensor, signal: Tensor, observed: Tensor) -> Tensor:
+    """Each image times the factor by which its measurement comes nearest to the signal."""
+    measured = fill_unobserved(physics.A(guess), observed)
+    over = (measured.conj() * signal).real.flatten(1).sum(1)
+    factor = over / measured.abs().square().flatten(1).sum(1).clamp_min(1e-12)
+    return guess * torch.nan_to_num(factor, nan=1.0, posinf=1.0, neginf=1.0).reshape(-1, 1, 1, 1)
 
 
 def _enlarged(y: Tensor, height: int, width: int, corner: bool) -> Tensor:
@@ -124,18 +220,6 @@ def _enlarged(y: Tensor, height: int, width: int, corner: bool) -> Tensor:
     rows, columns = torch.meshgrid(*grids, indexing="ij")
     grid = torch.stack((columns, rows), -1).expand(len(y), -1, -1, -1)
     return F.grid_sample(y, grid, mode="bicubic", padding_mode="border", align_corners=False)
-
-
-def _inverted(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """Pseudo-inverse of y, else adjoint, else grey."""
-    for name in ("A_dagger", "A_adjoint"):
-        try:
-            guess = getattr(physics, name)(y)
-        except Exception:  # an operator may lack it or refuse y in any way; the next one is tried
-            continue
-        if isinstance(guess, Tensor) and tuple(guess.shape[1:]) == tuple(image_shape):
-            return guess.real if guess.is_complex() else guess
-    return torch.full((len(y), *image_shape), 0.5, dtype=real_dtype(y), device=y.device)
 
 
 def _gaussian_filter(x: Tensor, sigma: float) -> Tensor:

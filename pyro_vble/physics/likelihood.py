@@ -18,17 +18,23 @@ from deepinv.physics import (
 )
 from torch import Tensor
 
-from pyro_vble.distributions import GaussianUniform, ScaledPoisson
+from pyro_vble.distributions import GaussianUniform, ScaledPoisson, SensedNormal
 from pyro_vble.physics.parameters import with_noise_parameters
+from pyro_vble.physics.sensors import Sensor, sensor_of
 
 #: Standard deviation given to a measurement without noise: the step of 8-bit quantisation.
 QUANTISATION = 1 / 255
+# The same in steps of a sensor that rounds, for which its rounding is the noise.
+_SOFT_STEP = 1 / 20
 
 
 def likelihood(
     physics: Any, signal: Tensor, parameters: Mapping[str, Tensor] | None = None, *, event_dim: int | None = None
 ) -> dist.TorchDistribution:
     """The distribution p(y|x) of a measurement whose noiseless signal is A(x), elementwise.
+
+    A sensor that clips or rounds (``physics.sensor_model``) makes it that of what the sensor returns: at its ends the
+    probability of saturation, between them of what is rounded to y (:class:`~pyro_vble.distributions.SensedNormal`).
 
     Args:
         physics: Operator whose ``noise_model`` decides the family; without one the signal is taken as noise-free.
@@ -39,7 +45,7 @@ def likelihood(
             itself holds of every image belongs to the batch. Where it is not told, measurements are taken for images.
 
     Raises:
-        TypeError: If the noise model is of an unknown type.
+        TypeError: If the noise model is of an unknown type, or the sensor does something unknown.
         ValueError: If a noise parameter is out of range.
 
     Example:
@@ -50,7 +56,30 @@ def likelihood(
         Laplace(loc: torch.Size([2]), scale: torch.Size([2]))
     """
     noise_model = with_noise_parameters(physics, parameters or {}, signal, event_dim)
-    return noise_distribution(ZeroNoise() if noise_model is None else noise_model, signal)
+    noise_model = ZeroNoise() if noise_model is None else noise_model
+    return _sensed(noise_distribution(noise_model, signal), sensor_of(physics), noise_model)
+
+
+def before_sensor(p_y: dist.TorchDistribution) -> dist.TorchDistribution:
+    """The distribution of a measurement before its sensor clips and rounds it."""
+    return p_y.unsensed if isinstance(p_y, SensedNormal) else p_y
+
+
+def _sensed(p_y: dist.TorchDistribution, sensor: Sensor, noise_model: Any) -> dist.TorchDistribution:
+    if sensor.is_ideal:
+        return p_y
+    if not isinstance(p_y, dist.Normal):
+        raise TypeError(
+            "Behind a sensor that clips or rounds the noise must be Gaussian (of any variance); received "
+            f"{type(noise_model).__name__} and {sensor}; mark saturated values as NaN, and set physics.sensor_model = "
+            "lambda x: x."
+        )
+    scale = p_y.scale
+    if isinstance(noise_model, ZeroNoise) and sensor.step:
+        scale = torch.full_like(scale, _SOFT_STEP * sensor.step)
+    return SensedNormal(
+        p_y.loc, scale, low=sensor.low, high=sensor.high, step=sensor.step, shift=sensor.shift, validate_args=False
+    )
 
 
 @functools.singledispatch

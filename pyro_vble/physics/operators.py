@@ -34,8 +34,12 @@ def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None =
     tried = [f"A_adjoint gives {adjoint}"] if isinstance(adjoint, str) else []
     candidates = [None if tried else adjoint, *((len(y), *shape) for shape in named), tuple(y.shape)]
     for shape in dict.fromkeys(filter(None, candidates)):
+        if len(shape) != 4:
+            tried.append(f"an image of shape {shape} has no batch dimension")
+            continue
         found = _measured_shape(physics, y, shape)
         if found == tuple(y.shape):
+            _check_bands_first(y, shape[1:])
             return shape[1:]
         tried.append(f"A maps {shape} to {found}")
     hint = ""
@@ -48,6 +52,20 @@ def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None =
         f"{'; '.join(tried)}.{hint} Pass the y that belongs to this "
         "operator; if it has no adjoint, name the image's size: image_shape=(C, H, W)."
     )
+
+
+def check_image_shape(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> None:
+    """Raise unless A maps images of this shape to measurements of the shape of y.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    found = _measured_shape(physics, y, (len(y), *image_shape))
+    if found != tuple(y.shape):
+        raise ValueError(
+            f"image_shape must be (C, H, W) of images whose measurement has the shape of y, {tuple(y.shape)}; received "
+            f"{tuple(image_shape)}, of which A makes {found}; leave it out where A has an adjoint."
+        )
 
 
 def real_dtype(y: Tensor) -> torch.dtype:
@@ -97,10 +115,22 @@ def _measured_shape(physics: Any, y: Tensor, image_shape: tuple[int, ...]) -> tu
         return f"an error ({type(error).__name__}: {error})"
 
 
+def _check_bands_first(y: Tensor, image_shape: tuple[int, ...]) -> None:
+    """Raise where an image (H, W, C) was surely taken for one of H bands, W rows and C columns."""
+    bands, rows, columns = image_shape
+    if columns in (1, 3, 4) and bands > 16 and rows > 16:
+        raise ValueError(
+            f"Bands come before rows and columns, (B, C, H, W); received y of shape {tuple(y.shape)}, which would have "
+            f"{bands} bands and {columns} columns; pass y.permute(0, 3, 1, 2), or image_shape={tuple(image_shape)} if "
+            "that is meant."
+        )
+
+
 def copy_of(physics: Any) -> Any:
-    """A copy of an operator, whatever it holds."""
+    """A copy of an operator, whatever it holds; what was computed from tensors with gradients becomes a constant."""
+    memo = {id(value): value.detach().clone() for value in _held(physics) if value.grad_fn is not None}
     try:
-        return copy.deepcopy(physics)
+        return copy.deepcopy(physics, memo)
     except (TypeError, RuntimeError):
         # deepinv's clone copies what Python cannot; it searches all an operator refers to, for half a second.
         if not hasattr(physics, "clone"):
@@ -140,3 +170,12 @@ def _moved(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
 def tensors_of(module: torch.nn.Module) -> list[Tensor]:
     """Buffers and parameters, each once."""
     return [*module.buffers(), *module.parameters()]
+
+
+def _held(physics: Any) -> list[Tensor]:
+    """All tensors that an operator, or one that it holds, has as attributes."""
+    owners = list(physics.modules()) if isinstance(physics, torch.nn.Module) else [physics]
+    owners += [value for value in getattr(physics, "__dict__", {}).values() if isinstance(value, torch.nn.Module)]
+    values = [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
+    values += [value for owner in owners if isinstance(owner, torch.nn.Module) for value in tensors_of(owner)]
+    return [value for value in values if isinstance(value, Tensor)]

@@ -31,8 +31,9 @@ def is_divisible(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> 
     """Whether operator and noise of one image, cut out of the batch's, measure it as the batch's do."""
     if physics is None or len(y) == 1:
         return False
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1, *image_shape, generator=generator).to(y.device, real_dtype(y)).expand(len(y), *image_shape)
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.rand(1, *image_shape, generator=generator, device="cpu").to(y.device, real_dtype(y))
+    x = x.expand(len(y), *image_shape)
     try:
         with exact_convolutions(y.device):
             whole = _moments(physics, x)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_vble.distributions import ScaledPoisson
-from pyro_vble.physics.likelihood import likelihood
+from pyro_vble.physics.gradients import check_gradients
+from pyro_vble.physics.likelihood import before_sensor, likelihood
 from pyro_vble.physics.operators import measure, observed_mask, real_dtype
 
 # A measurement this many times larger than those of images in [0, 1] is on another scale. The factor is generous: it
@@ -30,8 +31,9 @@ def validate_measurement(
         parameters: Noise parameters that replace the noise model's own, one value an image.
 
     Raises:
-        ValueError: If no value is observed in some image, or the values are on another scale than [0, 1].
-        TypeError: If the noise model is unknown.
+        ValueError: If no value is observed in some image, the values are on another scale than [0, 1], or the operator
+            returns NaN or no gradient.
+        TypeError: If the noise model or the sensor is unknown.
     """
     observed = observed_mask(physics, y)
     empty = ~observed.flatten(1).any(1)
@@ -41,7 +43,10 @@ def validate_measurement(
             f"{int(empty.sum())} of {len(y)} images (first: {int(empty.nonzero()[0])}); check how y was read and the "
             "sense of the mask (1 is observed)."
         )
-    signals = [measure(physics, probe.expand(len(y), *image_shape)) for probe in _probes(image_shape, y)]
+    probes = [probe.expand(len(y), *image_shape) for probe in _probes(image_shape, y)]
+    _check_finite(physics, probes, observed)
+    check_gradients(physics, probes[-1], parameters or {})
+    signals = [measure(physics, probe) for probe in probes]
     with pyro.validation_enabled(True):  # this is where noise parameters are checked, whatever the user set
         p_probes = [likelihood(physics, signal, parameters, event_dim=y.dim() - 1) for signal in signals]
     if isinstance(p_probes[0], dist.Gamma | ScaledPoisson):
@@ -58,7 +63,8 @@ def validate_measurement(
             )
     expected = max(float(p.mean.abs().max()) for p in p_probes)
     largest = float(y[observed].abs().max())
-    if largest > _SCALE_LIMIT * expected + 6 * max(float(p.variance.max().sqrt()) for p in p_probes):
+    noise = max(float(before_sensor(p).variance.max().sqrt()) for p in p_probes)
+    if largest > _SCALE_LIMIT * expected + 6 * noise:
         raise ValueError(
             f"The image must be on the scale [0, 1]; received a measurement up to {largest:g}, where images in [0, 1] "
             f"give about {expected:g}; divide by the sensor's maximum (255 for 8 bits, 65535 for 16) and state the "
@@ -72,12 +78,29 @@ def noise_level(
 ) -> float:
     """The typical (median) standard deviation of the noise on images in [0, 1]."""
     probe = _probes(image_shape, y)[1].expand(len(y), *image_shape)
-    p_y = likelihood(physics, measure(physics, probe), parameters, event_dim=y.dim() - 1)
+    p_y = before_sensor(likelihood(physics, measure(physics, probe), parameters, event_dim=y.dim() - 1))
     return float(p_y.variance.median().sqrt())
 
 
+def _check_finite(physics: Any, probes: list[Tensor], observed: Tensor) -> None:
+    """Raise where images in [0, 1], or a little beyond, have no finite measurement."""
+    beyond = 1.2 * probes[-1] - 0.1
+    for image, where in ((probes[-1], "in [0, 1]"), (beyond, "a little beyond [0, 1], as decoded ones are")):
+        signal = measure(physics, image)
+        if signal.shape == observed.shape and not bool(signal[observed].isfinite().all()):
+            raise ValueError(
+                f"physics.A must return finite values; received NaN or infinity for images {where}; clip them in A "
+                "(x.clamp_min(0), for example), and mark what is not measured as NaN in y."
+            )
+
+
 def _probes(image_shape: tuple[int, int, int], y: Tensor) -> list[Tensor]:
-    """A white image and one of black and white pixels at random: operators that cancel constants answer the second."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.ones(image_shape), torch.rand(image_shape, generator=generator).round()
+    """A white image, one of black and white pixels at random, and one of greys at random.
+
+    Operators that cancel constants answer the second, those that are periodic in brightness the third.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    white = torch.ones(image_shape, device="cpu")
+    images = [white, *(torch.rand(image_shape, generator=generator, device="cpu") for _ in range(2))]
+    images[1] = images[1].round()
     return [image.to(y.device, real_dtype(y)) for image in images]

@@ -3,6 +3,7 @@
 import math
 
 import deepinv
+import pyro.distributions as dist
 import pytest
 import torch
 from helpers import small_network
@@ -13,23 +14,18 @@ from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.inference import FitSettings
 from pyro_vble.inference.steps import steps_of
 from pyro_vble.models import VAE, RestorationModel
+from pyro_vble.physics import noise_distribution
 from pyro_vble.physics.problems import deblurring, denoising, gaussian_kernel, inpainting
 
 SIDE, STD, NOISE = 64, 0.2, 0.1
-
-
-class PointwiseVAE(VAE):
-    """D(z) = W z at every pixel, z as large as the image: information is the same at all of them."""
-
-    def latent_variance(self, latents, image_shape):
-        return {"z": torch.ones_like(latents["z"])}
 
 
 @pytest.fixture
 def pointwise():
     decoder = nn.Conv2d(3, 3, 1, bias=False)
     encoder = lambda x: (torch.zeros_like(x), torch.ones_like(x))  # noqa: E731
-    return PointwiseVAE(encoder, decoder, (3, SIDE, SIDE), STD)
+    # D(z) = W z at every pixel, z as large as the image: information is the same at all of them.
+    return VAE(encoder, decoder, (3, SIDE, SIDE), STD)
 
 
 def started(prior, physics, y, guide=VBLE, **options):
@@ -104,11 +100,14 @@ def test_random_numbers_are_left_alone(cae, denoising):
 
 
 def test_a_likelihood_without_gradient_leaves_the_priors_own_width(cae):
-    class Stepped(deepinv.physics.Physics):
-        def A(self, x):
-            return (4 * x).round() / 4
+    class Flat(deepinv.physics.NoiseModel):
+        pass
 
-    physics = Stepped(noise_model=deepinv.physics.GaussianNoise(0.1))
+    @noise_distribution.register
+    def _(noise_model: Flat, signal):
+        return dist.Uniform(signal - 1, signal + 1, validate_args=False)
+
+    physics = deepinv.physics.Denoising(Flat())
     guide = started(cae, physics, torch.rand(1, 3, 64, 64))
     assert (guide.width["z"] == cae.initial_width["uniform"]).all()
     assert guide.slow_parameters == []

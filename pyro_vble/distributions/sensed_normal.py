@@ -1,0 +1,145 @@
+"""A Gaussian seen through a sensor that saturates and quantises."""
+
+import math
+
+import torch
+from pyro.distributions import Normal, TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vble.distributions.gaussian_uniform import GaussianUniform
+
+# How close to an end of the range a value counts as that end, in parts of it: numbers that were stored in float32.
+_CLOSE = 2e-6
+# Part of the Gaussian's variance that is left where saturation leaves almost none: residuals are divided by it.
+_LEAST_VARIANCE = 0.01
+
+
+class SensedNormal(TorchDistribution):
+    r"""A Gaussian clipped to a range and rounded to steps, as a sensor does: :math:`y = \eta(v)`, v ~ N(mu, sigma²).
+
+    .. math:: p(y) = \begin{cases}
+        \Phi\big(\tfrac{\mathrm{low} - \mu}{\sigma}\big) & y = \mathrm{low} \\
+        \tfrac1q \Big[\Phi\big(\tfrac{y + s + q/2 - \mu}{\sigma}\big)
+        - \Phi\big(\tfrac{y + s - q/2 - \mu}{\sigma}\big)\Big] & \text{between} \\
+        1 - \Phi\big(\tfrac{\mathrm{high} - \mu}{\sigma}\big) & y = \mathrm{high} \end{cases}
+
+    with q the step (without one, the Gaussian's density between) and s how far the middle of what is rounded to y lies
+    above y: 0 where the sensor rounds, q/2 where it cuts off. At the ends the limits are those of what is rounded to
+    them, (low + s + q/2) and (high + s - q/2). There it is a probability, in between a density.
+
+    References:
+        | Estimation of relationships for limited dependent variables (Tobin, 1958)
+        | https://www.jstor.org/stable/1907382
+
+    Args:
+        loc: Mean of the Gaussian, any shape.
+        scale: Its standard deviation.
+        low: Smallest value that the sensor returns; -inf if there is none.
+        high: Largest value.
+        step: Distance of the values it returns; 0 if it returns all.
+        shift: s.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vble.distributions import SensedNormal
+        >>> p = SensedNormal(torch.tensor([0.5, 2.0]), torch.tensor(0.1), high=1.0)
+        >>> p.log_prob(torch.tensor([0.5, 1.0]))        # a density, and the probability of saturation
+        tensor([1.3836, -0.0000])
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
+    support = constraints.real
+    has_rsample = False
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        *,
+        low: float = -math.inf,
+        high: float = math.inf,
+        step: float = 0.0,
+        shift: float = 0.0,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        self.low, self.high, self.step, self.shift = low, high, step, shift
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        """Return the distribution broadcast to ``batch_shape``."""
+        new = self._get_checked_instance(SensedNormal, _instance)
+        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        new.low, new.high, new.step, new.shift = self.low, self.high, self.step, self.shift
+        super(SensedNormal, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def unsensed(self) -> Normal:
+        """The Gaussian before the sensor."""
+        return Normal(self.loc, self.scale, validate_args=False)
+
+    def sample(self, sample_shape=()) -> Tensor:
+        """Draw from the Gaussian, round and clip."""
+        value = self.unsensed.sample(sample_shape)
+        if self.step:
+            value = self._rounded(value)
+        return value.clamp(self.low, self.high)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density, at the ends log-probability, in nats."""
+        if self.step:
+            between = GaussianUniform(self.loc, self.scale, self.step, validate_args=False)
+            log_prob = between.log_prob(value + self.shift)
+        else:
+            log_prob = self.unsensed.log_prob(value)
+        lowest, highest = self._limits()
+        if math.isfinite(self.low):
+            below = torch.special.log_ndtr((lowest - self.loc) / self.scale)
+            log_prob = torch.where(value <= self.low + self._tolerance(self.low), below, log_prob)
+        if math.isfinite(self.high):
+            above = torch.special.log_ndtr((self.loc - highest) / self.scale)
+            log_prob = torch.where(value >= self.high - self._tolerance(self.high), above, log_prob)
+        return log_prob
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the clipped Gaussian; rounding leaves it, but for the shift."""
+        return self._clipped_moments()[0] - self.shift
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of the clipped Gaussian, with that of rounding; at least a hundredth of the Gaussian's."""
+        mean, square = self._clipped_moments()
+        return torch.maximum(square - mean**2 + self.step**2 / 12, _LEAST_VARIANCE * self.scale**2)
+
+    def _limits(self) -> tuple[float, float]:
+        """Beyond which values of the Gaussian the ends are returned."""
+        return self.low + self.shift + self.step / 2, self.high + self.shift - self.step / 2
+
+    def _rounded(self, value: Tensor) -> Tensor:
+        origin = self.low if math.isfinite(self.low) else (self.high if math.isfinite(self.high) else 0.0)
+        return ((value - self.shift - origin) / self.step).round() * self.step + origin
+
+    def _tolerance(self, end: float) -> float:
+        return self.step / 4 if self.step else _CLOSE * max(1.0, abs(end))
+
+    def _clipped_moments(self) -> tuple[Tensor, Tensor]:
+        """First and second moment of clip(v, low, high) + shift."""
+        low, high = self.low + self.shift, self.high + self.shift
+        inside = torch.ones_like(self.loc)
+        mean, square = self.loc * inside, (self.loc**2 + self.scale**2) * inside
+        for end, sign in ((low, 1.0), (high, -1.0)):
+            if not math.isfinite(end):
+                continue
+            # What lies beyond the end, sign * (end - v) > 0, moves to it.
+            gap = sign * (end - self.loc)
+            beyond = torch.special.ndtr(gap / self.scale)
+            density = torch.exp(-0.5 * (gap / self.scale) ** 2) / math.sqrt(2 * math.pi)
+            first = gap * beyond + self.scale * density  # E[gap of v; beyond]
+            second = (gap**2 + self.scale**2) * beyond + self.scale * gap * density
+            mean = mean + sign * first
+            square = square + 2 * sign * end * first - second
+        return mean, square
