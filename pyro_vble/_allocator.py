@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
 def freed_memory_kept() -> SharedScope:
     """A scope in which glibc keeps freed memory, as after :func:`keep_freed_memory`, and at whose end it is returned.
 
-    Scopes may be nested, and overlap in several threads: the last to end returns the memory.
+    Scopes may be nested: the last to end returns the memory.
     """
     return _scope
 

@@ -60,7 +60,7 @@ class Rule:
 
 
 def checked(function: _F) -> _F:
-    """A function whose arguments are checked against its annotations before it runs.
+    """A function whose arguments are checked against its annotations before it runs; of a class, its constructor.
 
     Unannotated arguments, and those annotated with Any, are passed on unseen. What is passed on is what the rules
     make of the arguments: a NumPy integer becomes Python's.
@@ -77,12 +77,17 @@ def checked(function: _F) -> _F:
         ...
         ValueError: times must be a whole number of at least 1; received 0.
     """
+    if isinstance(function, type):
+        function.__init__ = checked(function.__init__)
+        return function
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def passed_on(*args: Any, **kwargs: Any) -> tuple[tuple, dict[str, Any]]:
         return args, kwargs
 
+    # What is returned may be named by a class that is yet to be defined.
+    passed_on.__annotations__ = {name: a for name, a in function.__annotations__.items() if name != "return"}
     config = ConfigDict(strict=True, arbitrary_types_allowed=True)
     validated = validate_call(passed_on, config=config)
 
@@ -109,7 +114,8 @@ def _explained(error: ValidationError, function: Callable[..., Any], signature: 
         where = first["loc"][0]
         name = where if isinstance(where, str) else f"number {where + 1}"
         what = "needs an argument" if first["type"] in _MISSING else "has no argument"
-        return TypeError(f"{function.__name__} {what} {name!r}; its arguments are {', '.join(parameters)}.")
+        called = function.__qualname__.removesuffix(".__init__").rsplit(".", 1)[-1]
+        return TypeError(f"{called} {what} {name!r}; its arguments are {', '.join(parameters)}.")
     where = first["loc"][0]
     name = list(signature.parameters)[where] if isinstance(where, int) else str(where)
     same = [one for one in found if one["loc"][0] == where]
@@ -227,6 +233,25 @@ def one_of(*choices: str) -> Rule:
     return Rule(f"one of {', '.join(map(repr, choices))}", accept)
 
 
+def _image_shape(value: Any) -> tuple[int, int, int]:
+    if not isinstance(value, tuple | list):
+        raise BrokenRuleError("type")
+    shape = tuple(whole(side) for side in value)
+    if len(shape) != 3 or min(shape) < 1:
+        raise BrokenRuleError("value")
+    return shape  # type: ignore[return-value]
+
+
+def _switch_or_callable(value: Any) -> Any:
+    return value if callable(value) else _flag(value)
+
+
+def _callable(value: Any) -> Any:
+    if not callable(value):
+        raise BrokenRuleError("type")
+    return value
+
+
 Count = Annotated[int, whole_from(1)]
 CountOrZero = Annotated[int, whole_from(0)]
 Seed = Annotated[
@@ -241,4 +266,12 @@ Probability = Annotated[
 ]
 Flag = Annotated[bool, Rule("True or False", _flag)]
 PathName = Annotated[Path, Rule("a path, as text or pathlib.Path, that is not empty", _path)]
+ImageShape = Annotated[
+    tuple[int, int, int],
+    Rule("the shape (C, H, W) of one image, three whole numbers of at least 1", _image_shape, "leave out the batch"),
+]
+Progress = Annotated[
+    Any, Rule("True, False, or a callable that wraps the iterable of steps (such as tqdm)", _switch_or_callable)
+]
+Function = Annotated[Callable[..., Any], Rule("a function", _callable)]
 Named = Annotated[dict[str, Any], Rule("a mapping from names to values", _mapping_of_names)]

@@ -17,8 +17,8 @@ def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManage
     """A scope in which convolutions in float32 keep its 24 bits on CUDA too, where PyTorch lets them have TF32's 11.
 
     Bfloat16 is there for speed; what is asked to be in float32, a decoder beneath a small noise or a forward operator,
-    is asked so because eleven bits are too few. Backward passes belong inside. Scopes may be nested, and overlap in
-    several threads: the last to end restores what was.
+    is asked so because eleven bits are too few. Backward passes belong inside. Scopes may be nested: the last to end
+    restores what was.
     """
     return _scope if device.type == "cuda" else contextlib.nullcontext()
 

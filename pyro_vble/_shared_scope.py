@@ -1,11 +1,12 @@
 """Settings of the whole process that hold while anybody wants them."""
 
-import threading
 from collections.abc import Callable
+
+from pyro_vble._one_at_a_time import program_lock
 
 
 class SharedScope:
-    """A scope that may be nested, and overlap in several threads: the first to begin sets, the last to end restores.
+    """A scope that may be nested: the first to begin sets, the last to end restores.
 
     Args:
         begin: Called when nobody was within.
@@ -23,17 +24,16 @@ class SharedScope:
 
     def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
         self._begin, self._end = begin, end
-        self._lock = threading.Lock()
         self.count = 0
 
     def __enter__(self) -> None:
-        with self._lock:
+        with program_lock:
             self.count += 1
             if self.count == 1:
                 self._begin()
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
+        with program_lock:
             self.count -= 1
             if self.count == 0:
                 self._end()

@@ -55,7 +55,7 @@ class EnsemblePosterior(Posterior):
         """The decodings D(z̄) of the fits, averaged, (B, C, H, W)."""
         return self._out(torch.stack([fit.mmse_z for fit in self._fits]).mean(0))
 
-    def draws(self, n: int = 1, *, seed: int | None = None) -> Iterator[Draws]:
+    def draws(self, n: Any = 1, *, seed: Any = None) -> Iterator[Draws]:
         """Not of a mixture: its density is not a guide's. Use those of ``fits``."""
         raise NotImplementedError(
             "The density of a mixture of fits is none of its guides'; use the draws of posterior.fits[k]."

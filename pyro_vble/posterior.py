@@ -6,8 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyro
 import torch
@@ -15,8 +14,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vble._allocator import freed_memory_kept
+from pyro_vble._arguments import BrokenRuleError, Count, Probability, Rule, Seed, checked
+from pyro_vble._one_at_a_time import program_lock
 from pyro_vble._streaming import Moments, joined, streamed_quantiles
-from pyro_vble.guides._parameters import parameter_scope
+from pyro_vble.guides._parameters import StoredGuide, parameter_scope, parameters_of
 from pyro_vble.inference.draws import Draws, draw, latents_of
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.seeding import as_seed, derived_seed, fresh_seed, seeded
@@ -31,8 +32,19 @@ if TYPE_CHECKING:
 
 # Pixels decoded at once: on CPU small batches stay in cache, on CUDA large ones fill the device.
 _PIXELS_AT_ONCE = {"cpu": 4 * 256 * 256, "cuda": 64 * 256 * 256}
+# Draws whose mean stands for the median of a guide that does not know its own.
+_CENTRE_DRAWS = 64
 # Up to this many values the samples of one seed are kept for the next statistic: 100 samples of a 384x384 photograph.
 _KEEP_VALUES = 50_000_000
+
+
+def _calibration(value: Any) -> Any:
+    if not callable(getattr(value, "half_width", None)):
+        raise BrokenRuleError("type")
+    return value
+
+
+CalibrationLike = Annotated[Any, Rule("a pyro_vble.diagnostics.Calibration, or None", _calibration)]
 
 
 class Posterior:
@@ -92,34 +104,45 @@ class Posterior:
     def mmse_z(self) -> Tensor:
         """D(z̄), the decoding of the posterior median of the latent, (B, C, H, W).
 
-        One pass, and so in full precision: bfloat16 has only 128 levels between 1/2 and 1.
+        One pass, and so in full precision: bfloat16 has only 128 levels between 1/2 and 1. Of a guide that has no
+        ``median`` (a function, a normalising flow) z̄ is the mean of 64 draws of a fixed seed.
         """
-        with torch.no_grad(), network_precision("float32", self.y.device), parameter_scope(self.guide):
-            z = self.guide.median(self.y)["z"]
-            return self._out(self.model.prior.decode_mean(z, self.image_shape[1:]))
+        with program_lock, torch.no_grad(), network_precision("float32", self.y.device):
+            return self._out(self.model.prior.decode_mean(self._central_z(), self.image_shape[1:]))
 
-    def mmse_x(self, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
+    @checked
+    def mmse_x(self, num_samples: Count = 100, *, seed: Seed | None = None) -> Tensor:
         """The mean of posterior image samples, (B, C, H, W)."""
         return self._out(self._moments(num_samples, seed).mean.clone())  # what is kept stays ours
 
-    def std(self, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
+    @checked
+    def std(self, num_samples: Count = 100, *, seed: Seed | None = None) -> Tensor:
         """The standard deviation of every pixel, (B, C, H, W)."""
         return self._out(self._moments(num_samples, seed).std)
 
-    def quantile(self, q: float, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
+    @checked
+    def quantile(self, q: Probability, num_samples: Count = 100, *, seed: Seed | None = None) -> Tensor:
         """The q-quantile of every pixel, (B, C, H, W).
 
-        Exact for up to 128 samples; beyond, interpolated in a histogram of 256 bins per pixel.
+        Of n samples in order it is the one at position q (n + 1), so that another draw lies below it with probability
+        q: exact for up to 128 samples; beyond, interpolated in a histogram of 256 bins per pixel.
 
         Raises:
             ValueError: If q is not a probability.
-        """
-        return self._out(self._quantiles((_probability("q", q),), num_samples, seed)[0])
 
-    def interval(self, probability: float, num_samples: int = 100, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        References:
+            | Sample quantiles in statistical packages (Hyndman and Fan, 1996), definition 6
+        """
+        return self._out(self._quantiles((q,), num_samples, seed)[0])
+
+    @checked
+    def interval(
+        self, probability: Probability, num_samples: Count = 100, *, seed: Seed | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval that holds every pixel with this probability.
 
-        With a calibration, that which held so many in the past.
+        Another draw of the posterior lies within with just this probability, if there are samples enough to tell: n of
+        them reach (n - 1)/(n + 1). With a calibration, it is that which held so many in the past.
 
         Raises:
             ValueError: If ``probability`` is not one.
@@ -128,26 +151,28 @@ class Posterior:
             moments = self._moments(num_samples, seed)
             half = self.calibration.half_width(moments.std, probability)
             return self._out(moments.mean - half), self._out(moments.mean + half)
-        tail = (1 - _probability("probability", probability)) / 2
+        tail = (1 - probability) / 2
         low, high = self._quantiles((tail, 1 - tail), num_samples, seed)
         return self._out(low), self._out(high)
 
-    def error_quantile(self, q: float, num_samples: int = 100, *, seed: int | None = None) -> Tensor:
+    @checked
+    def error_quantile(self, q: Probability, num_samples: Count = 100, *, seed: Seed | None = None) -> Tensor:
         """The q-quantile of |sample - MMSE-x| at every pixel, (B, C, H, W): the predicted size of the error.
 
-        With a calibration, that of the errors of the past.
+        Each of n samples is compared with the mean of the others, as a new one would be: n/(n - 1) times its distance
+        from the mean of all. With a calibration, that of the errors of the past.
 
         Raises:
             ValueError: If q is not a probability.
         """
-        q = _probability("q", q)
         seed = self._lasting_seed(seed)
         if self.calibration is not None:
             return self._out(self.calibration.half_width(self._moments(num_samples, seed).std, q))
-        mean = self._moments(num_samples, seed).mean
-        return self._out(self._quantiles((q,), num_samples, seed, lambda x: (x - mean).abs())[0])
+        mean, others = self._moments(num_samples, seed).mean, num_samples / max(num_samples - 1, 1)
+        return self._out(self._quantiles((q,), num_samples, seed, lambda x: others * (x - mean).abs())[0])
 
-    def calibrated(self, calibration: "Calibration | None") -> "Posterior":
+    @checked
+    def calibrated(self, calibration: CalibrationLike | None) -> "Posterior":
         """This posterior with ``interval`` and ``error_quantile`` calibrated; samples and ``std`` stay as they are.
 
         Warns where the calibration was made with another guide, prior or operator.
@@ -167,26 +192,31 @@ class Posterior:
 
     # --- samples ---
 
-    def sample(self, n: int = 1, *, seed: int | None = None) -> Tensor:
+    @checked
+    def sample(self, n: Count = 1, *, seed: Seed | None = None) -> Tensor:
         """Draw n posterior images, (n, B, C, H, W)."""
         return self._out(joined(self._chunks(n, seed), n))
 
-    def sample_latents(self, n: int = 1, *, seed: int | None = None) -> dict[str, Tensor]:
+    @checked
+    def sample_latents(self, n: Count = 1, *, seed: Seed | None = None) -> dict[str, Tensor]:
         """Draw n posterior latents by site, each (n, B, *event): those of the images that ``sample`` draws."""
         chunks = list(self._chunked(n, self._seed(seed), Posterior._latents))
         return {name: self._out(torch.cat([chunk[name] for chunk in chunks])) for name in chunks[0]}
 
-    def draws(self, n: int = 1, *, seed: int | None = None) -> Iterator[Draws]:
+    @checked
+    def draws(self, n: Count = 1, *, seed: Seed | None = None) -> Iterator[Draws]:
         """Draw n times, in chunks, each with its densities under model and guide.
 
         The images of a seed are those of ``sample``.
 
         Raises:
-            ValueError: If the model has no operator, as after loading without one.
+            ValueError: If the model has no operator, as after loading without one, or the guide's density is not one
+                of each image.
         """
         return self._chunked(n, self._seed(seed), Posterior._draws)
 
-    def predictive(self, n: int = 1, *, seed: int | None = None) -> Tensor:
+    @checked
+    def predictive(self, n: Count = 1, *, seed: Seed | None = None) -> Tensor:
         """Draw n measurements from the posterior predictive p(y'|y), (n, B, ...).
 
         Raises:
@@ -240,11 +270,11 @@ class Posterior:
 
     def _chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
         """Posterior images in chunks (n, B, C, H, W); a small set with a seed is kept for the next statistic of it."""
-        _check_count(num_samples)
         seed = self._seed(seed)
         key = self._key(num_samples, seed)
-        if self._kept is not None and self._kept[0] == key:
-            yield from self._kept[1]
+        kept = self._kept  # looked at once: another thread may exchange it
+        if kept is not None and kept[0] == key:
+            yield from kept[1]
             return
         if seed is None or num_samples * math.prod(self.image_shape) > _KEEP_VALUES:
             yield from self._chunked(num_samples, seed, Posterior._images)
@@ -262,16 +292,17 @@ class Posterior:
         """What ``make`` makes of n draws of a fit, chunk by chunk.
 
         Each chunk has a seed of its own: what a generator yields within a scope, its consumer gets within that scope,
-        so the random state cannot be forked around all chunks at once.
+        so the random state cannot be forked around all chunks at once. Nor can the lock be held around all of them.
         """
-        _check_count(num_samples)
-        pixels = self.image_shape[0] * self.image_shape[2] * self.image_shape[3]
+        pixels = self.image_shape[0] * _networks_passes(self.image_shape[1], self.model.prior.bands)
+        pixels *= self.image_shape[2] * self.image_shape[3]
         size = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
         with freed_memory_kept():
             for index, start in enumerate(range(0, num_samples, size)):
                 # As in a fit, what Pyro validates it validates once.
                 unchecked = pyro.validation_enabled(False) if index else contextlib.nullcontext()
-                with seeded(derived_seed(seed, "draws", index)), unchecked:
+                random = seeded(derived_seed(seed, "draws", index))
+                with program_lock, torch.inference_mode(False), random, unchecked:
                     made = make(self, min(size, num_samples - start))
                 yield made
 
@@ -291,6 +322,14 @@ class Posterior:
     def _guide_trace(self, n: int) -> poutine.Trace:
         with parameter_scope(self.guide), pyro.plate("samples", n, dim=-2):
             return poutine.trace(self.guide).get_trace(self.y)
+
+    def _central_z(self) -> Tensor:
+        with parameter_scope(self.guide):
+            if callable(getattr(self.guide, "median", None)):
+                with contextlib.suppress(NotImplementedError):
+                    return self.guide.median(self.y)["z"]
+        with seeded(derived_seed(0, "centre")):
+            return self._latents(_CENTRE_DRAWS)["z"].mean(0)
 
     def _latents(self, n: int) -> dict[str, Tensor]:
         return latents_of(self._guide_trace(n))
@@ -326,12 +365,14 @@ class Posterior:
         """Mean and variance of the samples of a seed; the last are kept, for its other moments and errors."""
         seed = self._seed(seed)
         key = self._key(num_samples, seed)
-        if seed is None or self._kept_moments is None or self._kept_moments[0] != key:
-            moments = Moments()
-            for chunk in self._chunks(num_samples, seed):
-                moments.update(chunk)
-            self._kept_moments = key, moments
-        return self._kept_moments[1]
+        kept = self._kept_moments
+        if seed is not None and kept is not None and kept[0] == key:
+            return kept[1]
+        moments = Moments()
+        for chunk in self._chunks(num_samples, seed):
+            moments.update(chunk)
+        self._kept_moments = key, moments
+        return moments
 
     def _quantiles(
         self,
@@ -361,19 +402,14 @@ class Posterior:
 
 def _versions(guide: Callable) -> tuple[int, ...]:
     """Changes with every further fitting step, so that kept samples are never those of an older guide."""
-    return tuple(p._version for p in guide.parameters()) if isinstance(guide, nn.Module) else ()
+    return tuple(p._version for p in parameters_of(guide))
 
 
-def _probability(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a probability in [0, 1]; received {value!r}; write 90 % as 0.9.")
-    return float(value)
-
-
-def _check_count(n: int) -> None:
-    if not (isinstance(n, Integral) and n >= 1):
-        raise ValueError(f"The number of samples must be a whole number of at least 1; received {n!r}.")
+def _networks_passes(bands: int, own: int) -> int:
+    """How often an image goes through the network: band by band, unless it has the network's bands or one."""
+    return 1 if bands in (1, own) else bands
 
 
 def _name(guide: Callable) -> str:
-    return getattr(type(guide), "__name__", "guide")
+    guide = guide.function if isinstance(guide, StoredGuide) else guide
+    return getattr(guide, "__name__", type(guide).__name__)

@@ -13,13 +13,17 @@ def as_seed(seed: object) -> int | None:
 
     Raises:
         TypeError: If it is no whole number.
+        ValueError: If it has more than 64 bits, which is what torch's generators take.
     """
     if seed is None:
         return None
     try:
-        return operator.index(seed)
+        number = operator.index(seed)
     except TypeError:
         raise TypeError(f"seed must be a whole number or None; received {seed!r}.") from None
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"seed must fit in 64 bits; received {number}.")
+    return number
 
 
 def derived_seed(seed: int | None, purpose: str, index: int = 0) -> int | None:
@@ -42,6 +46,21 @@ def fresh_seed() -> int:
 
 
 @contextlib.contextmanager
+def forked_generators(device: torch.device | None = None) -> Iterator[None]:
+    """A scope that leaves torch's default generators as they were.
+
+    Those of the CPU and of the GPU that is computed on; without a device, of all GPUs that this process has used:
+    PyTorch's own default would wake every GPU of the machine.
+    """
+    if device is not None:
+        devices = [device] if device.type == "cuda" else []
+    else:
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextlib.contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """A scope whose random numbers start from ``seed``; None goes on with the global generator.
 
@@ -58,6 +77,6 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng():
+    with forked_generators():
         torch.manual_seed(seed)
         yield

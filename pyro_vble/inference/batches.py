@@ -14,7 +14,7 @@ from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.fitting import fit
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.physics import is_divisible
-from pyro_vble.seeding import as_seed, derived_seed
+from pyro_vble.seeding import as_seed, derived_seed, forked_generators
 
 if TYPE_CHECKING:
     from pyro_vble.posterior import Posterior
@@ -130,7 +130,7 @@ def images_at_once(
 
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
-    with torch.random.fork_rng(), network_precision(precision, y.device), parameter_scope(guide), hooks:
+    with forked_generators(y.device), network_precision(precision, y.device), parameter_scope(guide), hooks:
         latents = guide(y)
         z = latents["z"].detach().requires_grad_()
         image_shape = model.image_shape(y)

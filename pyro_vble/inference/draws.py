@@ -9,6 +9,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.precision import network_precision
 
@@ -42,6 +43,7 @@ class Draws:
         return self.log_joint - self.log_guide
 
 
+@one_at_a_time
 @torch.no_grad()
 def draw(model: Callable, guide: Callable, y: Tensor, n: int = 1, *, precision: str = "float32") -> Draws:
     r"""Draw n times from a guide, and evaluate model and guide there.
@@ -81,17 +83,39 @@ def draw(model: Callable, guide: Callable, y: Tensor, n: int = 1, *, precision: 
         latents=latents_of(guide_trace),
         log_likelihood=observed["fn"].base_dist.log_prob(observed["value"]),
         log_prior=_log_prob(model_trace, skip="y").expand(plates),
-        log_guide=_log_prob(guide_trace).expand(plates),
+        log_guide=_guide_log_prob(guide_trace, plates),
     )
 
 
 def latents_of(trace: poutine.Trace) -> dict[str, Tensor]:
     """Values of the latent sites of a trace."""
-    return {name: site["value"] for name, site in _sites(trace) if not site["is_observed"]}
+    # What one of Pyro's own guides samples all its sites from is none of the model's.
+    sites = ((name, site) for name, site in _sites(trace) if not site["infer"].get("is_auxiliary"))
+    return {name: site["value"] for name, site in sites if not site["is_observed"]}
 
 
 def _sites(trace: poutine.Trace) -> list[tuple[str, dict]]:
     return [(n, s) for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)]
+
+
+def _guide_log_prob(trace: poutine.Trace, plates: tuple[int, int]) -> Tensor:
+    """log q of every draw and image.
+
+    Raises:
+        ValueError: If the guide has one density for all images of a batch.
+    """
+    together = [n for n, s in _sites(trace) if plates[1] > 1 and s["infer"].get("is_auxiliary") and _is_joint(s)]
+    if together:
+        raise ValueError(
+            f"The density of every image is needed; received a batch of {plates[1]} images whose guide has one density "
+            f"for all ({together[0]}); restore the images one by one."
+        )
+    return _log_prob(trace).expand(plates)
+
+
+def _is_joint(site: dict) -> bool:
+    """Whether a site stands outside the plate of the images."""
+    return all(frame.name != "image" for frame in site["cond_indep_stack"])
 
 
 def _log_prob(trace: poutine.Trace, skip: str | None = None) -> Tensor:

@@ -1,25 +1,25 @@
 """Fitting a guide to a measurement with Pyro's SVI."""
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vble._allocator import freed_memory_kept
-from pyro_vble.guides._parameters import parameter_scope
-from pyro_vble.inference.precision import dtype_of, network_precision, resolve_precision
-from pyro_vble.inference.settings import FitSettings, Progress
+from pyro_vble._arguments import Count, Function, NotNegative, Positive, Progress, Seed, checked
+from pyro_vble._one_at_a_time import one_at_a_time
+from pyro_vble.guides._parameters import parameter_scope, parameters_of, with_own_parameters
+from pyro_vble.inference.precision import Precision, dtype_of, network_precision, suited_precision
+from pyro_vble.inference.settings import ELBOName, FitSettings, Schedule
 from pyro_vble.inference.snapshot import Snapshot
 from pyro_vble.inference.steps import steps_of
 from pyro_vble.inference.tempering import tempered
 from pyro_vble.physics import observed_mask
-from pyro_vble.seeding import as_seed, seeded
-
-if TYPE_CHECKING:
-    from pyro_vble.posterior import Posterior
+from pyro_vble.seeding import seeded
 
 _MAX_ROLLBACKS = 5
 _SNAPSHOT_EVERY = 10
@@ -32,27 +32,29 @@ class FitDivergedError(RuntimeError):
         posterior: The posterior of the last good state of the guide.
     """
 
-    def __init__(self, message: str, posterior: "Posterior") -> None:
+    def __init__(self, message: str, posterior: Any) -> None:
         super().__init__(message)
         self.posterior = posterior
 
 
+@one_at_a_time
+@checked
 def fit(
     model: nn.Module,
-    guide: Callable[[Tensor], Any],
+    guide: Function,
     y: Tensor,
     *,
-    num_steps: int = 60,
-    lr: float = 0.2,
-    schedule: str = "linear",
-    num_particles: int = 1,
-    kl_weight: float = 1.0,
-    elbo: str = "auto",
-    tolerance: float | None = 1e-3,
-    seed: int | None = None,
-    precision: str = "auto",
+    num_steps: Count = 60,
+    lr: Positive = 0.2,
+    schedule: Schedule = "linear",
+    num_particles: Count = 1,
+    kl_weight: NotNegative = 1.0,
+    elbo: ELBOName = "auto",
+    tolerance: NotNegative | None = 1e-3,
+    seed: Seed | None = None,
+    precision: Precision = "auto",
     progress: Progress = True,
-) -> "Posterior":
+) -> Any:
     r"""Fit a guide to one measurement (or a batch of them) by stochastic variational inference.
 
     .. math:: \max_q\; E_q[\log p(y|x)] + \lambda\, E_q[\log p(x, z, h) - \log q(x, z, h)]
@@ -62,7 +64,8 @@ def fit(
 
     Args:
         model: A :class:`~pyro_vble.models.RestorationModel`.
-        guide: A guide of it, taking y.
+        guide: A guide of it, taking y. One that keeps its parameters in Pyro's global store (a function with
+            ``pyro.param``) gets a store of its own, which starts empty and goes with the posterior.
         y: Measurement (B, ...), on the model's device and in its precision; NaN where unobserved.
         num_steps: Largest number of steps.
         lr: Learning rate at the first step.
@@ -76,13 +79,14 @@ def fit(
             over the quarter before, in nats per measured value (with a falling rate, only once it has come down
             to a tenth); None runs all steps.
         seed: Seed of this fit's random numbers, and of the posterior's; the global generator is left as it was.
-        precision: "auto", "float32", "float64" or "bfloat16" (of the networks only).
+        precision: "float32", "float64", "bfloat16" (of the networks only), or "auto", as in ``restore``.
         progress: Show a bar; or a callable that wraps the iterable of steps.
 
     Returns:
         The fitted posterior.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If a setting is out of range.
         FitDivergedError: After five rollbacks, or if no loss was finite; it carries the posterior of the last good
             state.
@@ -110,7 +114,15 @@ def fit(
         elbo=elbo,
         tolerance=tolerance,
     )
-    precision, seed = resolve_precision(precision, model.prior, y.device), as_seed(seed)
+    guide = with_own_parameters(guide)
+    with torch.inference_mode(False):
+        y = y.clone() if y.is_inference() else y.detach()
+    if any(p.is_inference() for p in parameters_of(guide)):
+        raise ValueError(
+            "A guide's parameters must be able to have gradients; received a guide that was built under "
+            "torch.inference_mode; build it outside, or within torch.inference_mode(False)."
+        )
+    precision = suited_precision(precision, model, y)
     if y.dtype != dtype_of(precision):
         raise ValueError(
             f"precision={precision!r} computes in {dtype_of(precision)}; received a measurement in {y.dtype}; convert "
@@ -125,7 +137,10 @@ def fit(
         found.interrupted = interrupted
         return found
 
-    with seeded(seed), network_precision(precision, y.device), parameter_scope(guide), freed_memory_kept():
+    scopes = seeded(seed), network_precision(precision, y.device), parameter_scope(guide), freed_memory_kept()
+    with contextlib.ExitStack() as stack:
+        for scope in (torch.inference_mode(False), torch.enable_grad(), *scopes):
+            stack.enter_context(scope)
         try:
             for loss in _losses(model, guide, y, settings, progress):
                 trace.append(-loss)

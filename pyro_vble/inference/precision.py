@@ -2,13 +2,27 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Annotated, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pyro_vble._arguments import BrokenRuleError, Rule, one_of
 from pyro_vble._precision import exact_convolutions
+from pyro_vble.physics import noise_level
 
-_PRECISIONS = ("auto", "float32", "float64", "bfloat16")
+# Spacing of bfloat16 numbers just below 1: decoded images are rounded to it, which finer noise would notice.
+_BFLOAT16_STEP = 2**-8
+
+
+def _device(value: Any) -> Any:
+    if not isinstance(value, str | torch.device):
+        raise BrokenRuleError("type")
+    return value
+
+
+Precision = Annotated[str, one_of("auto", "float32", "float64", "bfloat16")]
+Device = Annotated[Any, Rule('"auto", or a torch device such as "cpu" or "cuda:0"', _device)]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -36,18 +50,27 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_precision(precision: str, prior: nn.Module, device: torch.device) -> str:
-    """The precision to compute in: "auto" keeps a float64 prior, and else takes bfloat16 networks where they are fast.
-
-    Raises:
-        ValueError: If the precision is unknown.
-    """
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}; received {precision!r}.")
+    """The precision to compute in: "auto" keeps a float64 prior, else takes bfloat16 networks where they are fast."""
     if precision != "auto":
         return precision
     if any(p.dtype == torch.float64 for p in prior.parameters()):
         return "float64"
     return "bfloat16" if _bfloat16_is_fast(device) else "float32"
+
+
+def suited_precision(precision: str, model: nn.Module, y: Tensor) -> str:
+    """The precision to fit in: "auto" takes bfloat16 networks only where the noise hides their rounding.
+
+    Args:
+        precision: As requested, "auto" or one that is kept.
+        model: The :class:`~pyro_vble.models.RestorationModel`.
+        y: Measurement (B, ...), where and in what data type it is computed on.
+    """
+    resolved = resolve_precision(precision, model.prior, y.device)
+    if precision != "auto" or resolved != "bfloat16" or model.physics is None:
+        return resolved
+    noise = noise_level(model.physics, y, model.image_shape(y), model.initial_parameters(y))
+    return "float32" if noise < _BFLOAT16_STEP else resolved
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -1,13 +1,16 @@
 """The settings of a fit, checked once."""
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from typing import Annotated
 
-Progress = bool | Callable[[Iterable], Iterable]
+from pyro_vble._arguments import Count, NotNegative, Positive, checked, one_of
+
+Schedule = Annotated[str, one_of("linear", "cosine", "constant")]
+ELBOName = Annotated[str, one_of("auto", "trace", "mean_field")]
 
 
+@checked
 @dataclass(frozen=True)
 class FitSettings:
     """How a guide is fitted.
@@ -25,44 +28,17 @@ class FitSettings:
 
     Raises:
         ValueError: If a setting is out of range.
-        TypeError: If a setting is no number.
+        TypeError: If a setting is of another type.
     """
 
-    num_steps: int = 60
-    lr: float = 0.2
-    schedule: str = "linear"
-    num_particles: int = 1
-    kl_weight: float = 1.0
-    elbo: str = "auto"
-    tolerance: float | None = 1e-3
-    window: int = 20
-
-    def __post_init__(self) -> None:
-        """Check every setting."""
-        for name in ("num_steps", "num_particles", "window"):
-            value = getattr(self, name)
-            if not (isinstance(value, Integral) and value >= 1):
-                raise ValueError(f"{name} must be a whole number of at least 1; received {value!r}.")
-        for name in ("lr", "kl_weight", "tolerance"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) and not (name == "tolerance" and value is None):
-                raise TypeError(f"{name} must be a number; received {value!r}.")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be positive and finite; received {self.lr!r}; 0.2 suits most problems.")
-        if not 0 <= self.kl_weight < math.inf:
-            raise ValueError(
-                f"kl_weight must be finite and not negative; received {self.kl_weight!r}; 1 is Bayes' rule."
-            )
-        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
-            raise ValueError(
-                f"tolerance must be finite and not negative, or None to run all steps; received {self.tolerance!r}."
-            )
-        for name, choices in (
-            ("schedule", ("linear", "cosine", "constant")),
-            ("elbo", ("auto", "trace", "mean_field")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; received {getattr(self, name)!r}.")
+    num_steps: Count = 60
+    lr: Positive = 0.2
+    schedule: Schedule = "linear"
+    num_particles: Count = 1
+    kl_weight: NotNegative = 1.0
+    elbo: ELBOName = "auto"
+    tolerance: NotNegative | None = 1e-3
+    window: Count = 20
 
     def rate(self, step: int) -> float:
         """Learning rate at a step, counted from 0."""

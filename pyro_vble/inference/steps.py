@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,12 +10,15 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoContinuous, AutoStructured
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble.guides import MeanFieldGuide
+from pyro_vble.guides._parameters import parameters_of
 from pyro_vble.inference.elbo import DeviceELBO, DeviceTraceELBO
 from pyro_vble.inference.settings import FitSettings
+from pyro_vble.seeding import forked_generators
 
 
 class EagerSteps:
@@ -38,9 +40,8 @@ class EagerSteps:
         self._loss = loss
         self._betas, self._slow_part = betas, slow_part
         self._optimiser: torch.optim.Adam | None = None
-        self._slow = set(guide.slow_parameters) if isinstance(guide, MeanFieldGuide) else set()
-        if isinstance(guide, nn.Module):
-            self._take_in(guide.parameters())
+        self._guide = guide
+        self._take_in(parameters_of(guide))
 
     @property
     def state(self) -> list[Tensor]:
@@ -58,7 +59,9 @@ class EagerSteps:
         """Take one step at a learning rate; returns the loss before it, not looked at yet."""
         with poutine.trace(param_only=True) as seen:
             loss = self._gradient(validate)
-        self._take_in(site["value"].unconstrained() for site in seen.trace.nodes.values())
+        # A plain torch parameter, as some of Pyro's own guides have, is its own unconstrained value.
+        values = [site["value"] for site in seen.trace.nodes.values()]
+        self._take_in(value.unconstrained() if hasattr(value, "unconstrained") else value for value in values)
         self._set_rate(rate)
         self._optimiser.step()
         self._optimiser.zero_grad()
@@ -82,10 +85,12 @@ class EagerSteps:
         new = [p for p in dict.fromkeys(parameters) if p not in known and p.requires_grad]
         if not new:
             return
-        slow = [p for p in new if p in self._slow]
-        for part, params in ((1.0, [p for p in new if p not in self._slow]), (self._slow_part, slow)):
-            if params:
-                self._add({"params": params, "part": part})
+        parts = parts_of_the_rate(self._guide, self._slow_part)
+        groups: dict[float, list[Tensor]] = {}
+        for p in new:
+            groups.setdefault(parts.get(p, 1.0), []).append(p)
+        for part, params in groups.items():
+            self._add({"params": params, "part": part})
         for p in new:
             count = torch.zeros((), dtype=torch.float32, device=p.device if p.is_cuda else None)
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -126,7 +131,7 @@ class CapturedSteps(EagerSteps):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_loss: Tensor | None = None
         self._device = self.parameters[0].device if self.parameters else torch.device("cuda")
-        self._stream: torch.cuda.Stream | None = _stream_on(self._device, threading.get_ident())
+        self._stream: torch.cuda.Stream | None = _stream_on(self._device)
 
     def step(self, rate: float, *, validate: bool = False) -> Tensor:
         """Take one step at a learning rate; returns the loss before it, not looked at yet."""
@@ -204,11 +209,8 @@ class CapturedSteps(EagerSteps):
 
 
 @functools.cache
-def _stream_on(device: torch.device, thread: int) -> "torch.cuda.Stream":
-    """The stream of a thread's captures on a device: matrix products keep a workspace for every stream they have seen.
-
-    Two threads must not share one: what either does while the other captures would be captured too.
-    """
+def _stream_on(device: torch.device) -> "torch.cuda.Stream":
+    """The stream of all captures on a device: matrix products keep a workspace for every stream they have seen."""
     return torch.cuda.Stream(device)
 
 
@@ -223,6 +225,19 @@ def _no_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+
+
+def parts_of_the_rate(guide: Callable, slow_part: float) -> dict[Tensor, float]:
+    """The part of the learning rate at which parameters move that do not move at all of it.
+
+    Widths that start near their optimum, and matrices that couple latents, in Pyro's own guides: each of n latents is a
+    sum over a row of n numbers, which would move by n times the rate.
+    """
+    if isinstance(guide, MeanFieldGuide):
+        return dict.fromkeys(guide.slow_parameters, slow_part)
+    if isinstance(guide, AutoContinuous | AutoStructured):
+        return {p: 1 / p.shape[1] for p in guide.parameters() if p.dim() == 2}
+    return {}
 
 
 def steps_of(
@@ -264,7 +279,7 @@ def _is_reparameterised(guide: Callable, y: Tensor) -> bool:
     """Whether every site of a guide is; Pyro's autoguides make their parameters at this, their first call."""
     if isinstance(guide, MeanFieldGuide):
         return True
-    with torch.random.fork_rng(), torch.no_grad():
+    with forked_generators(y.device), torch.no_grad():
         trace = poutine.trace(guide).get_trace(y)
     samples = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
     return all(site["fn"].has_rsample for site in samples)
