@@ -156,7 +156,8 @@ def _tiff(array: np.ndarray, missing: np.ndarray, nodata: float | None, scale: f
     from rasterio.errors import NotGeoreferencedWarning
 
     count, height, width = array.shape
-    colour = count == 3 and array.dtype.kind in "ui"
+    known = raster is not None and raster.count == count
+    colour = count == 3 and array.dtype.kind in "ui" and not (known and "red" not in raster.colours)
     options: dict[str, Any] = {
         "driver": "GTiff",
         "count": count,
@@ -205,10 +206,10 @@ def _describe(file: Any, raster: Raster, *, values: bool) -> None:
     file.descriptions = raster.descriptions
     for band, tags in enumerate(raster.band_tags, start=1):
         file.update_tags(band, **tags)
-    if file.count > 3:
-        # What GDAL declared as alpha without asking was read as a band.
-        names = ["undefined" if name == "alpha" else name for name in raster.colours]
-        file.colorinterp = [ColorInterp[name] for name in names]
+    # What GDAL declared as alpha without asking was read as a band.
+    colours = [ColorInterp["undefined" if name == "alpha" else name] for name in raster.colours]
+    if file.count > 1 and list(file.colorinterp) != colours:
+        file.colorinterp = colours
     if values:
         file.scales, file.offsets = raster.scales, raster.offsets
         file.units = [unit or "" for unit in raster.units]

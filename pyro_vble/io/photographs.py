@@ -43,9 +43,10 @@ def decode_png(path: Path, nodata: float | None) -> Decoded:
     return decoded
 
 
-def decode_photograph(path: Path, nodata: float | None, formats: tuple[str, ...] = ("JPEG", "MPO", "WEBP")) -> Decoded:
+def decode_photograph(path: Path, nodata: float | None, formats: tuple[str, ...] = ("JPEG", "WEBP")) -> Decoded:
     """The samples of what Pillow reads, in grey or RGB."""
-    from PIL import Image
+    # By name: Pillow's own search for plugins is not made for several threads.
+    from PIL import Image, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
     # From bytes: Pillow and the libraries beneath it never see the name.
     with Image.open(io.BytesIO(path.read_bytes()), formats=formats) as image:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-_DERIVED = ("STATISTICS_", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
+# No longer true of what is written.
+_DERIVED = ("STATISTICS_", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUNIT", "TIFFTAG_SOFTWARE")
+_LAYOUTS = ('{"shape"', "shape=", "ImageJ=", "<?xml", "<OME")
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Raster:
         down, right = rows / self.rows, columns / self.columns
         if down == right == 1:
             return self
-        transform = self.transform
-        if transform is not None:
-            transform = transform * type(transform).scale(1 / right, 1 / down)
+        t = transform = self.transform
+        if t is not None:
+            transform = type(t)(t.a / right, t.b / down, t.c, t.d / right, t.e / down, t.f)
         points = tuple(_moved(point, down, right) for point in self.gcps)
         rpcs = None if self.rpcs is None else _scaled(self.rpcs, down, right)
         return replace(self, rows=rows, columns=columns, transform=transform, gcps=points, rpcs=rpcs)
@@ -111,7 +113,11 @@ def _raster_of(source: Any) -> Raster | None:
     if source.transform.is_identity or not np.isfinite(numbers).all() or transform.is_degenerate:
         transform = None
     points, points_crs = source.gcps
-    tags = {name: value for name, value in source.tags().items() if not name.startswith(_DERIVED)}
+    tags = {
+        name: value
+        for name, value in source.tags().items()
+        if not name.startswith(_DERIVED) and not (name == "TIFFTAG_IMAGEDESCRIPTION" and value.startswith(_LAYOUTS))
+    }
     raster = Raster(
         source.height,
         source.width,
@@ -133,7 +139,7 @@ def _raster_of(source: Any) -> Raster | None:
     )
     says = raster.crs, transform, raster.rpcs, *raster.descriptions, *raster.units
     said = any(value is not None for value in (*says, raster.nodata)) or bool(points) or any(raster.band_tags)
-    said = said or set(tags) - {"AREA_OR_POINT"} != set()
+    said = said or not all(name == "AREA_OR_POINT" or name.startswith("TIFFTAG_") for name in tags)
     return raster if said or set(raster.scales) != {1.0} or set(raster.offsets) != {0.0} else None
 
 

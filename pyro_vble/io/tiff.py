@@ -1,5 +1,6 @@
 """TIFF files: what their tags say of the samples."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,16 @@ _AXES = {
 }
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # kinds of alpha
 
+# Spellings of float32's lowest number that tifffile complains of are read here.
+logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
+
 
 def decode_tiff(path: Path, nodata: float | None) -> Decoded:
     """The samples of a TIFF of one image, as its tags say: photometric interpretation, palette, bits, orientation.
 
     All its bands are bands, but alpha. GDAL declares the fourth of four 8-bit bands as alpha, whatever it is: in a
-    georeferenced file, alpha is what is declared so and is either nothing or full everywhere. A georeferenced file is
-    not turned by its orientation, as its coordinates are those of the file's rows and columns.
+    georeferenced file, alpha is what is declared so and has one value beside 0, or the largest everywhere. A
+    georeferenced file is not turned by its orientation, as its coordinates are those of the file's rows and columns.
     """
     import tifffile
 
@@ -102,9 +106,10 @@ def _image_and_mask(file: Any, path: Path) -> tuple[Any, Any]:
     if not file.series:
         raise ImageFileError(f"A TIFF must hold an image; {path} holds none.")
     image, mask = file.series[0], None
+    size = image.keyframe.imagelength, image.keyframe.imagewidth
     for other in file.series[1:]:
         kind = int(other.keyframe.subfiletype)
-        if kind & _MASK and other.shape == image.keyframe.shape[: len(other.shape)] and not kind & _REDUCED:
+        if kind & _MASK and not kind & _REDUCED and other.shape == size:
             check_claim(path, *other.shape)
             mask = other
         elif not kind & (_MASK | _REDUCED):
@@ -147,9 +152,10 @@ def _alpha(array: np.ndarray, extra: tuple[int, ...], located: bool, path: Path)
     if not declared or array.dtype.kind == "f" or len(array) < 2:
         return None
     band = array[declared[0]]
-    full = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else True
-    graded = bool(((band != 0) & (band != full)).any()) or not bool((band == full).any())
-    if located and graded:
+    highest = band.max()
+    graded = bool(((band != 0) & (band != highest)).any())
+    full = array.dtype.kind == "b" or highest == np.iinfo(array.dtype).max
+    if located and (graded or highest == 0 or not (full or (band == 0).any())):
         return None
     if graded and extra[declared[0] - len(array) + len(extra)] == _ASSOCIATED:
         raise ImageFileError(f"Colours of a TIFF must not be multiplied by its alpha; those of {path} are; convert it.")

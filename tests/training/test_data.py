@@ -54,7 +54,7 @@ class TestReading:
         assert [float(images.middle(i, 20, 4).min()) for i in range(2)] == [1.0, 1.0]
 
     def test_bands_beyond_the_networks_are_left_out(self, tmp_path):
-        tifffile.imwrite(tmp_path / "a.tif", noise(4, 20, 20), photometric="minisblack")
+        tifffile.imwrite(tmp_path / "a.tif", noise(4, 20, 20), photometric="minisblack", planarconfig="separate")
         assert np.array_equal(read_images(tmp_path).images[0], tifffile.imread(tmp_path / "a.tif")[:3])
 
     def test_a_one_band_image_of_colours_is_their_mean(self, tmp_path):
