@@ -103,6 +103,7 @@ def _image_and_mask(file: Any, path: Path) -> tuple[Any, Any]:
     Raises:
         ImageFileError: If there are several images.
     """
+    len(file.pages)  # follows the chain of pages to its end, and finds one that goes in a circle
     if not file.series:
         raise ImageFileError(f"A TIFF must hold an image; {path} holds none.")
     image, mask = file.series[0], None

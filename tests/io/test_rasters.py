@@ -15,7 +15,7 @@ from pyro_vble.io.images import read_image, write_image
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
-    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning:rasterio"),
+    pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),
 ]
 
 REAL = (
@@ -78,7 +78,7 @@ def test_real_rasters(shared_data, tmp_path, name, factor):
         assert np.array_equal(image.values[0].isnan(), missing | np.isnan(before.read()))
         pixels = after.read()[:, ::factor, ::factor]
         # Two decoders of JPEG put colours of half the size back in ways of their own.
-        tolerance = 8 if before.compression and "jpeg" in before.compression.name else 0
+        tolerance = 16 if before.compression and "jpeg" in before.compression.name else 0
         np.testing.assert_allclose(pixels[~missing].astype(float), before.read()[~missing], rtol=0, atol=tolerance)
     assert os.listdir(tmp_path) == ["x.tif"]
 
