@@ -100,7 +100,7 @@ def _jpeg_error(tables: Any) -> float | None:
     A coefficient of variance v that is rounded to steps q has an error of variance q^2/12 if v is much larger and of v
     if it is much smaller; in between both count, 1 / (12/q^2 + 1/v), with v falling as a power of the frequency. The
     image itself is not looked at: over photographs the median of estimate over truth is .94 to 1.02 at qualities 20
-    to 90, four in five lie between .6 and 1.8, and smooth images have less error than is said. At quality 95 the
+    to 90, four in five lie between .54 and 1.8, and smooth images have less error than is said. At quality 95 the
     colours, which most files keep at half the size, are most of the error, and half of it is missed.
     """
     table = np.asarray(tables.get(0, ()), dtype=np.float64)
