@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import math
 import os
 import struct
 import zlib
@@ -9,17 +10,32 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_vble.io.images import SUFFIXES, read_image
+from pyro_vble._arguments import BrokenRuleError, Count, Positive, Rule, checked
+from pyro_vble.io.decoded import check_claim
+from pyro_vble.io.images import SUFFIXES, decode
 
 _IDX_IMAGES = 2051  # the magic number of a file of images
 _CHECKED_PIXEL = 997  # a prime, so that no column is left out
-_BRIGHTEST = 1.5  # floats above this are on some other scale than [0, 1]
+_DARKEST, _BRIGHTEST = -0.1, 1.5  # values beyond these are on some other scale than [0, 1]
+
+
+def _several_paths(value: Any) -> list[Path]:
+    values = [value] if isinstance(value, str | os.PathLike) else value
+    if not isinstance(values, Sequence) or not all(isinstance(each, str | os.PathLike) for each in values):
+        raise BrokenRuleError("type")
+    if not values or not all(map(os.fspath, values)):
+        raise BrokenRuleError("value")
+    return [Path(each) for each in values]
+
+
+_Folders = Annotated[list[Path], Rule("a path or a list of paths", _several_paths)]
 
 
 @dataclass(frozen=True)
@@ -85,31 +101,41 @@ class ImageSet:
         return ImageSet([self.images[i] for i in indices], missing, self.skipped)
 
 
+@checked
 def read_images(
-    folders: str | os.PathLike | Sequence[str | os.PathLike],
+    folders: _Folders,
     *,
-    bands: int = 3,
-    smallest: int = 1,
-    scale: float | None = None,
+    bands: Count = 3,
+    smallest: Count = 1,
+    scale: Positive | None = None,
 ) -> ImageSet:
     """Read all images below one or more folders (or single files): photographs, TIFFs, GeoTIFFs, MNIST's idx files.
 
     One-band images are replicated to ``bands``; of images with more, the first are taken, or for one band their mean.
     Missing pixels (NaN, GDAL's nodata, a photograph's transparency) are noted, and crops keep clear of them. Files
-    that are broken, too small or out of range are named in ``skipped``, never fatal.
+    that are broken, too small or out of range, or whose white nothing tells, are named in ``skipped``, never fatal.
 
     Args:
         folders: Where to look, subfolders included.
         bands: Number of bands of every image.
         smallest: Images with a shorter side are left out.
-        scale: The value that is 1, where a type's largest is not.
+        scale: The value that is 1, where a type's largest is not; 8 bits have a scale of their own.
 
     Raises:
         FileNotFoundError: If a folder does not exist.
+        TypeError: If an argument is of a wrong type.
         ValueError: If no image can be used.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pyro_vble.io.images import write_image
+        >>> from pyro_vble.training import read_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_image(f"{folder}/x.png", torch.rand(3, 8, 9))
+        ...     [image.shape for image in read_images(folder).images]
+        [torch.Size([3, 8, 9])]
     """
-    folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
-    paths = [path for folder in folders for path in _image_files(Path(folder))]
+    paths = [path for folder in folders for path in _image_files(folder)]
 
     def read(path: Path) -> list[tuple[np.ndarray, np.ndarray | None]] | str:
         try:
@@ -166,15 +192,19 @@ def _arrays(path: Path, scale: float | None) -> Iterable[np.ndarray]:
     """The images of one file, (C, H, W) in [0, 1] as floats with NaN for missing pixels, or as uint8."""
     if _is_idx(path):
         return _read_idx(path)[:, None]
-    file = read_image(path, scale=scale)
-    if file.dtype == np.uint8 and scale is not None:
-        file = read_image(path)  # 8 bits have a scale of their own
-    values = file.values[0].numpy()
-    if file.dtype == np.uint8 and not np.isnan(values).any():
+    decoded = decode(path)
+    eight_bits = decoded.array.dtype == np.uint8
+    values = decoded.scaled(None if eight_bits else scale, path)  # 8 bits have a scale of their own
+    if eight_bits and not np.isnan(values).any():
         return [np.rint(values * 255).astype(np.uint8)]
-    brightest = np.nanmax(values, initial=0.0)
+    darkest, brightest = np.nanmin(values, initial=0.0), np.nanmax(values, initial=0.0)
     if brightest > _BRIGHTEST:
         raise ValueError(f"images must lie in [0, 1]; values reach {brightest:.4g}; set data.scale in the recipe")
+    if darkest < _DARKEST:
+        raise ValueError(
+            f"images must lie in [0, 1]; values reach {darkest:.4g}; if they mark missing pixels, name their value in "
+            "the file (gdal_edit.py -a_nodata)"
+        )
     return [values]
 
 
@@ -203,10 +233,18 @@ def _sixteen_bits(array: np.ndarray) -> np.ndarray:
 
 def _read_idx(path: Path) -> np.ndarray:
     """The images of an idx file, gzipped or not, (n, rows, columns) uint8."""
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if len(content) < 16:
-        raise ValueError("an idx file of images has a header of 16 bytes")
-    magic, count, rows, columns = struct.unpack(">4i", content[:16])
-    if magic != _IDX_IMAGES or len(content) != 16 + count * rows * columns:
-        raise ValueError(f"an idx file of images must be whole and start with {_IDX_IMAGES}; this one with {magic}")
-    return np.frombuffer(content, np.uint8, offset=16).reshape(count, rows, columns).copy()
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        header = file.read(16)
+        if len(header) < 16:
+            raise ValueError("an idx file of images has a header of 16 bytes")
+        magic, *shape = struct.unpack(">4i", header)
+        if magic != _IDX_IMAGES:
+            raise ValueError(f"an idx file of images must start with {_IDX_IMAGES}; this one with {magic}")
+        check_claim(path, *shape)
+        size = math.prod(shape)
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(
+            f"an idx file of images must be whole; this one does not hold {'x'.join(map(str, shape))} bytes"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()

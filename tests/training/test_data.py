@@ -54,7 +54,7 @@ class TestReading:
         assert [float(images.middle(i, 20, 4).min()) for i in range(2)] == [1.0, 1.0]
 
     def test_bands_beyond_the_networks_are_left_out(self, tmp_path):
-        tifffile.imwrite(tmp_path / "a.tif", noise(4, 20, 20), photometric="minisblack")
+        tifffile.imwrite(tmp_path / "a.tif", noise(4, 20, 20), photometric="minisblack", planarconfig="separate")
         assert np.array_equal(read_images(tmp_path).images[0], tifffile.imread(tmp_path / "a.tif")[:3])
 
     def test_a_one_band_image_of_colours_is_their_mean(self, tmp_path):
@@ -106,6 +106,50 @@ class TestReading:
         assert named.keys() == broken | {"small.png", "counts.tif"}
         assert "fewer than the 32" in named["small.png"]
         assert "set data.scale" in named["counts.tif"]
+
+    def test_what_would_be_black_without_a_word_is_named(self, tmp_path):
+        Image.fromarray(noise(40, 40, 3)).save(tmp_path / "good.png")
+        np.save(tmp_path / "wide.npy", noise(40, 40).astype(int))
+        holed = np.full((40, 40), 0.5, np.float32)
+        holed[:9] = -9999
+        tifffile.imwrite(tmp_path / "far.tif", holed)
+        tifffile.imwrite(tmp_path / "pages.tif", noise(3, 40, 40), photometric="minisblack")
+        images = read_images(tmp_path)
+        named = {path.rsplit("/", 1)[1]: reason for path, reason in images.skipped.items()}
+        assert len(images.images) == 1
+        assert named.keys() == {"wide.npy", "far.tif", "pages.tif"}
+        assert "data.scale" in named["wide.npy"]
+        assert "values reach -9999; if they mark missing pixels, name their value" in named["far.tif"]
+        assert "3 pages" in named["pages.tif"]
+        wide = read_images(tmp_path / "wide.npy", bands=1, scale=255).images[0]
+        np.testing.assert_allclose(wide.numpy() / 65535, noise(1, 40, 40) / 255, atol=1e-5)
+
+    @pytest.mark.parametrize("text", ["-3.4028234663852886e+38", "-3.4028235e+38", "-3.40282306074e+38"])
+    def test_the_lowest_number_is_missing_however_it_is_written(self, tmp_path, text):
+        array = np.full((40, 40), 0.5, np.float32)
+        array[:, :9] = np.finfo(np.float32).min
+        tifffile.imwrite(tmp_path / "a.tif", array, extratags=[(42113, "s", 0, text, True)])
+        assert torch.equal(read_images(tmp_path, bands=1).missing[0], torch.from_numpy(array < 0))
+
+    def test_samples_mean_what_their_file_says(self, tmp_path):
+        grey = noise(40, 40)
+        tifffile.imwrite(tmp_path / "a.tif", 255 - grey, photometric="miniswhite")
+        Image.fromarray(grey).convert("P").save(tmp_path / "b.tif")
+        Image.fromarray(grey).save(tmp_path / "c.png")
+        images = read_images(tmp_path, bands=1)
+        assert all(np.array_equal(image[0], grey) for image in images.images)
+
+    def test_an_archive_that_claims_too_much(self, tmp_path):
+        header = struct.pack(">4i", 2051, 2**31 - 1, 2**15, 2**15)
+        (tmp_path / "a-idx3-ubyte.gz").write_bytes(gzip.compress(header + bytes(1000)))
+        with pytest.raises(ValueError, match="claims 2147483647x32768x32768"):
+            read_images(tmp_path)
+
+    def test_arguments(self, tmp_path):
+        with pytest.raises(TypeError, match="folders must be a path or a list of paths; received 5"):
+            read_images(5)
+        with pytest.raises(ValueError, match="scale must be a positive, finite number"):
+            read_images(tmp_path, scale=float("inf"))
 
     def test_nothing_to_train_on(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="No folder of images"):
