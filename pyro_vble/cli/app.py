@@ -32,7 +32,7 @@ app.add_typer(train_app)
 app.add_typer(models_app)
 
 _FOUND_BUG = (
-    "This is a fault of pyro-vble, not of yours: please report it, with the lines above and the command, where you have "
+    "This is a fault of pyro-vble, not of yours: please report it, with the command and the lines above, where you got "
     "it from."
 )
 

@@ -123,8 +123,8 @@ def demo(
         "Restoration",
     )
     say(
-        "Coverage is that of uncalibrated error bars; pyro-vble calibrate, on images whose truth is known, brings it to "
-        "what they claim."
+        "The coverage is that of uncalibrated error bars; pyro-vble calibrate, on images whose truth is known, "
+        "brings it to what they claim."
     )
     say(f"Written to {output}/ (figure.png first)")
 

@@ -1,6 +1,7 @@
 """How long a restoration will take and how much memory, told before it begins."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ _TRIAL_STEPS, _TRIAL_SAMPLES = 4, 4
 _OVERHEAD = 1.25
 # Arrays of the image's size that guide, optimiser and likelihood hold beside it, and those beside the samples.
 _FIT_IMAGES, _SAMPLING_IMAGES = 20, 60
-# Samples are sorted up to so many; beyond it a histogram a pixel is filled, of so many bytes a value, in two passes more.
+# Samples are sorted up to so many; beyond it a histogram a pixel is filled, of so many bytes a value, in two passes.
 _SORTED, _HISTOGRAM = 128, 700
 # Statistics of more values than this are drawn again for each kind of them.
 _KEPT_VALUES = 50_000_000
@@ -62,8 +63,8 @@ def forecast(
     """Forecast time and memory of restoring one image, from small squares that are restored for a trial.
 
     With the default guide and prior in float32, measured peaks beside the process's own 0.9 GB were 0.12, 0.41 and 1.54
-    GB in fits of 256x256, 512x512 and 1024x1024 pixels of three bands, and 2.06 GB with the statistics of 100 samples of
-    the last; a step took 5 to 9 seconds a megapixel on one core, a sample 1.4 to 3.3.
+    GB in fits of 256x256, 512x512 and 1024x1024 pixels of three bands, and 2.06 GB with the statistics of 100 samples
+    of the last; a step took 5 to 9 seconds a megapixel on one core, a sample 1.4 to 3.3.
 
     Args:
         image_shape: (C, H, W) of the restored image.
@@ -128,7 +129,7 @@ class _Trial:
         self.kept = sum(kept.values())
         ends.clear()
         posterior = restored(_TRIAL_STEPS)
-        self.step = min(b - a for a, b in zip(ends, ends[1:], strict=False))
+        self.step = min(b - a for a, b in itertools.pairwise(ends))
         begun = time.perf_counter()
         posterior.sample(_TRIAL_SAMPLES)
         self.sample = (time.perf_counter() - begun) / _TRIAL_SAMPLES

@@ -133,8 +133,8 @@ def _kernel(path: Path) -> Tensor:
         kernel = read_image(path, scale=1.0).values[0].nan_to_num(0.0).mean(0)
     if any(side % 2 == 0 for side in kernel.shape):
         warn(
-            f"--kernel has {kernel.shape[1]}x{kernel.shape[0]} pixels: where a side is even its centre lies between two "
-            "pixels, and the restored image is shifted by half a pixel."
+            f"--kernel has {kernel.shape[1]}x{kernel.shape[0]} pixels: where a side is even its centre lies between "
+            "two pixels, and the restored image is shifted by half a pixel."
         )
     nonzero = kernel.nonzero()
     if not len(nonzero):

@@ -202,9 +202,7 @@ def restore(
         width = {} if result.std is None else {"mean_std": float(result.std.mean())}
         report.write_metrics(metrics, about | width | spent | result.figures)
     except KeyboardInterrupt:
-        say(
-            f"Interrupted while results were drawn and written: those in {output}/ are not complete (metrics.json says so)."
-        )
+        say(f"Interrupted while results were drawn and written: {output}/ is incomplete, as its metrics.json says.")
         raise typer.Exit(130) from None
     report.print_table(
         [
