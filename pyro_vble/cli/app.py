@@ -31,6 +31,7 @@ app.command()(calibrate)
 app.add_typer(train_app)
 app.add_typer(models_app)
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 _FOUND_BUG = (
     "This is a fault of pyro-vble, not of yours: please report it, with the command and the lines above, where you got "
     "it from."
@@ -60,10 +61,10 @@ def main() -> None:
     plain_warnings()
     _end_tidily()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except KeyboardInterrupt:
-        complain("interrupted.")
-        sys.exit(130)
+        code = app(standalone_mode=False) or 0
+        if code == _INTERRUPTED:
+            complain("interrupted.")
+        sys.exit(code)
     except Exception as error:
         told = explanation(error)
         if told is None:

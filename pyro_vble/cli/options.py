@@ -12,6 +12,8 @@ import typer
 # A Gaussian blur wider than this has more pixels than an image of any use.
 _WIDEST_BLUR = 1000.0
 _MANY = 1_000_000
+# What white may be: within it no value of a file becomes infinite or 0.
+_SCALES = 1e-12, 1e20
 
 
 class Problem(StrEnum):
@@ -54,6 +56,15 @@ def positive(value: float | None) -> float | None:
     """A finite number above 0."""
     if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"it must be positive and finite; received {value:g}.")
+    return value
+
+
+def _scale(value: float | None) -> float | None:
+    low, high = _SCALES
+    if value is not None and not low <= value <= high:
+        raise typer.BadParameter(
+            f"the value of white must be positive and finite, from {low:g} to {high:g}; received {value:g}."
+        )
     return value
 
 
@@ -127,9 +138,7 @@ Kernel = Annotated[
 Factor = Annotated[int, typer.Option(min=2, max=64, help="super-resolve: enlargement.")]
 Scale = Annotated[
     float | None,
-    typer.Option(
-        callback=positive, help="Pixel value of white, e.g. 4095 for 12-bit data. Default: the type's largest."
-    ),
+    typer.Option(callback=_scale, help="Pixel value of white, e.g. 4095 for 12-bit data. Default: the type's largest."),
 ]
 Steps = Annotated[int, typer.Option(min=1, max=_MANY, help="Optimisation steps.")]
 LearningRate = Annotated[
