@@ -138,7 +138,7 @@ def test_a_point_estimate_has_no_error_bars(folder, monkeypatch):
     assert json.loads((folder / "out" / "metrics.json").read_text())["num_samples"] is None
 
 
-@pytest.mark.parametrize("name", ["a[bold]b[/x].png", "x$_{$.png", "ph\udcf6to.jpg"])
+@pytest.mark.parametrize("name", ["a[bold]b[red].png", "x$_{$.png", "ph\udcf6to.jpg"])
 def test_names_are_text_and_nothing_else(folder, monkeypatch, name):
     from typer.testing import CliRunner
 

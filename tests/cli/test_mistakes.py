@@ -62,7 +62,7 @@ def assert_refused(result, message):
         (("denoise", "--scale", "0"), "positive and finite"),
         (("denoise", "--scale", "1e300"), "positive and finite"),
         (("denoise", "--scale", "1e-300"), "positive and finite"),
-        (("denoise", "--scale", "1e9", "--noise", "0.1"), "leaves the brightest value"),
+        (("denoise", "--scale", "1e9", "--noise", "0.1"), "--scale"),
         (("denoise", "--scale", "1e-9", "--noise", "0.1"), "leaves the brightest hundredth"),
         (("denoise", "--nodata", "nan"), "finite"),
         (("denoise", "--lr", "nan"), "positive and finite"),
