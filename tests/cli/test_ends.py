@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,8 +52,9 @@ def assert_whole(out):
 
 def trial(folder, number, seed):
     """Send a signal at a random moment of the work; the moments after imports are the ones that count."""
-    process = started(folder)
     out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)  # its being there tells that imports are over
+    process = started(folder)
     waited = time.monotonic()
     while not out.is_dir() and process.poll() is None and time.monotonic() - waited < 120:
         time.sleep(0.02)
