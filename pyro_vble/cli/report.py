@@ -1,7 +1,9 @@
 """What the commands do with a fitted posterior: estimate, write, draw, tell."""
 
+import errno
 import json
 import math
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,8 +180,23 @@ def write_netcdf(
     """Write posterior draws as NetCDF, for ``arviz.from_netcdf``."""
     groups = ("posterior", "posterior_predictive", "sample_stats", "observed_data", "constant_data")
     idata = posterior.to_arviz(num_draws, include=groups, truth=truth, coords=coords)
+    size = sum(idata[group].nbytes for group in idata.groups())
     with atomic_path(path) as temporary:
+        _make_room(temporary, size)
         idata.to_netcdf(str(temporary), engine="h5netcdf")
+
+
+def _make_room(path: Path, size: int) -> None:
+    """Raise the system's error where a file of this size has no room: HDF5 ends the process if it meets that itself."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+    path.unlink()
 
 
 def write_metrics(path: Path, content: dict[str, Any]) -> None:
