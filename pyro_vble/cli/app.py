@@ -1,22 +1,24 @@
-"""The entry point ``pyro-vble``: commands, and how their errors are shown."""
+"""The entry point ``pyro-vble``: commands, and how they end."""
 
+import signal
 import sys
-import warnings
+import traceback
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from pyro_vble._version import __version__
 from pyro_vble.cli.calibrate import calibrate
 from pyro_vble.cli.demo import demo
+from pyro_vble.cli.failures import explanation
 from pyro_vble.cli.models import models_app
 from pyro_vble.cli.restore import restore
 from pyro_vble.cli.train import train_app
+from pyro_vble.cli.words import complain, forgiving_streams, plain_warnings
 
 app = typer.Typer(
     name="pyro-vble",
-    help="Restore blurred, noisy, low-resolution or holed images, with an error bar on every pixel.\n\n"
+    help="Restore images that are blurred, noisy, too small or incomplete, with an error bar on every pixel.\n\n"
     "Start with: pyro-vble demo",
     no_args_is_help=True,
     add_completion=False,
@@ -28,6 +30,12 @@ app.command()(restore)
 app.command()(calibrate)
 app.add_typer(train_app)
 app.add_typer(models_app)
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_FOUND_BUG = (
+    "This is a fault of pyro-vble, not of yours: please report it, with the command and the lines above, where you got "
+    "it from."
+)
 
 
 def _version(value: bool) -> None:
@@ -44,17 +52,39 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with one message and exit status 2, not with a traceback."""
-    # Dependencies announce their own deprecations at import: nothing a user of the command can act on.
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.simplefilter("ignore", DeprecationWarning)
+    """Run the command line.
+
+    What a user can cause ends with one line and exit status 2; Ctrl-C with 130, SIGTERM with 143; a fault of the
+    program's own with its traceback and 1.
+    """
+    forgiving_streams()
+    plain_warnings()
+    _end_tidily()
     try:
-        app()
-    except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        # Of the RuntimeErrors only divergence and exhausted memory are a user's business.
-        ours = ("FitDivergedError", "TrainingDivergedError", "OutOfMemoryError")
-        known = type(error).__name__ in ours or not isinstance(error, RuntimeError)
-        if not known:
-            raise
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        code = app(standalone_mode=False) or 0
+        if code == _INTERRUPTED:
+            complain("interrupted.")
+        sys.exit(code)
+    except Exception as error:
+        told = explanation(error)
+        if told is None:
+            traceback.print_exc()
+            complain(_FOUND_BUG)
+            sys.exit(1)
+        if told:
+            complain(told)
         sys.exit(2)
+
+
+def _end_tidily() -> None:
+    """Have a request to end unwind the program, which removes what is half written."""
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)  # asked once is enough
+        sys.exit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Whoever started the program may have it ignore a signal, as nohup does.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)

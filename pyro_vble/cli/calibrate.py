@@ -11,22 +11,26 @@ from pyro_vble.cli.options import GuideName, Problem
 
 
 def calibrate(
-    truths: Annotated[Path, typer.Argument(metavar="FOLDER", help="Sharp, clean, whole images of the same sensor.")],
-    output: Annotated[Path, typer.Option(help="JSON file for `pyro-vble restore --calibration`.")],
-    problem: Annotated[Problem, typer.Option(help="What happens to such images.")],
-    noise: Annotated[float, typer.Option(min=0.0, help="Noise level (standard deviation) on the scale [0, 1].")],
+    context: typer.Context,
+    truths: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            parser=options.path_given,
+            help="Sharp, noise-free images from the same sensor, without missing pixels.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(**options.PATH, help="JSON file for `pyro-vble restore --calibration`.")],
+    problem: Annotated[Problem, typer.Option(help="Kind of degradation that such images suffer.")],
+    noise: options.KnownNoise,
     measurements: Annotated[
         Path | None,
-        typer.Option(help="Folder of their measurements, of the same names; without it they are simulated."),
+        typer.Option(**options.PATH, help="Folder of their measurements, of the same names; simulated by default."),
     ] = None,
-    blur_sigma: Annotated[float, typer.Option(help="deblur: standard deviation of a Gaussian blur, in pixels.")] = 1.0,
-    kernel: Annotated[
-        Path | None, typer.Option(help="deblur: point-spread function, an image or .npy, instead of --blur-sigma.")
-    ] = None,
-    factor: Annotated[int, typer.Option(min=2, help="super-resolve: enlargement.")] = 2,
-    scale: Annotated[
-        float | None, typer.Option(help="Value that is white: 4095 for 12 bits. Default: the type's largest.")
-    ] = None,
+    blur_sigma: options.BlurSigma = 1.0,
+    kernel: options.Kernel = None,
+    factor: options.Factor = 2,
+    scale: options.Scale = None,
     images: Annotated[int, typer.Option(min=1, help="How many, evenly spaced in the sorted folder.")] = 12,
     crop: Annotated[int, typer.Option(min=32, help="Side of the square cut from the centre of each.")] = 256,
     guide: Annotated[GuideName, typer.Option(help="As for restore.")] = GuideName.vble_xz_free,
@@ -41,55 +45,51 @@ def calibrate(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
 ) -> None:
-    """Learn how wide error bars must be, from images whose truth is known.
+    """Calibrate the error bars on images whose ground truth is known.
 
     Restores a dozen images as `restore` will, compares with the truth, and writes a conformal calibration: with
     `pyro-vble restore --calibration FILE`, 90 % intervals hold 90 % of the pixels, on average over images like these.
-    Use the same problem, noise, prior, guide and settings here and there.
+    Use the same problem, noise, prior, guide and settings in `calibrate` and `restore`. Files that cannot be used are
+    named and left out.
 
     Example:
 
         pyro-vble calibrate sharp/ --output sensor.json --problem deblur --blur-sigma 1.5 --noise 0.01
     """
-    import torch
-
-    import pyro_vble as pv
-    from pyro_vble.cli import report
-    from pyro_vble.cli.restore import operator_of
-    from pyro_vble.diagnostics import Calibration
-    from pyro_vble.io.images import SUFFIXES, evenly_spaced, read_image
-    from pyro_vble.seeding import derived_seed, seeded
-
+    options.refuse_unused(context, problem)
+    if guide is GuideName.map_z:
+        raise ValueError("--guide map-z has no error bars to calibrate; choose another guide.")
     if problem is Problem.inpaint and measurements is None:
         raise ValueError("Which pixels are missing is not simulated; pass --measurements, images with holes.")
     if problem is Problem.super_resolve and crop % factor:
         raise ValueError(f"--crop must be a multiple of --factor {factor}; received {crop}.")
-    paths = _images_in(truths)
-    if not paths:
-        raise ValueError(f"The folder must hold images ({', '.join(SUFFIXES)}); {truths} holds none.")
-    paths = evenly_spaced(paths, images)
-    prior_model = pv.load_prior(prior, alpha=alpha)
+
+    import torch
+
+    import pyro_vble as pv
+    from pyro_vble.cli import report
+    from pyro_vble.cli.calibration_images import CalibrationImages
+    from pyro_vble.cli.measurement import operator_of
+    from pyro_vble.cli.outputs import prepare_file
+    from pyro_vble.cli.words import say
+    from pyro_vble.diagnostics import Calibration
+    from pyro_vble.seeding import derived_seed, seeded
+
     ratio = factor if problem is Problem.super_resolve else 1
+    found = CalibrationImages(truths, measurements, ratio=ratio, crop=crop, scale=scale)
+    prepare_file(output, [*found.files, kernel, Path(prior)])
+    options.check_computing(device, precision)
+    chosen = found.chosen(images)
+    prior_model = pv.load_prior(prior, alpha=alpha)
 
     def pairs() -> Iterator[tuple[Any, Any]]:
-        for index, path in enumerate(paths):
-            whole = read_image(path, scale=scale).values
-            if measurements is None:
-                truth = whole[_centre([side // ratio for side in whole.shape[-2:]], crop // ratio, ratio)]
-                blank = truth[..., ::ratio, ::ratio]
-                physics = operator_of(problem, blank, noise, blur_sigma, kernel, factor)
+        for index, path in enumerate(chosen):
+            truth, y = found.read(path)
+            blank = truth[..., ::ratio, ::ratio] if y is None else y
+            physics = operator_of(problem, blank, noise, blur_sigma, kernel, factor)
+            if y is None:
                 with seeded(derived_seed(seed, "noise", index)):
                     y = physics(truth)
-            else:
-                y = read_image(_of_the_same_name(measurements, path), scale=scale).values
-                if [ratio * side for side in y.shape[-2:]] != list(whole.shape[-2:]):
-                    raise ValueError(
-                        f"A truth must be {ratio} times the size of its measurement; {path.name} has "
-                        f"{tuple(whole.shape[-2:])} pixels for {tuple(y.shape[-2:])}; crop them alike."
-                    )
-                window = list(y.shape[-2:]), crop // ratio
-                truth, y = whole[_centre(*window, ratio)], y[_centre(*window, 1)]
-                physics = operator_of(problem, y, noise, blur_sigma, kernel, factor)
             posterior = pv.restore(
                 y,
                 physics,
@@ -105,7 +105,7 @@ def calibrate(
             )
             if posterior.interrupted:  # half a fit is none to learn from
                 raise KeyboardInterrupt
-            report.console.print(f"{index + 1} of {len(paths)}: {path.name}", highlight=False)
+            say(f"{index + 1} of {len(chosen)}: {path.name}")
             yield posterior, truth
 
     calibration = Calibration.fit_pairs(pairs(), num_samples=samples)
@@ -120,31 +120,8 @@ def calibrate(
     report.print_table(rows, f"Learnt on {calibration.num_images} images")
     if calibration.left_out_90:
         held = torch.tensor(calibration.left_out_90)
-        report.console.print(
-            f"Each image calibrated on the others: 90 % intervals hold {held.mean():.1%}, single images "
-            f"{held.min():.1%} to {held.max():.1%}.",
-            highlight=False,
+        say(
+            f"Leave-one-out: 90 % intervals hold {held.mean():.1%} of the pixels on average, {held.min():.1%} to "
+            f"{held.max():.1%} of single images."
         )
-    report.console.print(f"Written to {output}; use it with pyro-vble restore --calibration {output}", highlight=False)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    from pyro_vble.io.images import SUFFIXES
-
-    if not folder.is_dir():
-        raise FileNotFoundError(f"No folder at {folder}; give one of images.")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
-def _centre(size: list[int], side: int, ratio: int) -> tuple[Any, ...]:
-    """The window of the middle of an image, at most a square of this side, on a grid ``ratio`` times finer."""
-    kept = [min(side, whole) for whole in size]
-    starts = [(whole - own) // 2 for whole, own in zip(size, kept, strict=True)]
-    return (..., *(slice(ratio * a, ratio * (a + n)) for a, n in zip(starts, kept, strict=True)))
-
-
-def _of_the_same_name(folder: Path, path: Path) -> Path:
-    found = [other for other in _images_in(folder) if other.stem == path.stem]
-    if not found:
-        raise FileNotFoundError(f"Every image needs its measurement; {folder} has none named {path.stem}.")
-    return found[0]
+    say(f"Written to {output}; use it with pyro-vble restore --calibration {output}")

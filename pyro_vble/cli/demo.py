@@ -13,13 +13,13 @@ _IMAGES = ("cat", "astronaut", "coffee", "rocket", "retina", "camera")
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for images, figure, posterior.nc and metrics.json.")] = Path(
-        "pyro-vble-demo"
-    ),
+    output: Annotated[
+        Path, typer.Option(**options.PATH, help="Output folder (created if missing): images, figure, draws, figures.")
+    ] = Path("pyro-vble-demo"),
     problem: Annotated[Problem, typer.Option(help="How the photograph is degraded.")] = Problem.deblur,
     image: Annotated[str, typer.Option(help=f"Photograph that scikit-image ships: {', '.join(_IMAGES)}.")] = "cat",
     size: Annotated[int, typer.Option(min=16, help="Side of the square cut from its centre, in pixels.")] = 256,
-    noise: Annotated[float, typer.Option(min=0.0, help="Noise level (standard deviation) on the scale [0, 1].")] = 0.03,
+    noise: options.KnownNoise = 0.03,
     prior: options.Prior = "cae-bsd",
     alpha: options.Alpha = None,
     steps: options.Steps = 60,
@@ -39,22 +39,29 @@ def demo(
     import pyro_vble as pv
     from pyro_vble import metrics
     from pyro_vble.cli import report
+    from pyro_vble.cli.outputs import prepare_folder
+    from pyro_vble.cli.words import say, stage
     from pyro_vble.figures import restoration_figure
     from pyro_vble.io.images import write_image
     from pyro_vble.seeding import seeded
 
+    labels = {"VBLE": GuideName.vble, "VBLE-xz": GuideName.vble_xz}
+    names = ["truth.png", "measurement.png", "figure.png", "posterior.nc", "metrics.json"]
+    names += [name for label in labels for name in report.file_names(".png", stem=label.lower() + "_")]
+    prepare_folder(output, names, [])
+    options.check_computing(device, precision)
     truth = _photograph(image, size)
     physics, description = _degradation(problem, truth.shape, noise, seed)
     with seeded(seed):
         y = physics(truth)
     prior_model = pv.load_prior(prior, alpha=alpha)
-    report.console.print(f"[bold]{description}[/] of scikit-image's '{image}', prior {prior}")
+    say(f"{description} of scikit-image's '{image}', prior {prior}")
 
     from pyro_vble.physics import initial_image
 
     before = metrics.psnr(initial_image(physics, y, tuple(truth.shape[1:])), truth)
     results, posteriors, seconds = [], {}, {}
-    for label, name in (("VBLE", GuideName.vble), ("VBLE-xz", GuideName.vble_xz)):
+    for label, name in labels.items():
         start = time.perf_counter()
         posterior = pv.restore(
             y,
@@ -66,8 +73,11 @@ def demo(
             device=device,
             precision=precision,
         )
+        if posterior.interrupted:  # half a fit is none to show
+            raise KeyboardInterrupt
         fitted = time.perf_counter()
-        results.append(report.estimates(posterior, samples, label, truth))
+        with stage(f"Drawing {samples} samples of {label}"):
+            results.append(report.estimates(posterior, samples, label, truth))
         posteriors[label] = posterior
         seconds[label] = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
 
@@ -75,7 +85,7 @@ def demo(
     write_image(output / "measurement.png", torch.nan_to_num(y))
     for result in results:
         stem = result.label.lower() + "_"
-        report.write_estimates(output, result, stem=stem, suffix=".png", dtype="uint8")
+        report.write_estimates(output, result, stem=stem, suffix=".png")
     restoration_figure(
         output / "figure.png",
         y[0],
@@ -112,7 +122,11 @@ def demo(
         ],
         "Restoration",
     )
-    report.console.print(f"Written to {output}/ (figure.png first)")
+    say(
+        "The coverage is that of uncalibrated error bars; pyro-vble calibrate, on images whose truth is known, "
+        "brings it to what they claim."
+    )
+    say(f"Written to {output}/ (figure.png first)")
 
 
 def _photograph(name: str, size: int):
@@ -122,10 +136,10 @@ def _photograph(name: str, size: int):
     import torch
 
     if name not in _IMAGES:
-        raise ValueError(f"image must be one of {', '.join(_IMAGES)}; received {name!r}.")
+        raise ValueError(f"--image must be one of {', '.join(_IMAGES)}; received {name!r}.")
     array = np.atleast_3d(getattr(skimage.data, name)())[..., :3]
     if min(array.shape[:2]) < size:
-        raise ValueError(f"size must not exceed the photograph's {min(array.shape[:2])} pixels; received {size}.")
+        raise ValueError(f"--size must not exceed the photograph's {min(array.shape[:2])} pixels; received {size}.")
     top, left = ((side - size) // 2 for side in array.shape[:2])
     crop = array[top : top + size, left : left + size]
     return torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255

@@ -22,7 +22,8 @@ def models(context: typer.Context) -> None:
     """List the bundled priors."""
     if context.invoked_subcommand is not None:
         return
-    from pyro_vble.cli.report import console, print_table
+    from pyro_vble.cli.report import print_table
+    from pyro_vble.cli.words import say
     from pyro_vble.io.cards import load_card
     from pyro_vble.io.priors import available_priors
 
@@ -44,7 +45,7 @@ def models(context: typer.Context) -> None:
             }
         )
     print_table(rows, "Bundled priors")
-    console.print("pyro-vble models show NAME prints a card; load_prior also takes other names and files.")
+    say("pyro-vble models show NAME prints a card; load_prior also takes other names and files.")
 
 
 @models_app.command()
@@ -60,11 +61,11 @@ def show(name: Annotated[str, typer.Argument(help="Bundled prior.")]) -> None:
 @models_app.command()
 def evaluate(
     prior: Annotated[str, typer.Argument(help="Any prior that load_prior takes.")],
-    folder: Annotated[Path, typer.Argument(help="Images to measure on.")],
+    folder: Annotated[Path, typer.Argument(parser=options.path_given, metavar="FOLDER", help="Images to measure on.")],
     alpha: options.Alpha = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 for the networks.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
-    scale: Annotated[float | None, typer.Option(help="The value in the files that is 1.")] = None,
+    device: options.Device = "auto",
+    scale: options.Scale = None,
 ) -> None:
     """Autoencode the images of a folder: PSNR, bits per pixel, calibration of the standard deviation."""
     from pyro_vble import load_prior
@@ -72,6 +73,7 @@ def evaluate(
     from pyro_vble.inference import resolve_device
     from pyro_vble.training import read_images
 
+    options.check_computing(device, precision)
     network = load_prior(prior, alpha=alpha).to(resolve_device(device))
     images = read_images(folder, bands=network.bands, scale=scale)
     figures = measure(network, images, precision)

@@ -1,7 +1,9 @@
-"""What both commands do with a fitted posterior: estimate, write, draw, tell."""
+"""What the commands do with a fitted posterior: estimate, write, draw, tell."""
 
+import errno
 import json
 import math
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,41 +11,46 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from pyro_vble import metrics
 from pyro_vble._version import __version__
+from pyro_vble.cli.words import console, in_options, one_line, printable, say, warn
 from pyro_vble.diagnostics import predictive_check
 from pyro_vble.figures import RestorationRow
 from pyro_vble.io.atomic import atomic_path
-from pyro_vble.io.images import write_image
+from pyro_vble.io.images import ImageFile, write_image
 from pyro_vble.posterior import Posterior
 
 if TYPE_CHECKING:
     from pyro_vble.training import Calibration, Evaluation, TrainingResult
 
-console = Console()
-
 #: Probability of the intervals and error quantiles that are written.
 PROBABILITY = 0.9
+#: What an estimate is written as, and what needs a spread.
+IMAGES, ERROR_BARS = ("restored", "mmse_z"), ("std", "error_quantile_90")
+SAMPLES = ("sample_1", "sample_2")
 # Draws behind the residual of a measurement, whose many values leave little to chance.
 _CHECKED = 16
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """The estimates of one posterior, and their figures of merit if there is a truth."""
+    """The estimates of one posterior, and their figures of merit if there is a truth.
+
+    A point estimate has no spread: no standard deviation, error quantile and samples.
+    """
 
     label: str
     mmse_z: Tensor
     mmse_x: Tensor
-    std: Tensor
-    error_quantile: Tensor
-    samples: Tensor
+    std: Tensor | None
+    error_quantile: Tensor | None
+    samples: Tensor | None
     figures: dict[str, float]
+    check: Any
 
     @property
     def row(self) -> RestorationRow:
@@ -58,11 +65,18 @@ class Estimates:
         )
 
 
-def estimates(posterior: Posterior, num_samples: int, label: str, truth: Tensor | None = None) -> Estimates:
-    """Estimates and error bars of a posterior, with PSNR, SSIM and coverage where a truth is known."""
-    mmse_z, mmse_x = posterior.mmse_z, posterior.mmse_x(num_samples)
+def estimates(
+    posterior: Posterior, num_samples: int, label: str, truth: Tensor | None = None, *, spread: bool = True
+) -> Estimates:
+    """Estimates and error bars of a posterior, with PSNR, SSIM and coverage where a truth is known.
+
+    All statistics have the posterior's seed, and so share its samples, or their moments where those are too many.
+    """
+    mmse_z = posterior.mmse_z
+    mmse_x = posterior.mmse_x(num_samples) if spread else mmse_z
+    check = predictive_check(posterior, num_samples=_CHECKED if spread else 1)
     figures = {"elbo": float(posterior.elbo[-10:].mean()), "steps": len(posterior.elbo)}
-    figures["residual_over_noise"] = float(predictive_check(posterior, num_samples=_CHECKED).ratio.mean())
+    figures["residual_over_noise"] = float(check.ratio.mean())
     if truth is not None:
         figures |= {
             "psnr_mmse_x": metrics.psnr(mmse_x, truth),
@@ -74,28 +88,86 @@ def estimates(posterior: Posterior, num_samples: int, label: str, truth: Tensor 
         label,
         mmse_z,
         mmse_x,
-        posterior.std(num_samples),
-        posterior.error_quantile(PROBABILITY, num_samples),
-        posterior.sample(2),
+        posterior.std(num_samples) if spread else None,
+        posterior.error_quantile(PROBABILITY, num_samples) if spread else None,
+        posterior.sample(2) if spread else None,
         figures,
+        check,
     )
 
 
+def file_names(suffix: str, *, stem: str = "", spread: bool = True) -> list[str]:
+    """Names of the files that :func:`write_estimates` writes."""
+    images = (*IMAGES, *SAMPLES) if spread else IMAGES
+    bars = ERROR_BARS if spread else ()
+    return [f"{stem}{name}{suffix}" for name in images] + [f"{stem}{name}{_bar_suffix(suffix)}" for name in bars]
+
+
 def write_estimates(
-    folder: Path, result: Estimates, *, stem: str = "", suffix: str, dtype: np.dtype | type, scale: float | None = None
+    folder: Path,
+    result: Estimates,
+    *,
+    stem: str = "",
+    suffix: str,
+    source: ImageFile | None = None,
+    missing: Tensor | None = None,
 ) -> dict[str, Path]:
-    """Write the estimates as images of the input's kind, and the error bars as float TIFFs; returns the paths."""
-    images = {"restored": result.mmse_x, "mmse_z": result.mmse_z}
-    images |= {f"sample_{i + 1}": sample for i, sample in enumerate(result.samples)}
-    bars = {"std": result.std, "error_quantile_90": result.error_quantile}
-    paths = {
-        name: write_image(folder / f"{stem}{name}{suffix}", value, dtype=dtype, scale=scale)
-        for name, value in images.items()
-    }
-    bar_suffix = ".npy" if suffix == ".npy" else ".tif"
-    return paths | {
-        name: write_image(folder / f"{stem}{name}{bar_suffix}", value, dtype=np.float32) for name, value in bars.items()
-    }
+    """Write the estimates as images of the input's kind, and the error bars as float TIFFs; returns the paths.
+
+    Args:
+        folder: Where to.
+        result: The estimates.
+        stem: What their names begin with.
+        suffix: Of the images.
+        source: The input, whose data type, scale and georeference they get; without it they have 8 bits.
+        missing: Pixels (1, C, H, W) that stay missing.
+    """
+    dtype, scale = (np.dtype(np.uint8), None) if source is None else (source.dtype, source.scale)
+    raster = getattr(source, "raster", None)  # until merged: source and source.raster
+    absent = missing is not None and bool(missing.any())
+    if absent and suffix == ".npy" and dtype.kind in "ui":  # which say nothing of missing values
+        dtype = np.dtype(np.float32)
+    images = dict(zip(IMAGES, (result.mmse_x, result.mmse_z), strict=True))
+    bars = {}
+    if result.std is not None:
+        images |= dict(zip(SAMPLES, result.samples, strict=False))
+        bars = dict(zip(ERROR_BARS, (result.std, result.error_quantile), strict=True))
+    paths = {}
+    for group, kind, settings in (
+        (images, suffix, {"dtype": dtype, "scale": scale}),
+        (bars, _bar_suffix(suffix), {"dtype": np.float32}),
+    ):
+        for name, value in group.items():
+            shown = torch.where(missing, torch.nan, value) if absent else value
+            if raster is not None:
+                settings = settings | {"raster": raster.enlarged(*value.shape[-2:])}
+            paths[name] = write_image(folder / f"{stem}{name}{kind}", shown, **settings)
+    return paths
+
+
+def _bar_suffix(suffix: str) -> str:
+    return ".npy" if suffix == ".npy" else ".tif"
+
+
+def tell_if_unexplained(check: Any, reasons: list[str]) -> bool:
+    """Say so where a restoration does not explain its measurement, and what options may be the reason.
+
+    Args:
+        check: The :class:`~pyro_vble.diagnostics.PredictiveCheck`.
+        reasons: What usually is the cause, in options.
+    """
+    if hasattr(check, "explained"):
+        explained, found = bool(check.explained.all()), "; ".join(check.reasons(0))
+    else:  # until merged
+        ratio = float(check.ratio.mean())
+        explained, found = 0.7 <= ratio <= 2, f"the residual is {ratio:.2g} times the noise (about 1 is expected)"
+    if explained:
+        return True
+    warn(
+        f"the restoration does not explain its measurement, so its error bars cannot be trusted: {in_options(found)}. "
+        f"Usual causes: {', or '.join(reasons)}."
+    )
+    return False
 
 
 def write_netcdf(
@@ -108,8 +180,23 @@ def write_netcdf(
     """Write posterior draws as NetCDF, for ``arviz.from_netcdf``."""
     groups = ("posterior", "posterior_predictive", "sample_stats", "observed_data", "constant_data")
     idata = posterior.to_arviz(num_draws, include=groups, truth=truth, coords=coords)
+    size = sum(idata[group].nbytes for group in idata.groups())
     with atomic_path(path) as temporary:
+        _make_room(temporary, size)
         idata.to_netcdf(str(temporary), engine="h5netcdf")
+
+
+def _make_room(path: Path, size: int) -> None:
+    """Raise the system's error where a file of this size has no room: HDF5 ends the process if it meets that itself."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+    path.unlink()
 
 
 def write_metrics(path: Path, content: dict[str, Any]) -> None:
@@ -125,12 +212,12 @@ def write_metrics(path: Path, content: dict[str, Any]) -> None:
 
 def print_table(rows: list[dict[str, Any]], title: str) -> None:
     """Print figures of merit, a row a guide."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title)), title_justify="left")
     for index, column in enumerate(rows[0]):
-        # Eighty columns wrap headings, not the name of what a row is about.
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        # Eighty columns wrap headings, not the name of what a row is about, nor a number.
+        table.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
     console.print(table)
 
 
@@ -144,14 +231,26 @@ def _finite(value: Any) -> Any:
 def training(result: "TrainingResult") -> None:
     """Print what a training left behind."""
     for path, reason in list(result.skipped_files.items())[:20]:
-        console.print(f"[yellow]Skipped[/] {escape(path)}: {escape(reason)}", highlight=False)
+        tell_skipped(path, reason)
     if len(result.skipped_files) > 20:
-        console.print(f"[yellow]and {len(result.skipped_files) - 20} more files[/]")
+        warn(f"{len(result.skipped_files) - 20} more files were skipped.")
     skipped = f" ({result.skipped_steps} skipped)" if result.skipped_steps else ""
     state = "Trained" if result.complete else "Interrupted, --resume goes on:"
     title = f"{state} {result.steps:,} steps{skipped} in {result.seconds / 60:.1f} min"
     evaluation(result.evaluation, result.calibration, f"{title}; on {result.evaluation.num_images} images held out")
-    console.print(f"Written to {result.path.parent}/; use it with --prior {result.path}", highlight=False)
+    say(f"Written to {result.path.parent}/; use it with --prior {result.path}")
+    if result.calibration is None:
+        say(
+            "Its error bars are one for all pixels. Next, for restorations as good as it can give: pyro-vble train "
+            f"decoder-std --init {result.path.parent}"
+        )
+
+
+def tell_skipped(path: object, reason: str) -> None:
+    """Say that a file is left out, and why."""
+    console.print(
+        Text.assemble(("Skipped", "yellow"), f" {printable(str(path))}: {printable(one_line(reason))}"), soft_wrap=True
+    )
 
 
 def evaluation(figures: "Evaluation", calibration: "Calibration | None", title: str) -> None:

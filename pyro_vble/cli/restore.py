@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,36 +11,50 @@ from pyro_vble.cli.options import GuideName, Problem
 
 # Above this many values, draws are not written unless asked for: a file of gigabytes surprises.
 _LARGE = 50_000_000
-# Residuals over noise that need no warning: with the right operator and noise 1.0 to 1.8 were measured.
-_EXPLAINED = 0.7, 2.0
-# What glare and noise may make of white, and how many values are enough to tell.
-_BRIGHTEST, _ENOUGH = 3.0, 1_000_000
+# Up to so many pixels nobody waits long, and any machine has memory enough.
+_QUICK = 2**18
+
+_CAVEAT = (
+    "The error bars are uncalibrated: error bars of photographs often hold fewer pixels than they claim. pyro-vble "
+    "calibrate, on images whose truth is known, mends that."
+)
 
 
 def restore(
-    image: Annotated[Path, typer.Argument(metavar="IN", help="PNG, JPEG, WebP, TIFF (8 or 16 bit, float) or .npy.")],
-    output: Annotated[Path, typer.Option(help="Folder for the results; it is made.")],
-    problem: Annotated[Problem, typer.Option(help="What happened to the image.")],
-    noise: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Noise level (standard deviation) on the scale [0, 1]; estimated if left out."),
+    context: typer.Context,
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN", parser=options.path_given, help="PNG, JPEG, WebP, TIFF (8 or 16 bit, float) or .npy."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(**options.PATH, help="Output folder (created if missing).")],
+    problem: Annotated[Problem, typer.Option(help="Kind of degradation to undo.")],
+    noise: options.Noise = None,
+    blur_sigma: options.BlurSigma = 1.0,
+    kernel: options.Kernel = None,
+    factor: options.Factor = 2,
+    mask: Annotated[
+        Path | None, typer.Option(**options.PATH, help="Image of the same size, 0 where pixels are missing.")
     ] = None,
-    blur_sigma: Annotated[float, typer.Option(help="deblur: standard deviation of a Gaussian blur, in pixels.")] = 1.0,
-    kernel: Annotated[
-        Path | None, typer.Option(help="deblur: point-spread function, an image or .npy, instead of --blur-sigma.")
-    ] = None,
-    factor: Annotated[int, typer.Option(min=2, help="super-resolve: enlargement.")] = 2,
-    mask: Annotated[Path | None, typer.Option(help="Image of the same size, 0 where pixels are missing.")] = None,
     nodata: Annotated[
-        float | None, typer.Option(help="Value that marks missing pixels; NaN does, and in PNG and WebP transparency.")
+        float | None,
+        typer.Option(
+            callback=options.finite,
+            help="Value that marks missing pixels; NaN and, in PNG and WebP, transparent pixels always do.",
+        ),
     ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Value that is white: 4095 for 12 bits. Default: the type's largest.")
-    ] = None,
+    fill: Annotated[
+        bool,
+        typer.Option(
+            "--fill", help="Fill missing pixels in, as inpaint does; otherwise they are missing in the results, too."
+        ),
+    ] = False,
+    scale: options.Scale = None,
     guide: Annotated[
         GuideName,
         typer.Option(
-            help="vble-xz-free restores best; vble-xz and vble as published; map-z is fast, without error bars."
+            help="vble-xz-free restores best; vble-xz and vble as published; map-z is one image, without error bars."
         ),
     ] = GuideName.vble_xz_free,
     prior: options.Prior = "cae-bsd",
@@ -51,11 +65,15 @@ def restore(
     rate_scale: options.RateScale = "1",
     samples: options.Samples = 100,
     draws: Annotated[
-        int | None, typer.Option(min=0, help="Draws in posterior.nc; by default 16, none for large images.")
+        int | None,
+        typer.Option(min=0, max=1_000_000, help="Draws in posterior.nc; by default 16, none for large images."),
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Calibration of the error bars, from `pyro-vble calibrate` on images of the same sensor."),
+        typer.Option(
+            **options.PATH,
+            help="Calibration of the error bars, from `pyro-vble calibrate` on images of the same sensor.",
+        ),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -63,10 +81,12 @@ def restore(
 ) -> None:
     """Restore an image of your own, with an error bar on every pixel.
 
-    Writes into the output folder **restored** (the posterior mean, in the input's type), **std** and
-    **error_quantile_90** (float TIFFs on the scale [0, 1]: the error is below the latter in 90 % of cases, says the
-    posterior), two posterior samples, **figure.png**, **fit.pvble** (the posterior itself, for
-    pyro_vble.load_posterior), **posterior.nc** (draws, for ArviZ) and **metrics.json**.
+    Writes into the output folder **restored** (the posterior mean) and **mmse_z** (the decoded mean of the latent), in
+    the input's type and with its georeference, **std** and **error_quantile_90** (float TIFFs on the scale [0, 1]:
+    according to the posterior, 90 % of errors are below the latter), two posterior samples, **figure.png**,
+    **fit.pvble** (the posterior itself, for pyro_vble.load_posterior), **posterior.nc** (draws, for ArviZ) and
+    **metrics.json**. Pixels that are missing in the input are missing in all these images (nodata, NaN, or transparent
+    in a PNG), unless --problem inpaint or --fill has them filled in.
 
     Examples:
 
@@ -78,22 +98,47 @@ def restore(
 
         pyro-vble restore holes.png --output out --problem inpaint --mask mask.png
     """
+    options.refuse_unused(context, problem, guide)
+    if image.is_dir():
+        raise ValueError(f"restore takes one image; received the folder {image}; call it for each file in it.")
 
     import pyro_vble as pv
     from pyro_vble.cli import report
+    from pyro_vble.cli.measurement import operator_of, read_measurement, tell_bits, tell_missing
+    from pyro_vble.cli.noise import estimated_noise
+    from pyro_vble.cli.outputs import prepare_folder
+    from pyro_vble.cli.words import say, stage, warn
     from pyro_vble.diagnostics import Calibration
-    from pyro_vble.figures import restoration_figure
-    from pyro_vble.io.images import read_image
+
+    spread = guide is not GuideName.map_z
+    suffix = {".npy": ".npy", ".tif": ".tif", ".tiff": ".tif"}.get(image.suffix.lower(), ".png")
+    names = [*report.file_names(suffix, spread=spread), "fit.pvble", "metrics.json"]
+    names += ["figure.png", "posterior.nc"] if spread else []
+    prepare_folder(output, names, [image, mask, kernel, calibration, Path(prior)])
+    options.check_computing(device, precision)
 
     learnt = None if calibration is None else Calibration.load(calibration)
-    source = read_image(image, scale=scale, nodata=nodata)
-    y = _without_masked(source.values, mask, needed=problem is Problem.inpaint)
-    _check_scale(y, scale)
-    if noise is None:
-        noise = _estimated_noise(y)
-        report.console.print(f"Noise level estimated from the image: {noise:.4f} (set it with --noise)")
+    measured = read_measurement(image, problem, scale=scale, nodata=nodata, mask=mask)
+    y, source = measured.y, measured.source
+    filled = fill or problem is Problem.inpaint
+    tell_bits(source, scale)
+    tell_missing(measured.missing, filled)
+    estimated = noise is None
+    if estimated:
+        found = estimated_noise(
+            y,
+            # until merged: source.quantisation, source.jpeg_quantisation
+            quantisation=getattr(source, "quantisation", 0.5 / 255),
+            jpeg=getattr(source, "jpeg_quantisation", None),
+        )
+        noise = found.level
+        raised = f", that of {found.floor}, as what is seen of noise is less" if found.floor else ", as white noise"
+        say(f"Noise level estimated from the image: {noise:.4g}{raised} (set it with --noise).")
     physics = operator_of(problem, y, noise, blur_sigma, kernel, factor)
     prior_model = pv.load_prior(prior, alpha=alpha)
+    ratio = factor if problem is Problem.super_resolve else 1
+    shape = (y.shape[1], ratio * y.shape[2], ratio * y.shape[3])
+    _tell_forecast(shape, prior_model, guide, steps, samples if spread else 1, device, precision)
 
     start = time.perf_counter()
     posterior = pv.restore(
@@ -109,47 +154,63 @@ def restore(
         device=device,
         precision=precision,
     )
+    interrupted = posterior.interrupted
+    if interrupted and not len(posterior.elbo):
+        say("Interrupted before the first step was done: nothing is written.")
+        raise typer.Exit(130)
+    if interrupted:
+        say("What is fitted so far is sampled and written, marked as interrupted; Ctrl-C again ends at once.")
     posterior = posterior.calibrated(learnt)
     fitted = time.perf_counter()
-    result = report.estimates(posterior, samples, guide.value)
-    seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
 
-    suffix = {".npy": ".npy", ".tif": ".tif", ".tiff": ".tif"}.get(image.suffix.lower(), ".png")
-    paths = report.write_estimates(output, result, suffix=suffix, dtype=source.dtype, scale=source.scale)
-    posterior.save(output / "fit.pvble")
-    restoration_figure(output / "figure.png", y[0], [result.row], title=f"{image.name}: {problem.value}")
-    if draws is None:
-        draws = 16 if 16 * result.mmse_x.numel() <= _LARGE else 0
-        if not draws:
-            report.console.print("The image is large: no draws are written; --draws 16 writes them all the same.")
-    if draws:
-        coords = source.coordinates(*result.mmse_x.shape[-2:])
-        report.write_netcdf(output / "posterior.nc", posterior, draws, coords=coords)
-    report.write_metrics(
-        output / "metrics.json",
-        {
-            "input": str(image),
-            "problem": problem.value,
-            "noise": noise,
-            "guide": guide.value,
-            "prior": prior,
-            "kl_weight": kl_weight,
-            "rate_scale": posterior.model.prior.settings.get("rate_scale"),
-            "calibration": calibration and str(calibration),
-            "seed": seed,
-            "num_samples": samples,
-            "mean_std": float(result.std.mean()),
-            "seconds": seconds,
-        }
-        | result.figures,
-    )
+    about = {
+        "input": str(image),
+        "problem": problem.value,
+        "noise": noise,
+        "noise_estimated": estimated,
+        "missing_pixels": int(measured.missing.any(1).sum()),
+        "guide": guide.value,
+        "prior": prior,
+        "kl_weight": kl_weight,
+        "rate_scale": posterior.model.prior.settings.get("rate_scale"),
+        "calibration": calibration and str(calibration),
+        "seed": seed,
+        "num_samples": samples if spread else None,
+    }
+    metrics = output / "metrics.json"
+    # First, and true until the last file is there: whatever ends the run, it says that it ended early.
+    report.write_metrics(metrics, about | {"interrupted": True})
+    try:
+        posterior.save(output / "fit.pvble")
+        with stage(f"Drawing {samples} samples for estimates and error bars" if spread else "Decoding"):
+            result = report.estimates(posterior, samples, guide.value, spread=spread)
+        seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
+        missing = None if filled else _enlarged(measured.missing, ratio)
+        with stage("Writing"):
+            paths = report.write_estimates(output, result, suffix=suffix, source=source, missing=missing)
+            if spread:
+                _draw_figure(output, y, result, missing, f"{image.name}: {problem.value}")
+        if draws is None:
+            draws = 16 if 16 * result.mmse_x.numel() <= _LARGE else 0
+            if spread and not draws:
+                say("The image is large: no draws are written; --draws 16 writes them all the same.")
+        if spread and draws:
+            coords = source.coordinates(*result.mmse_x.shape[-2:])
+            with stage(f"Writing {draws} draws"):
+                report.write_netcdf(output / "posterior.nc", posterior, draws, coords=coords)
+        spent = {"seconds": seconds, "interrupted": interrupted}
+        width = {} if result.std is None else {"mean_std": float(result.std.mean())}
+        report.write_metrics(metrics, about | width | spent | result.figures)
+    except KeyboardInterrupt:
+        say(f"Interrupted while results were drawn and written: {output}/ is incomplete, as its metrics.json says.")
+        raise typer.Exit(130) from None
     report.print_table(
         [
             {
                 "guide": guide.value,
                 "ELBO": f"{result.figures['elbo']:,.0f}",
                 "steps": result.figures["steps"],
-                "mean error bar (std)": f"{float(result.std.mean()):.4f}",
+                "mean error bar (std)": "none" if result.std is None else f"{float(result.std.mean()):.4f}",
                 "residual / noise": f"{result.figures['residual_over_noise']:.2f}",
                 "fit": f"{seconds['fit']:.1f} s",
                 "sampling": f"{seconds['sampling']:.1f} s",
@@ -158,104 +219,84 @@ def restore(
         f"Restoration of {image.name}, {y.shape[-1]}x{y.shape[-2]} -> "
         f"{result.mmse_x.shape[-1]}x{result.mmse_x.shape[-2]}",
     )
-    _tell_if_unexplained(result.figures["residual_over_noise"], problem, guide)
-    report.console.print(f"Written to {output}/ ({paths['restored'].name} first)")
+    report.tell_if_unexplained(result.check, _usual_causes(problem, guide, kernel, estimated))
+    if spread and learnt is None:
+        say(_CAVEAT)
+    say(f"Written to {output}/ ({paths['restored'].name} first)")
+    if interrupted:
+        warn(f"the fit was interrupted after {len(posterior.elbo)} of {steps} steps; metrics.json says so.")
+        raise typer.Exit(130)
 
 
-def _check_scale(y, scale: float | None) -> None:
-    """Refuse an image far brighter than white, before noise is read off it on a scale of its own."""
-    import torch
-
-    values = y[torch.isfinite(y)]
-    values = values[:: len(values) // _ENOUGH + 1]  # a quantile, which no broken pixel decides
-    bright = float(values.quantile(0.99)) if len(values) else 0.0
-    if bright > _BRIGHTEST:
-        given = f"--scale {scale:g}" if scale else "without --scale floating point is taken as it is, which"
-        raise ValueError(
-            f"White must be 1; {given} leaves the brightest hundredth at {bright:.4g}; pass the value that is white in "
-            "the file, for example --scale 4095 for a sensor of 12 bits."
-        )
-
-
-def _tell_if_unexplained(ratio: float, problem: Problem, guide: GuideName) -> None:
-    """Say so where the restoration does not explain the measurement, and what the reason may be."""
-    from pyro_vble.cli import report
-
-    low, high = _EXPLAINED
-    if low <= ratio <= high:
-        return
-    if ratio < low:
-        reasons = ["a noise level that is lower than --noise says"]
-    else:
-        operator = {
-            Problem.deblur: "another blur than was told",
-            Problem.super_resolve: "another way of downscaling",
-        }
-        reasons = [operator[problem]] if problem in operator else []
-        reasons.append("noise above --noise")
-        if guide is not GuideName.vble_xz_free:
-            reasons.append("detail beyond the prior's decoder, which --guide vble-xz-free has room for")
-    report.console.print(
-        f"[yellow]Warning:[/yellow] the measurement is off the restoration by {ratio:.2g} times the noise, where 1 is "
-        f"right: error bars cannot be trusted. The cause may be {' or '.join(reasons)}."
-    )
-
-
-def _estimated_noise(y) -> float:
-    """Robust wavelet estimate of the noise level, averaged over bands; at least half an 8-bit step."""
-    import torch
-    from skimage.restoration import estimate_sigma
-
-    from pyro_vble.physics import fill_missing
-
-    observed = torch.isfinite(y)
-    if float(observed.float().mean()) < 0.9:
-        raise ValueError(
-            "The noise level cannot be estimated where more than a tenth of the pixels is missing; received an image "
-            f"with {1 - float(observed.float().mean()):.0%} missing; pass --noise, for example --noise 0.01."
-        )
-    bands = fill_missing(y, observed)[0].numpy()
-    return max(float(estimate_sigma(bands, channel_axis=0, average_sigmas=True)), 0.5 / 255)
-
-
-def _without_masked(y, mask: Path | None, *, needed: bool):
-    """The image with NaN where it is missing, by the mask or of itself."""
-    import torch
-
-    from pyro_vble.io.images import read_image
-
-    observed = torch.isfinite(y)
-    if mask is not None:
-        known = read_image(mask).values
-        if known.shape[-2:] != y.shape[-2:]:
-            raise ValueError(
-                f"The mask must have the image's size {tuple(y.shape[-2:])}; received {tuple(known.shape[-2:])}."
-            )
-        observed = observed & (known > 0).all(1, keepdim=True)
-    elif needed and bool(observed.all()):
-        raise ValueError(
-            "Inpainting needs to know which pixels are missing; received no --mask, no --nodata, and an image without "
-            "NaN or transparent pixels; pass one of them."
-        )
-    return torch.where(observed, y, torch.nan)
-
-
-def operator_of(problem: Problem, y, noise: float, blur_sigma: float, kernel: Path | None, factor: int):
-    """The operator of a problem.
+def _tell_forecast(
+    shape: tuple[int, int, int], prior: Any, guide: GuideName, steps: int, samples: int, device: str, precision: str
+) -> None:
+    """Say how long a large image takes and how much memory.
 
     Raises:
-        ValueError: If a kernel is given for a problem without blur.
+        MemoryError: If it surely does not fit.
     """
-    from pyro_vble.io.images import read_image
-    from pyro_vble.physics import problems
+    from pyro_vble.cli.forecast import forecast
+    from pyro_vble.cli.words import say, stage
+    from pyro_vble.inference import resolve_device
 
-    if kernel is not None and problem is not Problem.deblur:
-        raise ValueError(f"--kernel belongs to --problem deblur; received it with {problem.value}; leave it out.")
-    if problem is Problem.denoise:
-        return problems.denoising(noise)
-    if problem is Problem.deblur:
-        psf = problems.gaussian_kernel(blur_sigma) if kernel is None else read_image(kernel).values[0].mean(0)
-        return problems.deblurring(noise, psf)
-    if problem is Problem.super_resolve:
-        return problems.super_resolution(noise, (y.shape[1], factor * y.shape[2], factor * y.shape[3]), factor)
-    return problems.inpainting(noise, y[0].isfinite().float())
+    if shape[1] * shape[2] < _QUICK or getattr(prior, "image_shape", None) is not None:
+        return
+    where = resolve_device(device)
+    settings = {"steps": steps, "samples": samples, "device": where, "precision": precision}
+    with stage("Estimating time and memory"):
+        expected = forecast(shape, prior, options.guide_of(guide), **settings)
+    free = "" if expected.free is None else f"; {expected.free / 1e9:.1f} GB are free"
+    if not expected.fits:
+        remedies = ["cut the image into smaller ones"]
+        remedies += ["--samples 20"] if samples > 20 else []
+        remedies += ["--device cuda on a machine with a GPU"] if where.type == "cpu" else ["--device cpu"]
+        raise MemoryError(
+            f"Restoring {shape[2]}x{shape[1]} pixels needs about {expected.needed / 1e9:.1f} GB of memory{free}; "
+            f"{', or '.join(remedies)}."
+        )
+    say(f"{shape[2]}x{shape[1]} pixels take {expected}{free}.")
+
+
+def _draw_figure(folder: Path, y: Any, result: Any, missing: Any, title: str) -> None:
+    """The figure, in which missing pixels are grey and have no error."""
+    import dataclasses
+
+    import torch
+
+    from pyro_vble.cli.words import printable
+    from pyro_vble.figures import restoration_figure
+
+    row = result.row
+    if missing is not None and bool(missing.any()):
+        row = dataclasses.replace(
+            row,
+            estimate=torch.where(missing[0], torch.nan, row.estimate),
+            samples=torch.where(missing[0], torch.nan, row.samples),
+            error_quantile=torch.where(missing[0], 0.0, row.error_quantile),
+        )
+    # until merged: title=printable(title), once the title of the figure has parse_math=False
+    restoration_figure(folder / "figure.png", y[0], [row], title=printable(title).replace("$", r"\$"))
+
+
+def _enlarged(missing: Any, ratio: int) -> Any:
+    return missing.repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
+
+
+def _usual_causes(problem: Problem, guide: GuideName, kernel: Path | None, estimated: bool) -> list[str]:
+    """What leaves a measurement unexplained, in options."""
+    blur = "--kernel" if kernel is not None else "--blur-sigma"
+    operator = {
+        Problem.deblur: f"another blur than {blur} says",
+        Problem.super_resolve: "another way of downscaling than bicubic, or another --factor",
+    }
+    causes = [operator[problem]] if problem in operator else []
+    causes.append(
+        "noise that is not white or was estimated wrongly (set --noise)"
+        if estimated
+        else "another noise than --noise says"
+    )
+    if guide is not GuideName.vble_xz_free:
+        causes.append("detail beyond the prior's decoder, which --guide vble-xz-free has room for")
+    causes.append("a fit that has not converged (more --steps)")
+    return causes

@@ -17,21 +17,42 @@ train_app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+_WRITTEN = ("prior.safetensors", "training.ckpt", "card.json", "recipe.yaml", "log.csv")
+
 RecipeName = Annotated[str, typer.Option(help="Recipe that comes with the package, or a YAML file.")]
-Data = Annotated[list[Path], typer.Option(help="Folder of images (or idx file) to train on; more may follow it.")]
-More = Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Further folders of images.")]
-Output = Annotated[Path, typer.Option(help="Folder for weights, checkpoint, log and card; it is made.")]
+Data = Annotated[
+    list[Path],
+    typer.Option(**options.PATH, help="Folder of images (or idx file) to train on; more may follow it."),
+]
+More = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[DIR]...", parser=options.path_given, help="Further folders of images."),
+]
+Output = Annotated[
+    Path,
+    typer.Option(**options.PATH, help="Output folder (created if missing): weights, checkpoint, log and card."),
+]
 Init = Annotated[
     str | None, typer.Option(help="Start from this prior: a name, a file, or the folder of another training.")
 ]
-Validation = Annotated[Path | None, typer.Option(help="Images to measure on; otherwise some of the data are held out.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the training in the output folder stopped.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Number of steps, in place of the recipe's.")]
-Minutes = Annotated[float | None, typer.Option(help="End after so many minutes, in place of a number of steps.")]
-LearningRate = Annotated[
-    float | None, typer.Option("--lr", help="Largest learning rate, in place of the recipe's; less from a good --init.")
+Validation = Annotated[
+    Path | None,
+    typer.Option(**options.PATH, help="Validation images; by default some of the training images are held out."),
 ]
-Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the training in the output folder.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Number of steps, in place of the recipe's.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(callback=options.positive, help="End after so many minutes, in place of a number of steps."),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        callback=options.positive,
+        help="Largest learning rate, in place of the recipe's; less from a good --init.",
+    ),
+]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard as well.")]
 
 
@@ -47,7 +68,7 @@ def cae(
     steps: Steps = None,
     minutes: Minutes = None,
     lr: LearningRate = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     tensorboard: TensorBoard = False,
 ) -> None:
     """Train a compressive autoencoder."""
@@ -66,7 +87,7 @@ def vae(
     steps: Steps = None,
     minutes: Minutes = None,
     lr: LearningRate = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     tensorboard: TensorBoard = False,
 ) -> None:
     """Train a variational autoencoder."""
@@ -92,7 +113,7 @@ def decoder_std(
     steps: Steps = None,
     minutes: Minutes = None,
     lr: LearningRate = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     tensorboard: TensorBoard = False,
 ) -> None:
     """Train the decoder of standard deviations of a prior, everything else frozen."""
@@ -105,6 +126,7 @@ def _train(
     data: list[Path],
     more: list[Path] | None,
     init: str | None,
+    output: Path,
     alpha: float | None = None,
     **settings: Any,
 ) -> None:
@@ -112,10 +134,24 @@ def _train(
     keep_freed_memory()
     from pyro_vble import load_prior
     from pyro_vble.cli import report
+    from pyro_vble.cli.outputs import prepare_folder
     from pyro_vble.training import load_recipe, train
 
     needed = load_recipe(recipe).kind
     if needed != kind:
         raise ValueError(f"`train {kind}` follows recipes of its kind; {recipe} is for `train {needed}`.")
+    options.check_computing(settings["device"], "auto")
+    # A training that is resumed has its own files for inputs.
+    read = (
+        [] if settings["resume"] else [recipe, *(_weights(name) for name in (init, settings.get("init_std")) if name)]
+    )
+    prepare_folder(output, _WRITTEN, map(Path, read))
     start = init if init is None or alpha is None else load_prior(init, alpha=alpha)
-    report.training(train(recipe, [*data, *(more or [])], init=start, started=started, **settings))
+    result = train(recipe, [*data, *(more or [])], output, init=start, started=started, **settings)
+    report.training(result)
+
+
+def _weights(name: str) -> Path:
+    """The file that a prior to start from is read from: itself, or what a training left in its folder."""
+    path = Path(name)
+    return path / _WRITTEN[0] if path.is_dir() else path

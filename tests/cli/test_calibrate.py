@@ -69,10 +69,10 @@ def test_errors(sharp, tmp_path):
         run("calibrate", sharp, "--problem", "super-resolve", "--factor", 3, "--crop", 64, *output)
     with pytest.raises(FileNotFoundError, match="No folder at"):
         run("calibrate", tmp_path / "none", "--problem", "denoise", *output)
-    with pytest.raises(ValueError, match="--kernel belongs to --problem deblur"):
-        run("calibrate", sharp, "--problem", "denoise", "--kernel", tmp_path / "k.png", *output)
+    with pytest.raises(ValueError, match="--guide map-z has no error bars"):
+        run("calibrate", sharp, "--problem", "denoise", "--guide", "map-z", *output)
     (tmp_path / "other").mkdir()
-    with pytest.raises(FileNotFoundError, match="Every image needs its measurement"):
+    with pytest.raises(ValueError, match=r"None of the 3 images .* Every image needs its measurement"):
         run("calibrate", sharp, "--measurements", tmp_path / "other", "--problem", "denoise", *output)
     with pytest.raises(ValueError, match="must hold images"):
         run("calibrate", tmp_path / "other", "--problem", "denoise", *output)
@@ -98,3 +98,42 @@ def test_a_rasters_own_coordinates_reach_the_draws(tmp_path):
     image = az.from_netcdf(tmp_path / "out" / "posterior.nc").posterior["image"]
     np.testing.assert_allclose(image.coords["row"].values[:2], [1999.875, 1999.625])
     np.testing.assert_allclose(image.coords["col"].values[[0, -1]], [1000.125, 1019.875])
+
+
+@pytest.mark.filterwarnings("ignore:A calibration on")
+def test_files_that_cannot_be_used_are_named_and_left_out(sharp, tmp_path):
+    (sharp / "._0.png").write_bytes(b"\0\5\26\7")
+    (sharp / "folder.png").mkdir()
+    (sharp / "zz.png").write_bytes((sharp / "2.png").read_bytes()[:200])
+    out = tmp_path / "c.json"
+    output = run(
+        "calibrate",
+        sharp,
+        "--output",
+        out,
+        "--problem",
+        "denoise",
+        "--noise",
+        0.05,
+        "--crop",
+        64,
+        "--images",
+        3,
+        *QUICK,
+    )
+    assert "Skipped" in output
+    assert "zz.png" in output
+    assert "._0.png" not in output
+    assert "folder.png" not in output
+    assert Calibration.load(out).num_images == 3
+
+
+def test_where_a_calibration_goes_is_looked_at_first(sharp, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_vble.restore", lambda *_, **__: pytest.fail("the work has begun"))
+    options = ["--problem", "denoise", "--noise", 0.05, *QUICK]
+    with pytest.raises(ValueError, match="An input is not overwritten"):
+        run("calibrate", sharp, "--output", sharp / "1.png", *options)
+    with pytest.raises((ValueError, OSError)):
+        run("calibrate", sharp, "--output", tmp_path, *options)
+    with pytest.raises(OSError, match="none"):
+        run("calibrate", sharp, "--output", "/proc/none/c.json", *options)

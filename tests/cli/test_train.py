@@ -87,7 +87,10 @@ def test_resuming_a_complete_training_changes_nothing(folders):
         (("train", "cae", "--recipe", "recipe.yaml", "--data", "nowhere"), "No folder of images"),
         (("train", "cae", "--recipe", "recipe.yaml", "--data", "a", "--init", "nothing"), "A prior is a bundled name"),
         (("train", "cae", "--recipe", "nothing.yaml", "--data", "a"), "A recipe is one of"),
-        (("train", "cae", "--recipe", "recipe.yaml", "--data", "a", "--minutes", "-1"), "schedule.minutes"),
+        (
+            ("train", "cae", "--recipe", "recipe.yaml", "--data", "a", "--minutes", "1", "--steps", "1"),
+            "by steps or by minutes",
+        ),
     ],
 )
 def test_mistakes(folders, monkeypatch, arguments, message):

@@ -1,0 +1,80 @@
+"""The forecast of time and memory."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import pyro_vble as pv
+from pyro_vble.cli import forecast as module
+from pyro_vble.cli.forecast import Forecast, forecast, free_memory
+from pyro_vble.guides import VBLE
+
+CPU = torch.device("cpu")
+
+
+def test_memory_and_time_grow_with_pixels_and_samples(monkeypatch):
+    monkeypatch.setattr(module, "_SIDES", (64, 128))
+    prior = pv.load_prior("cae-bsd")
+    of = lambda side, samples: forecast((3, side, side), prior, VBLE, steps=60, samples=samples, device=CPU)  # noqa: E731
+    small, large, many = of(512, 16), of(1024, 16), of(1024, 100)
+    assert large.needed == pytest.approx(4 * small.needed, rel=0.05)
+    assert many.needed > large.needed
+    assert many.seconds > 0
+    # Within a factor of two of 1.5 GB that a fit of a megapixel was measured to take.
+    assert 0.7e9 < large.needed < 3e9
+
+
+def test_what_surely_does_not_fit_is_said():
+    assert Forecast(1.0, 10.0, None).fits
+    assert Forecast(1.0, 10e9, int(9e9)).fits
+    assert not Forecast(1.0, 10e9, int(5e9)).fits
+    assert str(Forecast(130.0, 2.04e9, None)) == "about 2 min and 2.0 GB of memory"
+    assert str(Forecast(math.nan, 2.04e9, None)) == "2.0 GB of memory"
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/a/b", "a", ("memory.max", "memory.current", "inactive_file")),
+        ("4:memory:/a", "memory/a", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+        ("0::/elsewhere", "", ("memory.max", "memory.current", "inactive_file")),
+    ],
+)
+def test_a_containers_limit_counts(tmp_path, monkeypatch, line, folder, names):
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    group = root / folder
+    group.mkdir(parents=True)
+    limit, usage, cache = names
+    (group / limit).write_text("1000000\n")
+    (group / usage).write_text("700000\n")
+    (group / "memory.stat").write_text(f"anon 1\n{cache} 200000\n")
+    own.write_text(f"1:name=systemd:/\n{line}\n")
+    monkeypatch.setattr(module, "_groups", lambda found=module._groups: found(root, own))
+    assert free_memory(CPU) == 500_000
+    (group / limit).write_text("max\n")
+    assert free_memory(CPU) != 500_000
+
+
+def test_an_image_beyond_memory_is_refused_before_the_fit(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from pyro_vble.cli.app import app
+    from pyro_vble.io.images import write_image
+
+    write_image(tmp_path / "x.png", torch.rand(1, 3, 64, 64))
+    monkeypatch.setattr("pyro_vble.cli.restore._QUICK", 0)
+    monkeypatch.setattr(module, "forecast", lambda *_, **__: Forecast(60.0, 9e12, int(8e9)))
+    monkeypatch.setattr("pyro_vble.restore", lambda *_, **__: pytest.fail("the fit has begun"))
+    options = ["--problem", "denoise", "--noise", "0.05"]
+    result = CliRunner().invoke(app, ["restore", str(tmp_path / "x.png"), "--output", str(tmp_path / "out"), *options])
+    assert isinstance(result.exception, MemoryError)
+    assert "cut the image into smaller ones, or --samples 20, or --device cuda" in str(result.exception)
+
+
+def test_the_memory_of_a_gpu_is_asked_of_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2)
+    assert free_memory(SimpleNamespace(type="cuda")) == 6
