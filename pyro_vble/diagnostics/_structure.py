@@ -9,7 +9,7 @@ from torch import Tensor
 #: Radial frequencies, in cycles per pixel, between which the power of a residual is averaged.
 EDGES = (0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.20, 0.24, 0.28, 0.32, 0.36, 0.40, 0.45, 0.50)
 # Independent modes below which a band's power says nothing.
-_FEWEST_MODES = 5
+_FEWEST_MODES = 20
 # A Hann window makes one mode of so many, in two dimensions.
 _MODES_AS_ONE = 2.25
 # Larger images are judged no more strictly than those that the limits were calibrated on.
