@@ -2,14 +2,15 @@
 
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from pyro_vble._arguments import BrokenRuleError, Rule, brief, real
 
 
 def real_tensor(value: Any) -> Tensor:
-    """The value, if it is a tensor of real floating-point numbers with at least one value."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    """The value, if it is a dense tensor of real floating-point numbers, of a dimension and a value at least."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
         raise BrokenRuleError("type")
     if not value.numel() or not value.dim():
         raise BrokenRuleError("value")

@@ -20,15 +20,17 @@ _LEVELS = (*(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
 
 
 def _probabilities(value: Any) -> list[float]:
-    if isinstance(value, str | Mapping) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
+    if not isinstance(value, list | tuple | range | np.ndarray) or getattr(value, "ndim", 1) != 1:
         raise BrokenRuleError("type")
-    levels = [real(level.item() if hasattr(level, "item") else level) for level in value]
+    levels = sorted(map(real, value))
     if not levels or not all(0 <= level <= 1 for level in levels):
         raise BrokenRuleError("value")
-    return sorted(levels)
+    return levels
 
 
-Levels = Annotated[Sequence[float], Rule("probabilities in [0, 1], at least one", _probabilities, "write 90 % as 0.9")]
+Levels = Annotated[
+    Sequence[float], Rule("a list of probabilities in [0, 1], at least one", _probabilities, "write 90 % as 0.9")
+]
 
 
 @dataclass(frozen=True)

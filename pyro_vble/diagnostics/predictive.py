@@ -71,6 +71,7 @@ class PredictiveCheck:
         broken = [self._beyond(name) for name in LIMITS]
         return ~torch.stack(broken).any(0)
 
+    @checked
     def reasons(self, image: CountOrZero = 0) -> tuple[str, ...]:
         """What speaks against operator, noise and fit of one image of the batch, in words; nothing if it is explained.
 

@@ -171,11 +171,22 @@ def sbc(
     starts = range(0, num_simulations, batch_size)
     for index, start in enumerate(tqdm(starts, desc="SBC", unit="batch", disable=not progress, leave=False)):
         with seeded(derived_seed(seed, "simulation", index)), torch.no_grad():
-            truth, y = simulator(min(batch_size, num_simulations - start))
-            draws = sampler(y, num_draws)
-            truth, draws = {"y": y} | truth, {"y": y} | draws
+            made = simulator(min(batch_size, num_simulations - start))
+            if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Mapping)):
+                raise TypeError(
+                    f"simulator must give truths by name, and measurements; received {brief(made)} from it."
+                )
+            (truth, y), draws = made, sampler(made[1], num_draws)
+            if not isinstance(draws, Mapping):
+                raise TypeError(f"sampler must give draws by name; received {brief(draws)} from it.")
+            truth, draws = {"y": y, **truth}, {"y": y, **draws}
             for name, quantity in quantities.items():
                 true, drawn = quantity(truth), quantity(draws)
+                if not isinstance(true, Tensor) or not isinstance(drawn, Tensor) or drawn.shape[1:] != true.shape:
+                    raise ValueError(
+                        f"{name!r} of quantities must give a tensor (B, K) of the truths, and (n, B, K) of the draws; "
+                        f"received {brief(true)} and {brief(drawn)} from it."
+                    )
                 # Ties are broken at random: of a point mass all draws are equal.
                 below = (drawn < true).sum(0)
                 ties = (drawn == true).sum(0)

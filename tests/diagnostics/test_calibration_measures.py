@@ -154,7 +154,7 @@ def test_errors(truth):
         d.pit(samples(3), truth[:1])
     with pytest.raises(TypeError, match="a posterior, or a tensor"):
         d.pit([1, 2], truth)
-    with pytest.raises(ValueError, match="levels must be probabilities"):
+    with pytest.raises(ValueError, match="levels must be a list of probabilities"):
         d.coverage_curve(samples(3), truth, levels=[90])
     unknown = truth.clone()
     unknown[..., :45, :] = torch.nan

@@ -39,6 +39,10 @@ class Rude:
         raise KeyError
 
 
+def _silent(*args, **kwargs):
+    """A function that gives nothing."""
+
+
 @pytest.fixture(scope="module")
 def good() -> dict:
     """Arguments that are right, by name."""
@@ -114,12 +118,13 @@ def junk(chance: random.Random, truth: torch.Tensor):
     return chance.choice(
         [
             None, True, False, -1, 0, 1, 2.5, 10**40, 90, -0.1, 1.0, float("nan"), float("inf"), 1j, "", "x", b"x", [],
-            [0.5], {}, {"x": 1}, (), (1, 2), object(), Rude(), Rude, len, np.float64(0.5), np.int64(3), np.nan,
+            [0.5], {}, {"x": 1}, (), (1, 2), object(), Rude(), Rude, _silent, np.float64(0.5), np.int64(3), np.nan,
             np.zeros(3), np.array([]), np.array(["a"]), truth.numpy(), truth[0], truth[..., 0], truth[..., :0],
             truth.long(), truth.bool(), truth.to(torch.complex64), truth.half(), truth.double(), truth[0, 0, 0, 0],
             torch.empty(0), torch.zeros(5), torch.zeros(2, *SHAPE), torch.full(SHAPE, float("nan")), unknown,
-            unknown[None].repeat(3, 1, 1, 1, 1), torch.full(SHAPE, float("inf")), truth.to_sparse(), [truth], (truth, truth),
-            {"samples": truth}, iter([]), range(3), slice(1), ValueError("x"), truth.repeat(1, 1, 2, 1), truth.mT,
+            unknown[None].repeat(3, 1, 1, 1, 1), torch.full(SHAPE, float("inf")), truth.to_sparse(), [truth],
+            (truth, truth), {"samples": truth}, iter([]), range(3), slice(1), ValueError("x"), truth.repeat(1, 1, 2, 1),
+            truth.mT,
         ]
     )  # fmt: skip
 
