@@ -1,12 +1,12 @@
 """Figures as a paper would print them."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from pyro_vble._arguments import PathName, brief, checked
+from pyro_vble._tensors import RealTensor
 from pyro_vble.io.atomic import atomic_path
 
 
@@ -31,12 +31,13 @@ class RestorationRow:
     coverage_note: str = ""
 
 
+@checked
 def restoration_figure(
-    path: str | os.PathLike,
-    measurement: Tensor,
-    rows: list[RestorationRow],
+    path: PathName,
+    measurement: RealTensor,
+    rows: list,
     *,
-    truth: Tensor | None = None,
+    truth: RealTensor | None = None,
     measurement_note: str = "",
     title: str = "",
 ) -> None:
@@ -52,7 +53,12 @@ def restoration_figure(
         truth: (C, H, W).
         measurement_note: Text under the measurement.
         title: Title of the figure.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If there is no row, or an image has another shape than the others.
     """
+    _check(measurement, rows, truth)
     from matplotlib.figure import Figure
 
     columns = ["measurement", "MMSE-x", "sample 1", "sample 2", "90 % error quantile"]
@@ -94,8 +100,25 @@ def restoration_figure(
     figure.colorbar(drawn, ax=axes[:, -1], label="error (image in [0, 1])", fraction=0.06, pad=0.03)
     if title:
         figure.suptitle(title, fontsize=11)
-    with atomic_path(Path(path)) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary)
+
+
+def _check(measurement: Tensor, rows: list[RestorationRow], truth: Tensor | None) -> None:
+    if not rows or not all(isinstance(row, RestorationRow) for row in rows):
+        raise ValueError(f"rows must be one RestorationRow a guide, at least one; received {brief(rows)}.")
+    if measurement.dim() != 3:
+        raise ValueError(f"measurement must be one image (C, H', W'); received shape {tuple(measurement.shape)}.")
+    shape = tuple(rows[0].estimate.shape)
+    images = {"truth": truth}
+    for row in rows:
+        images |= {f"{row.label}'s estimate": row.estimate, f"{row.label}'s error_quantile": row.error_quantile}
+        images |= {f"{row.label}'s sample {k + 1}": sample for k, sample in enumerate(row.samples)}
+        if len(row.samples) < 2:
+            raise ValueError(f"{row.label}'s samples must be two; received {len(row.samples)}.")
+    for name, image in images.items():
+        if image is not None and (len(shape) != 3 or tuple(image.shape) != shape):
+            raise ValueError(f"{name} must be one image (C, H, W), all of one shape; received {brief(image)}.")
 
 
 def _colour(image: Tensor) -> np.ndarray:

@@ -1,19 +1,40 @@
 """Where samples come from: a posterior, or a tensor of samples from anywhere."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from pyro_vble._arguments import BrokenRuleError, Rule
 from pyro_vble._streaming import Moments, joined
+from pyro_vble._tensors import real_tensor
 from pyro_vble.posterior import Posterior
 from pyro_vble.seeding import derived_seed, seeded
 
-#: A posterior, or samples (n, B, C, H, W).
-Samples: TypeAlias = Posterior | Tensor
-
 _AT_ONCE = 16
+
+
+def _posterior(value: Any) -> Posterior:
+    if not isinstance(value, Posterior):
+        raise BrokenRuleError("type")
+    return value
+
+
+def _samples(value: Any) -> Posterior | Tensor:
+    if isinstance(value, Posterior):
+        return value
+    if real_tensor(value).dim() < 2:
+        raise BrokenRuleError("value")
+    return value
+
+
+OnePosterior = Annotated[Posterior, Rule("a posterior, as restore returns it", _posterior)]
+#: A posterior, or samples (n, B, C, H, W).
+Samples = Annotated[
+    Posterior | Tensor,
+    Rule("a posterior, or a tensor of samples (n, B, C, H, W) of floating-point numbers", _samples),
+]
 
 
 class Source:
@@ -26,32 +47,43 @@ class Source:
         seed: Seed of the draws.
 
     Raises:
-        TypeError: If ``samples`` is neither.
-        ValueError: If samples and truth do not belong to the same images.
+        ValueError: If samples and truth do not belong to the same images, or no value of the truth is known.
     """
 
-    def __init__(self, samples: Samples, truth: Tensor | None, num_samples: int, seed: int | None = None) -> None:
+    def __init__(
+        self, samples: Posterior | Tensor, truth: Tensor | None, num_samples: int, seed: int | None = None
+    ) -> None:
         if isinstance(samples, Posterior):
             seed = samples._lasting_seed(seed)
             self._chunks: Callable[[], Iterator[Tensor]] = lambda: (
                 samples._out(chunk) for chunk in samples._chunks(num_samples, seed)
             )
-            self.num_samples, shape = num_samples, samples.image_shape
-        elif isinstance(samples, Tensor) and samples.dim() >= 2:
-            self._chunks = lambda: iter(samples.split(_AT_ONCE))
-            self.num_samples, shape = len(samples), tuple(samples.shape[1:])
+            self.num_samples, shape, device = num_samples, samples.image_shape, samples.output_device
         else:
-            raise TypeError(
-                "Diagnostics take a posterior, or a tensor of samples (n, B, C, H, W); received "
-                f"{type(samples).__name__}."
-            )
-        if truth is not None and tuple(truth.shape) != shape:
-            raise ValueError(f"truth must have the shape of one sample, {shape}; received {tuple(truth.shape)}.")
+            self._chunks = lambda: iter(samples.split(_AT_ONCE))
+            self.num_samples, shape, device = len(samples), tuple(samples.shape[1:]), samples.device
+        if truth is not None:
+            if tuple(truth.shape) != tuple(shape):
+                raise ValueError(
+                    f"truth must have the shape of one sample, {tuple(shape)}; received {tuple(truth.shape)}."
+                )
+            if not bool(truth.isfinite().any()):
+                raise ValueError("truth must have a known value; received one of NaN alone.")
+            truth = truth.to(device)
         self.truth, self.seed = truth, seed
 
     def __iter__(self) -> Iterator[Tensor]:
-        """The samples, in chunks (n, B, C, H, W)."""
-        return self._chunks()
+        """The samples, in chunks (n, B, C, H, W).
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+        for chunk in self._chunks():
+            if not bool(chunk.isfinite().all()):
+                raise ValueError(
+                    "samples must be finite; received NaN or infinite ones; NaN may be in the truth alone."
+                )
+            yield chunk
 
     def all(self) -> Tensor:
         """All samples at once."""
@@ -80,11 +112,19 @@ def axes(ax: Any, figsize: tuple[float, float] = (4.2, 3.6)) -> Any:
 
 
 def draw_map(image: Tensor, ax: Any, *, title: str, label: str, **options: Any) -> Any:
-    """Draw a map, bands averaged, with its colour bar; returns the axes."""
+    """Draw a map, bands averaged, with its colour bar; returns the axes.
+
+    Raises:
+        ValueError: If it is a batch, or no map.
+    """
+    if not 2 <= image.dim() <= 3:
+        raise ValueError(
+            f"A map is drawn of one image, (C, H, W) or (H, W); received shape {tuple(image.shape)}; take one of a "
+            "batch: score[0]."
+        )
     ax = axes(ax, (4.6, 3.9))
     shown = image.detach().float().cpu()
-    while shown.dim() > 2:
-        shown = shown.mean(0)
+    shown = shown if shown.dim() == 2 else shown.mean(0)
     drawn = ax.imshow(shown.numpy(), interpolation="nearest", **options)
     ax.set(xticks=[], yticks=[], title=title)
     ax.figure.colorbar(drawn, ax=ax, label=label, fraction=0.046)

@@ -1,52 +1,55 @@
 """Guides against each other, on one measurement."""
 
 import functools
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_vble import metrics
+from pyro_vble._arguments import Count, Flag, Seed, brief, checked, whole_from
 from pyro_vble._streaming import EXACT_SAMPLES
-from pyro_vble.diagnostics.psis import k_hat_limit, smoothed_weights
+from pyro_vble._tensors import RealTensor
+from pyro_vble.diagnostics.psis import bounded_sites, k_hat_limit, smoothed_weights
 from pyro_vble.diagnostics.sbc import spread
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.physics import observed_mask
 from pyro_vble.posterior import Posterior
 from pyro_vble.restoration import restore
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
-
+@checked
 def compare_guides(
-    y: Tensor,
+    y: Any,
     physics: Any,
     prior: Any,
-    guides: Sequence[Callable] | Mapping[str, Callable],
+    guides: Any,
     *,
-    truth: Tensor | None = None,
-    num_samples: int = 200,
-    block: int = 1,
-    max_units: int = 4096,
-    seed: int = 0,
-    progress: bool = True,
+    truth: RealTensor | None = None,
+    num_samples: Annotated[int, whole_from(25)] = 200,
+    block: Count = 1,
+    max_units: Count = 4096,
+    seed: Seed = 0,
+    progress: Flag = True,
     **settings: Any,
-) -> "DataFrame":
+) -> Any:
     r"""Fit several guides to one measurement, and compare them in one table, the best expected prediction first.
 
     | column | what it is |
     |---|---|
     | ``elbo``, ``elbo_error`` | E_q[log p(y, x, z, h) - log q] at λ = 1 and its Monte Carlo error, in nats. Guides \
 with and without a latent image have different models: theirs compare as models do |
-    | ``k_hat`` | shape of the importance weights' tail, of the worst image: see :func:`importance_sampling` |
+    | ``k_hat`` | shape of the importance weights' tail, of the worst image: see :func:`importance_sampling`. Infinite \
+for a guide of bounded support, whose weights cannot tell of what lies outside |
     | ``elpd_loo``, ``elpd_error`` | expected log predictive density of unseen blocks of y, in nats, by PSIS-LOO |
     | ``elpd_diff``, ``elpd_diff_error``, ``weight`` | from ``arviz.compare``: less than the best; stacking weight |
-    | ``high_k`` | share of the blocks whose leave-one-out weights are unreliable (k-hat over its limit) |
+    | ``high_k`` | share of the blocks whose leave-one-out weights are unreliable (k-hat over its limit); all for a \
+guide of bounded support |
     | ``coverage_90``, ``psnr`` | of central 90 % intervals and of MMSE-x, where the truth is known |
     | ``seconds`` | of the fit |
 
@@ -67,9 +70,10 @@ with and without a latent image have different models: theirs compare as models 
         y: Measurement (B, ...).
         physics: The operator and its noise.
         prior: The prior, or its name.
-        guides: The guides, as for ``restore``; by name, or named by their classes and options.
+        guides: The guides, as for ``restore``, in a list or by name in a mapping; without names, named by their classes
+            and options.
         truth: The true image (B, C, H, W).
-        num_samples: Draws of each guide.
+        num_samples: Draws of each guide, 25 at least.
         block: Side of a block, in measured pixels.
         max_units: Largest number of blocks.
         seed: Seed of fits and draws.
@@ -80,7 +84,9 @@ with and without a latent image have different models: theirs compare as models 
         A table, a row a guide.
 
     Raises:
-        ValueError: If there is no guide, two are of one name, or several fits of each are asked for.
+        TypeError: If an argument has a wrong type.
+        ValueError: If there is no guide, two are of one name, several fits of each are asked for, or the truth has
+            another shape than the image.
 
     Example:
         >>> import torch, deepinv
@@ -97,6 +103,13 @@ with and without a latent image have different models: theirs compare as models 
     with quiet_arviz():
         import arviz as az
 
+    collection = isinstance(guides, Mapping | Sequence) and not isinstance(guides, str)
+    members = list(guides.values() if isinstance(guides, Mapping) else guides) if collection else []
+    if not collection or not all(callable(guide) for guide in members):
+        raise TypeError(
+            f"guides must be a list of guides, or a mapping from names to guides; received {brief(guides)}; write "
+            "[VBLE, VBLExz]."
+        )
     named = dict(guides) if isinstance(guides, Mapping) else {guide_name(guide): guide for guide in guides}
     if not named or len(named) < len(guides):
         raise ValueError(
@@ -112,6 +125,10 @@ with and without a latent image have different models: theirs compare as models 
         seconds = time.perf_counter() - start
         if posterior.interrupted:  # half a fit compares with none
             raise KeyboardInterrupt
+        if truth is not None and tuple(truth.shape) != posterior.image_shape:
+            raise ValueError(
+                f"truth must have the shape of the image, {posterior.image_shape}; received {tuple(truth.shape)}."
+            )
         rows[name], losses[name] = _evaluated(posterior, truth, num_samples, block, max_units)
         rows[name]["seconds"] = seconds
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -165,11 +182,12 @@ def _evaluated(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unreliable blocks are counted in a column of their own
             loss = az.loo(idata, pointwise=True, reff=1.0)
+        bounded = bool(bounded_sites(posterior))
         row |= {
-            "k_hat": float(smoothed_weights(log_weights)[1].max()),
+            "k_hat": math.inf if bounded else float(smoothed_weights(log_weights)[1].max()),
             "elpd_loo": float(loss.elpd_loo),
             "elpd_error": float(loss.se),
-            "high_k": float((loss.pareto_k > k_hat_limit(num_samples)).mean()),
+            "high_k": 1.0 if bounded else float((loss.pareto_k > k_hat_limit(num_samples)).mean()),
         }
     if truth is not None:
         few = min(num_samples, EXACT_SAMPLES)  # more would change neither figure, at several times the cost
@@ -180,8 +198,6 @@ def _evaluated(
 
 def block_sums(values: Tensor, observed: Tensor, block: int) -> Tensor:
     """Sums (n, units) over blocks of values (n, B, ...); blocks without an observed value (B, ...) are left out."""
-    if not block >= 1:
-        raise ValueError(f"block must be at least 1 pixel; received {block}.")
     seen = _pooled(observed[None].to(values), block)[0] > 0
     return _pooled(values, block)[:, seen]
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from pyro_vble._arguments import Count, CountOrZero, Seed, checked
+from pyro_vble._tensors import RealTensor
 from pyro_vble.diagnostics._source import Samples, Source, axes
 from pyro_vble.metrics import BORDER, inner
 
@@ -29,14 +30,15 @@ class ErrorByStd:
         return (self.error / self.std) ** 2
 
 
+@checked
 def error_by_std(
     samples: Samples,
-    truth: Tensor,
+    truth: RealTensor,
     *,
-    bins: int = 10,
-    num_samples: int = 100,
-    seed: int | None = None,
-    border: int = BORDER,
+    bins: Count = 10,
+    num_samples: Count = 100,
+    seed: Seed | None = None,
+    border: CountOrZero = BORDER,
 ) -> ErrorByStd:
     r"""Error against predicted standard deviation, by its deciles.
 
@@ -45,11 +47,16 @@ def error_by_std(
 
     Args:
         samples: A posterior, or samples (n, B, C, H, W).
-        truth: The true image (B, C, H, W).
+        truth: The true image (B, C, H, W); NaN where it is unknown, which is left out.
         bins: Number of groups, each of as many pixels; 10 for deciles.
         num_samples: How many samples to draw from a posterior.
         seed: Seed of the samples.
         border: Pixels left out at the border.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If the truth has another shape or fewer known values than there are groups, or a sample is not
+            finite.
 
     Example:
         >>> import torch
@@ -59,16 +66,20 @@ def error_by_std(
         >>> bool((abs(found.ratio - 1) < 0.3).all())
         True
     """
-    moments = Source(samples, truth, num_samples, seed).moments()
+    source = Source(samples, truth, num_samples, seed)
+    moments = source.moments()
     std = inner(moments.std, border).flatten()
-    error = inner(truth - moments.mean, border).flatten()
+    error = inner(source.truth - moments.mean, border).flatten()
     known = torch.isfinite(error)
     std, error = std[known], error[known]
+    if len(error) < bins:
+        raise ValueError(f"bins must be no more than the {len(error)} known values; received {bins}.")
     groups = std.argsort().tensor_split(bins)
     root_mean_squares = [[float(v[group].square().mean().sqrt()) for group in groups] for v in (std, error)]
     return ErrorByStd(*map(np.array, root_mean_squares))
 
 
+@checked
 def plot_error_by_std(found: ErrorByStd, *, ax: Any = None, label: str | None = None) -> Any:
     """Draw error against predicted standard deviation; returns the axes."""
     ax = axes(ax)

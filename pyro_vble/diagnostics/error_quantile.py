@@ -7,8 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vble._arguments import Count, CountOrZero, Probability, Seed, checked
 from pyro_vble._streaming import streamed_quantiles
+from pyro_vble._tensors import RealTensor
 from pyro_vble.diagnostics._source import Samples, Source, draw_map
+from pyro_vble.diagnostics.pit import known_values
 from pyro_vble.metrics import BORDER, inner
 from pyro_vble.posterior import Posterior
 
@@ -30,28 +33,30 @@ class ErrorQuantile:
     share: float
 
 
+@checked
 def error_quantile(
     samples: Samples,
-    truth: Tensor,
-    probability: float = 0.9,
+    truth: RealTensor,
+    probability: Probability = 0.9,
     *,
-    num_samples: int = 100,
-    seed: int | None = None,
-    border: int = BORDER,
+    num_samples: Count = 100,
+    seed: Seed | None = None,
+    border: CountOrZero = BORDER,
 ) -> ErrorQuantile:
     """The predicted 90 % quantile of the error at every pixel, beside the error itself.
 
     Args:
         samples: A posterior (calibrated, its calibrated quantile is taken), or samples (n, B, C, H, W).
-        truth: The true image (B, C, H, W).
+        truth: The true image (B, C, H, W); NaN where it is unknown, which is left out of the share.
         probability: Which quantile.
         num_samples: Number of samples.
         seed: Seed of the samples.
         border: Pixels left out of the share.
 
     Raises:
-        TypeError: If ``samples`` is neither a posterior nor a tensor.
-        ValueError: If ``probability`` is not one, or the truth has another shape.
+        TypeError: If an argument has a wrong type.
+        ValueError: If ``probability`` is not one, the truth has another shape or no known value inside its border, or a
+            sample is not finite.
 
     Example:
         >>> import torch, deepinv
@@ -64,26 +69,29 @@ def error_quantile(
         (torch.Size([1, 3, 64, 64]), True)
     """
     source = Source(samples, truth, num_samples, seed)
-    mean = source.moments().mean
+    mean, truth = source.moments().mean, source.truth
     if isinstance(samples, Posterior):
         predicted = samples.error_quantile(probability, num_samples, seed=source.seed)
     else:
         errors = lambda: ((chunk - mean).abs() for chunk in source)  # noqa: E731
         predicted = streamed_quantiles(errors, torch.tensor([probability]), source.num_samples)[0]
     error = (truth - mean).abs()
-    below = (inner(error, border) <= inner(predicted, border))[torch.isfinite(inner(error, border))]
-    share = float(below.double().mean())
+    below = torch.where(error.isfinite(), (error <= predicted).to(error), torch.nan)
+    share = float(known_values(inner(below, border)).mean(dtype=float))
     return ErrorQuantile(probability, predicted, error, share)
 
 
-def plot_error_quantile(found: ErrorQuantile, *, index: int = 0, axs: Any = None) -> Any:
+@checked
+def plot_error_quantile(found: ErrorQuantile, *, index: CountOrZero = 0, axs: Any = None) -> Any:
     """Draw true error and predicted quantile of one image of the batch side by side, on one scale; returns the axes."""
+    if index >= len(found.error):
+        raise ValueError(f"index must be one of the batch, 0 to {len(found.error) - 1}; received {index}.")
     if axs is None:
         import matplotlib.pyplot as plt
 
         axs = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")[1]
     maps = (found.error[index], found.predicted[index])
-    top = max(float(np.quantile(m.mean(0).cpu().numpy(), 0.995)) for m in maps)
+    top = max(float(np.nanquantile(m.mean(0).cpu().numpy(), 0.995)) for m in maps)
     titles = ("true error |x - MMSE-x|", f"predicted {found.probability:.0%} quantile: holds {found.share:.1%}")
     for ax, image, title in zip(axs, maps, titles, strict=True):
         draw_map(image, ax, title=title, label="error (image in [0, 1])", cmap="magma", vmin=0, vmax=top)

@@ -8,11 +8,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pyro_vble._arguments import Count, CountOrZero, Seed, checked
+from pyro_vble._tensors import OpenProbability, RealTensor
 from pyro_vble.diagnostics._source import Samples, Source, axes
 from pyro_vble.metrics import BORDER, inner
 
 
-def pit(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int | None = None) -> Tensor:
+@checked
+def pit(samples: Samples, truth: RealTensor, *, num_samples: Count = 100, seed: Seed | None = None) -> Tensor:
     r"""The randomised probability integral transform of every pixel, (B, C, H, W) in (0, 1).
 
     .. math:: u_i = \frac{\#\{j : x_i^{(j)} < x_i\} + v_i (1 + \#\{j : x_i^{(j)} = x_i\})}{n + 1},
@@ -32,8 +35,8 @@ def pit(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int | 
         seed: Seed of samples and v; that of the posterior by default.
 
     Raises:
-        TypeError: If ``samples`` is neither a posterior nor a tensor.
-        ValueError: If the truth has another shape.
+        TypeError: If an argument has a wrong type.
+        ValueError: If the truth has another shape or no known value, or a sample is not finite.
 
     Example:
         >>> import torch
@@ -43,7 +46,7 @@ def pit(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int | 
         True
     """
     source = Source(samples, truth, num_samples, seed)
-    below = equal = 0
+    truth, below, equal = source.truth, 0, 0
     for chunk in source:
         below = below + (chunk < truth).sum(0)
         equal = equal + (chunk == truth).sum(0)
@@ -72,16 +75,17 @@ class PITHistogram:
     num_independent: int
 
 
+@checked
 def pit_histogram(
     samples: Samples,
-    truth: Tensor,
+    truth: RealTensor,
     *,
-    bins: int = 20,
-    num_samples: int = 100,
-    seed: int | None = None,
-    border: int = BORDER,
-    spacing: int = 8,
-    probability: float = 0.95,
+    bins: Count = 20,
+    num_samples: Count = 100,
+    seed: Seed | None = None,
+    border: CountOrZero = BORDER,
+    spacing: Count = 8,
+    probability: OpenProbability = 0.95,
 ) -> PITHistogram:
     """The histogram of :func:`pit`: U-shaped where intervals are too narrow, a hump where they are too wide.
 
@@ -98,6 +102,10 @@ def pit_histogram(
         spacing: Distance in pixels beyond which errors are taken as independent.
         probability: Probability of the band, bin by bin.
 
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If the truth has another shape or no known value inside its border, or a sample is not finite.
+
     Example:
         >>> import torch
         >>> from pyro_vble.diagnostics import pit_histogram
@@ -108,15 +116,14 @@ def pit_histogram(
     """
     u = inner(pit(samples, truth, num_samples=num_samples, seed=seed), border)
     independent = num_independent(u, spacing)
-    u = u[torch.isfinite(u)]
-    counts, edges = np.histogram(u.cpu().numpy(), bins=bins, range=(0, 1))
+    u = known_values(u)
+    counts, edges = np.histogram(u, bins=bins, range=(0, 1))
     tail = (1 - probability) / 2
     low, high = stats.binom.ppf([tail, 1 - tail], independent, 1 / bins) / independent * bins
-    return PITHistogram(
-        edges, counts / u.numel() * bins, (float(low), float(high)), probability, u.numel(), independent
-    )
+    return PITHistogram(edges, counts / u.size * bins, (float(low), float(high)), probability, u.size, independent)
 
 
+@checked
 def plot_pit_histogram(histogram: PITHistogram, *, ax: Any = None, label: str | None = None) -> Any:
     """Draw it with its band; returns the axes."""
     ax = axes(ax)
@@ -131,7 +138,17 @@ def plot_pit_histogram(histogram: PITHistogram, *, ax: Any = None, label: str | 
 
 def num_independent(image: Tensor, spacing: int) -> int:
     """Number of values with a truth (NaN elsewhere) that are taken as independent: a lattice's, one of all bands."""
-    if not spacing >= 1:
-        raise ValueError(f"spacing must be at least 1 pixel; received {spacing}.")
     bands = image.shape[-3] if image.dim() >= 3 else 1
     return max(1, int(torch.isfinite(image).sum()) // (bands * spacing**2))
+
+
+def known_values(values: Tensor) -> np.ndarray:
+    """Those of the values that are finite, which are those with a truth.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    known = values[torch.isfinite(values)].cpu().numpy()
+    if not known.size:
+        raise ValueError("truth must have a known value inside its border; received one of NaN alone there.")
+    return known

@@ -3,11 +3,17 @@
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
+from torch.distributions import biject_to, constraints
 
+from pyro_vble._arguments import Seed, checked, whole_from
+from pyro_vble.diagnostics._source import OnePosterior
+from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.posterior import Posterior
 
@@ -23,12 +29,14 @@ class ImportanceSampling:
 
     Attributes:
         k_hat: Shape of the weights' tail, (B,): below about 0.7 the weighting can be trusted, beyond it the guide is
-            too far from the posterior for its draws to be corrected.
+            too far from the posterior for its draws to be corrected. Of a guide of bounded support it tells nothing.
         log_weights: Smoothed, normalised log weights, (n, B).
         elbo: Mean of the unsmoothed log weights, the ELBO, (B,), in nats.
         elbo_error: Its Monte Carlo standard error, (B,).
         mean: Weighted mean of the images, (B, C, H, W).
         std: Weighted standard deviation, (B, C, H, W).
+        bounded: Sites whose factor of the guide has a bounded support, or is a point mass: the weights of such a guide
+            cannot tell of what lies outside it.
     """
 
     k_hat: Tensor
@@ -37,6 +45,7 @@ class ImportanceSampling:
     elbo_error: Tensor
     mean: Tensor
     std: Tensor
+    bounded: tuple[str, ...] = ()
 
     @property
     def effective_sample_size(self) -> Tensor:
@@ -45,12 +54,16 @@ class ImportanceSampling:
 
     @property
     def trustworthy(self) -> Tensor:
-        """Whether k-hat is below its limit, (B,)."""
-        return self.k_hat < k_hat_limit(len(self.log_weights))
+        """Whether k-hat is below its limit, and the guide reaches wherever the posterior does, (B,)."""
+        return (self.k_hat < k_hat_limit(len(self.log_weights))) & (not self.bounded)
 
 
+@checked
 def importance_sampling(
-    posterior: Posterior, num_samples: int = 1000, *, seed: int | None = None
+    posterior: OnePosterior,
+    num_samples: Annotated[int, whole_from(25)] = 1000,
+    *,
+    seed: Seed | None = None,
 ) -> ImportanceSampling:
     r"""Weight a guide's draws towards the model's posterior, and tell whether that helps.
 
@@ -59,6 +72,9 @@ def importance_sampling(
     with the largest weights smoothed by a generalised Pareto distribution of shape k-hat (``arviz.psislw``). A guide
     of many latents may be good for every pixel and yet have a k-hat above 0.7: the ratio of joint densities multiplies
     what is left in every dimension.
+
+    Weights correct a guide only where it has draws. One of bounded support (the uniform family, a point mass) has
+    bounded weights, and a small k-hat, however much of the posterior lies outside: it is never ``trustworthy``.
 
     References:
         | Pareto smoothed importance sampling (Vehtari et al., 2024)
@@ -72,7 +88,9 @@ def importance_sampling(
         seed: Seed of the draws; that of the posterior by default.
 
     Raises:
-        ValueError: If the posterior has no operator, as after loading without one, or there are fewer than 25 draws.
+        TypeError: If an argument has a wrong type.
+        ValueError: If the posterior has no operator, as after loading without one, is a mixture of fits, or there are
+            fewer than 25 draws, from which no tail can be told.
 
     Example:
         >>> import torch, deepinv
@@ -84,8 +102,11 @@ def importance_sampling(
         >>> found.log_weights.shape, bool(found.trustworthy)
         (torch.Size([30, 1]), False)
     """
-    if num_samples < 25:
-        raise ValueError(f"A tail cannot be told from fewer than 25 draws; received num_samples={num_samples}.")
+    if len(posterior.fits) > 1:
+        raise ValueError(
+            f"posterior must be one fit, a mixture has no density; received {len(posterior.fits)} fits; weight each: "
+            "posterior.fits[k]."
+        )
     seed = posterior._lasting_seed(seed)
     raw = torch.cat([chunk.log_weights for chunk in posterior.draws(num_samples, seed=seed)]).double()
     smoothed, k_hat = smoothed_weights(raw)
@@ -103,7 +124,44 @@ def importance_sampling(
         elbo_error=out(raw.std(0) / num_samples**0.5),
         mean=out(mean.to(dtype)),
         std=out((square - mean.square()).clamp_min(0).sqrt().to(dtype)),
+        bounded=bounded_sites(posterior),
     )
+
+
+# Draws behind a guide's spread, and how many standard deviations from a draw a bounded support has ended: that of a
+# uniform distribution is 3.5 wide.
+_FEW, _FAR = 16, 20.0
+
+
+@torch.no_grad()
+def bounded_sites(posterior: Posterior) -> tuple[str, ...]:
+    """Latent sites whose distribution in the guide gives no density far from its draws, though the prior has some.
+
+    It is asked for its density there, on the unconstrained scale of the prior's own support: whatever its class says.
+    """
+    trace = posterior._guide_trace(_FEW)
+    priors = posterior.model.physics_priors
+    auxiliary = any(site["infer"].get("is_auxiliary") for site in trace.nodes.values() if site["type"] == "sample")
+    found = []
+    for name, value in latents_of(trace).items():
+        distribution, infer = trace.nodes[name]["fn"], trace.nodes[name]["infer"]
+        if auxiliary and not infer.get("is_auxiliary") and bool((value != value[:1]).any()):
+            continue  # a function of an auxiliary site, which stands for it
+        transform = biject_to(priors[name].support if name in priors else constraints.real)
+        free = transform.inv(value)
+        width = free.std(0).clamp_min(1e-4 * (1 + free.abs().amax(0)))
+        for sign in (-1, 1):
+            if not _has_density(distribution, transform(free + sign * _FAR * width)):
+                found.append(name)
+                break
+    return tuple(found)
+
+
+def _has_density(distribution: pyro.distributions.TorchDistribution, value: Tensor) -> bool:
+    try:
+        return bool(torch.isfinite(distribution.log_prob(value)).all())
+    except ValueError:  # one that validates its values
+        return False
 
 
 def smoothed_weights(log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyro
@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_vble import metrics
+from pyro_vble._arguments import Count, CountOrZero, Flag, Seed, brief, checked, one_of, whole_from
 from pyro_vble._precision import exact_convolutions
+from pyro_vble._tensors import OpenProbability, RealTensor
 from pyro_vble._version import __version__
+from pyro_vble.diagnostics._source import OnePosterior
 from pyro_vble.diagnostics.sbc import patch_means
 from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
@@ -24,7 +27,6 @@ from pyro_vble.seeding import derived_seed, seeded
 
 if TYPE_CHECKING:
     from arviz import InferenceData
-    from pandas import DataFrame
 
 _PILOT_DRAWS = 200
 
@@ -64,13 +66,15 @@ class ReferencePosterior:
         """Posterior standard deviation, (B, C, H, W)."""
         return self.samples.std(0)
 
-    def interval(self, probability: float) -> tuple[Tensor, Tensor]:
+    @checked
+    def interval(self, probability: OpenProbability) -> tuple[Tensor, Tensor]:
         """Central interval of every pixel."""
         tail = (1 - probability) / 2
         low, high = self.samples.quantile(torch.tensor([tail, 1 - tail]).to(self.image), dim=0)
         return low, high
 
-    def convergence(self, patch: int = 8) -> dict[str, float]:
+    @checked
+    def convergence(self, patch: Count = 8) -> dict[str, float]:
         """R-hat (largest; NaN with one chain), and bulk and tail effective sample size (smallest).
 
         Of patch means; with the suffix of a latent's name, of all its values.
@@ -101,16 +105,17 @@ class ReferencePosterior:
         )
 
 
+@checked
 def reference_posterior(
-    posterior: Posterior,
+    posterior: OnePosterior,
     *,
-    num_samples: int = 300,
-    num_warmup: int = 300,
-    num_chains: int = 2,
-    kernel: str = "nuts",
-    max_tree_depth: int = 7,
-    seed: int | None = None,
-    progress: bool = True,
+    num_samples: Annotated[int, whole_from(4)] = 300,
+    num_warmup: CountOrZero = 300,
+    num_chains: Count = 2,
+    kernel: Annotated[str, one_of("nuts", "hmc")] = "nuts",
+    max_tree_depth: Annotated[int, whole_from(1, 20)] = 7,
+    seed: Seed | None = None,
+    progress: Flag = True,
 ) -> ReferencePosterior:
     r"""Sample p(x, z, h | y) by Pyro's NUTS or HMC, on the model that a guide was fitted to.
 
@@ -135,7 +140,9 @@ def reference_posterior(
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: If there are several images, no operator, fewer than 4 draws, or the kernel is unknown.
+        TypeError: If an argument has a wrong type.
+        ValueError: If there are several images, no operator, fewer than 4 draws a chain, from which no convergence can
+            be told, or the kernel is unknown.
 
     Example:
         >>> import torch, deepinv
@@ -151,10 +158,6 @@ def reference_posterior(
         raise ValueError(f"Chains are for one image; received a batch of {len(posterior.y)}; restore one of them.")
     if posterior.model.physics is None:
         raise ValueError("Chains need the forward operator; pass physics=... to load_posterior.")
-    if num_samples < 4:
-        raise ValueError(f"Convergence cannot be told from fewer than 4 draws a chain; received {num_samples}.")
-    if kernel not in ("nuts", "hmc"):
-        raise ValueError(f'kernel must be "nuts" or "hmc"; received {kernel!r}.')
     seed = posterior._lasting_seed(seed)
     start = time.perf_counter()
     targets = [_Target(fit, seed) for fit in posterior.fits]
@@ -191,14 +194,15 @@ def reference_posterior(
     )
 
 
+@checked
 def compare_with_reference(
     reference: ReferencePosterior,
-    posteriors: Mapping[str, Posterior],
+    posteriors: Mapping,
     *,
-    truth: Tensor | None = None,
-    num_samples: int = 200,
-    seconds: Mapping[str, float] | None = None,
-) -> "DataFrame":
+    truth: RealTensor | None = None,
+    num_samples: Count = 200,
+    seconds: Mapping | None = None,
+) -> Any:
     """Posteriors beside the chains, in one table.
 
     | column | what it is |
@@ -217,8 +221,21 @@ def compare_with_reference(
         truth: The true image.
         num_samples: Draws of each posterior.
         seconds: Their times, by name.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If posteriors or the truth are of other images than the chains.
     """
     import pandas as pd
+
+    shape = tuple(reference.image.shape[2:])
+    for name, posterior in posteriors.items():
+        if not isinstance(posterior, Posterior) or tuple(posterior.image_shape) != shape:
+            raise ValueError(
+                f"posteriors must be by name, of the chains' image {shape}; received {brief(posterior)} as {name!r}."
+            )
+    if truth is not None and tuple(truth.shape) != shape:
+        raise ValueError(f"truth must have the shape of the chains' image, {shape}; received {tuple(truth.shape)}.")
 
     rows = {}
     for name, posterior in posteriors.items():

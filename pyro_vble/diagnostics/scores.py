@@ -5,16 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vble._arguments import Count, Seed, checked
 from pyro_vble._streaming import streamed_quantiles
+from pyro_vble._tensors import OpenProbability, RealTensor
 from pyro_vble.diagnostics._source import Samples, Source, draw_map
 
 
-def crps(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int | None = None) -> Tensor:
+@checked
+def crps(samples: Samples, truth: RealTensor, *, num_samples: Count = 100, seed: Seed | None = None) -> Tensor:
     r"""The continuous ranked probability score of every pixel, (B, C, H, W), in image units; less is better.
 
     .. math:: \mathrm{CRPS} = E|X - x| - \tfrac12 E|X - X'|
 
-    with the unbiased estimator of both expectations ("fair"). Of a point estimate it is the absolute error.
+    with the unbiased estimator of both expectations ("fair"). Of a point estimate it is the absolute error. NaN where
+    the truth is (unknown).
 
     References:
         | Strictly proper scoring rules, prediction, and estimation (Gneiting and Raftery, 2007), section 4.2
@@ -25,6 +29,11 @@ def crps(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int |
         truth: The true image (B, C, H, W).
         num_samples: How many samples to draw from a posterior.
         seed: Seed of the samples.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If there are fewer than two samples, one is not finite, or the truth has another shape or no known
+            value.
 
     Example:
         >>> import torch
@@ -39,7 +48,7 @@ def crps(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int |
     if source.num_samples < 2:
         raise ValueError(f"The score needs at least 2 samples; received {source.num_samples}.")
     # A few rows at a time: the estimator sorts every pixel's samples.
-    everything = source.all().flatten(1)
+    everything, truth = source.all().flatten(1), source.truth
     pieces = [
         scoringrules.crps_ensemble(part, members.T, m_axis=-1, estimator="pwm", backend="torch")
         for part, members in zip(truth.flatten().split(1 << 16), everything.split(1 << 16, dim=1), strict=True)
@@ -47,14 +56,20 @@ def crps(samples: Samples, truth: Tensor, *, num_samples: int = 100, seed: int |
     return torch.cat(pieces).reshape(truth.shape)
 
 
+@checked
 def interval_score(
-    samples: Samples, truth: Tensor, probability: float = 0.9, *, num_samples: int = 100, seed: int | None = None
+    samples: Samples,
+    truth: RealTensor,
+    probability: OpenProbability = 0.9,
+    *,
+    num_samples: Count = 100,
+    seed: Seed | None = None,
 ) -> Tensor:
     r"""The interval score of the central interval [l, u] of every pixel, (B, C, H, W), in image units; less is better.
 
     .. math:: (u - l) + \tfrac2\alpha (l - x)_+ + \tfrac2\alpha (x - u)_+, \qquad \alpha = 1 - p
 
-    Narrow intervals are rewarded, misses are punished.
+    Narrow intervals are rewarded, misses are punished. NaN where the truth is (unknown).
 
     References:
         | Strictly proper scoring rules, prediction, and estimation (Gneiting and Raftery, 2007), section 6.2
@@ -68,7 +83,9 @@ def interval_score(
         seed: Seed of the samples.
 
     Raises:
-        ValueError: If ``probability`` is not between 0 and 1.
+        TypeError: If an argument has a wrong type.
+        ValueError: If ``probability`` is not between 0 and 1, a sample is not finite, or the truth has another shape or
+            no known value.
 
     Example:
         >>> import torch
@@ -79,17 +96,16 @@ def interval_score(
     """
     import scoringrules
 
-    if not 0 < probability < 1:
-        raise ValueError(f"probability must lie between 0 and 1; received {probability}; write 90 % as 0.9.")
     source = Source(samples, truth, num_samples, seed)
     if isinstance(samples, Tensor):
         tail = (1 - probability) / 2
         low, high = streamed_quantiles(lambda: iter(source), torch.tensor([tail, 1 - tail]), source.num_samples)
     else:  # a posterior's own, which may be calibrated
         low, high = samples.interval(probability, num_samples, seed=seed)
-    return scoringrules.interval_score(truth, low, high, 1 - probability, backend="torch")
+    return scoringrules.interval_score(source.truth, low, high, 1 - probability, backend="torch")
 
 
-def plot_score_map(score: Tensor, *, ax: Any = None, title: str = "CRPS") -> Any:
+@checked
+def plot_score_map(score: RealTensor, *, ax: Any = None, title: str = "CRPS") -> Any:
     """Draw the scores of one image (C, H, W), bands averaged; returns the axes."""
     return draw_map(score, ax, title=title, label=f"{title} (image in [0, 1])", cmap="magma", vmin=0)

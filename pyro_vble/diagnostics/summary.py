@@ -1,14 +1,14 @@
 """A posterior in a few rows: what ArviZ's summary is asked of an image."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pyro_vble._arguments import Count, checked
+from pyro_vble._tensors import OpenProbability
 from pyro_vble.io.inference_data import quiet_arviz
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
-
-def summary(idata: Any, *, patch: int = 16, probability: float = 0.9) -> "DataFrame":
+@checked
+def summary(idata: Any, *, patch: Count = 16, probability: OpenProbability = 0.9) -> Any:
     """Means, standard deviations and highest-density intervals of patch means and of scalars inferred with the image.
 
     ``arviz.summary`` prints a row a pixel: here the image is averaged over bands and patches first. R-hat and
@@ -19,6 +19,10 @@ def summary(idata: Any, *, patch: int = 16, probability: float = 0.9) -> "DataFr
         idata: What ``to_arviz`` made.
         patch: Side of a patch, in pixels.
         probability: That of the intervals.
+
+    Raises:
+        TypeError: If ``idata`` has no posterior images.
+        ValueError: If a patch is larger than the image.
 
     Example:
         >>> import torch, deepinv
@@ -31,7 +35,13 @@ def summary(idata: Any, *, patch: int = 16, probability: float = 0.9) -> "DataFr
     """
     with quiet_arviz():
         import arviz as az
-    draws = idata.posterior
+    draws = getattr(idata, "posterior", None)
+    if draws is None or "image" not in draws:
+        raise TypeError(
+            f"idata must hold posterior images, as posterior.to_arviz() makes it; received {type(idata).__name__}."
+        )
+    if patch > min(draws.sizes["row"], draws.sizes["col"]):
+        raise ValueError(f"patch must fit into the image, {draws.sizes['row']}x{draws.sizes['col']}; received {patch}.")
     patches = draws["image"].mean("band").coarsen(row=patch, col=patch, boundary="trim").mean()
     patches.name = "patch mean"
     scalars = draws[[name for name in draws if draws[name].dims == ("chain", "draw", "image_batch")]]

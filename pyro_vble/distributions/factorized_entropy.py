@@ -93,7 +93,8 @@ class FactorizedEntropy(TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         level = torch.rand(shape, dtype=self.dtype, device=self.device)
         dither = torch.rand(shape, dtype=self.dtype, device=self.device) - 0.5
-        eps = torch.finfo(self.dtype).tiny
+        # A level may come out as 0, which stands for those up to the middle between it and the next.
+        eps = torch.finfo(self.dtype).eps / 4
         return self._inverse_logits(torch.logit(level, eps=eps)) + dither
 
     @property

@@ -154,7 +154,7 @@ def test_errors(truth):
         d.pit(samples(3), truth[:1])
     with pytest.raises(TypeError, match="a posterior, or a tensor"):
         d.pit([1, 2], truth)
-    with pytest.raises(ValueError, match="levels must be probabilities"):
+    with pytest.raises(ValueError, match="levels must be a list of probabilities"):
         d.coverage_curve(samples(3), truth, levels=[90])
     unknown = truth.clone()
     unknown[..., :45, :] = torch.nan
@@ -162,5 +162,58 @@ def test_errors(truth):
     assert abs(float(curve.observed[0]) - 0.9) < 0.02, "what is not known is no miss"
     assert curve.num_pixels == N // 2
     assert np.isfinite(d.error_by_std(samples(20), unknown).ratio).all()
-    with pytest.raises(ValueError, match="spacing must be at least 1"):
+    with pytest.raises(ValueError, match="spacing must be a whole number of at least 1"):
         d.coverage_curve(samples(3), truth, spacing=0)
+
+
+def few_scores(count: int) -> d.Calibration:
+    """A calibration of one group of so many scores, those of a standard normal."""
+    levels = (np.arange(count) + 0.5) / count
+    return d.Calibration((), (tuple(stats.halfnorm.ppf(levels).tolist()),), 10, 10 * count)
+
+
+def test_the_curve_of_a_calibration_has_the_levels_that_its_scores_can_tell(cae, denoising):
+    import pyro_vble as pv
+
+    x = torch.rand(1, 3, 64, 64)
+    posterior = pv.restore(x, denoising, cae, num_steps=2, seed=0, progress=False)
+    curve = d.coverage_curve(posterior.calibrated(few_scores(30)), x, num_samples=10)
+    assert curve.nominal.max() == 0.95, "0.99 would need 99 scores"
+    assert d.coverage_curve(posterior.calibrated(few_scores(500)), x, num_samples=10).nominal.max() == 0.99
+    with pytest.raises(ValueError, match="levels must have one that the calibration can tell, at most"):
+        d.coverage_curve(posterior.calibrated(few_scores(1)), x, levels=[0.9], num_samples=10)
+
+
+OF_SAMPLES = [d.pit, d.pit_histogram, d.coverage_curve, d.crps, d.interval_score, d.error_by_std, d.error_quantile]
+
+
+@pytest.mark.parametrize("measure", [*OF_SAMPLES, d.z_score_map])
+class TestUnknown:
+    def test_samples_must_be_finite(self, truth, measure):
+        broken = samples(20)
+        broken[3, 0, 0, 5, 5] = torch.nan
+        with pytest.raises(ValueError, match="samples must be finite"):
+            measure(broken, truth)
+
+    def test_a_truth_of_which_nothing_is_known(self, truth, measure):
+        with pytest.raises(ValueError, match="truth must have a known value"):
+            measure(samples(20), torch.full_like(truth, torch.nan))
+
+    def test_only_the_border_is_known(self, truth, measure):
+        border = truth.clone()
+        border[..., 5:-5, 5:-5] = torch.nan
+        if measure in (d.pit, d.crps, d.interval_score, d.z_score_map):
+            found = measure(samples(20), border)
+            assert torch.equal(found.isnan(), border.isnan())
+        else:
+            with pytest.raises(ValueError, match="known value"):
+                measure(samples(20), border)
+
+    def test_junk(self, truth, measure):
+        for wrong in (None, "posterior", truth.numpy(), truth.long(), truth.to(torch.complex64)):
+            with pytest.raises(TypeError, match="samples must be a posterior, or a tensor"):
+                measure(wrong, truth)
+            with pytest.raises(TypeError, match="truth must be a tensor of floating-point numbers"):
+                measure(samples(3), wrong)
+        with pytest.raises(TypeError, match="num_samples must be a whole number"):
+            measure(samples(3), truth, num_samples="many")

@@ -1,5 +1,7 @@
 """Residuals of a measurement, where a linear model tells what they must be."""
 
+from functools import partial
+
 import deepinv
 import matplotlib
 import pytest
@@ -10,8 +12,11 @@ from helpers import linear_vae
 import pyro_vble as pv
 from pyro_vble import Posterior
 from pyro_vble import diagnostics as d
-from pyro_vble.guides import VBLE
+from pyro_vble.diagnostics._structure import autocorrelation, is_image, rise, spectrum
+from pyro_vble.diagnostics.predictive import LIMITS
+from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.models import RestorationModel
+from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
 matplotlib.use("Agg")
 
@@ -87,3 +92,79 @@ def test_without_an_operator_it_says_what_to_do(bundled):
     posterior.model.physics = None
     with pytest.raises(ValueError, match="pass physics="):
         d.predictive_check(posterior)
+
+
+class TestStructure:
+    SHAPE = (40, 3, 64, 64)
+
+    def test_white_noise_has_none(self):
+        noise, seen = torch.randn(self.SHAPE), torch.ones(self.SHAPE, dtype=torch.bool)
+        power = spectrum(noise, seen)
+        torch.testing.assert_close(power.mean(0), torch.ones(power.shape[1]), atol=0.1, rtol=0)
+        assert float(autocorrelation(noise, seen).abs().max()) < 5 / (2 * noise[0].numel()) ** 0.5
+        # Three standard errors are taken off: few of the largest of many rises are left.
+        assert float((rise(power, self.SHAPE[1:]) > LIMITS["rise"][1]).float().mean()) < 0.1
+
+    def test_unobserved_values_do_not_count(self):
+        seen = torch.rand(self.SHAPE) < 0.5
+        noise = torch.randn(self.SHAPE) * seen
+        assert float(spectrum(noise, seen).mean()) == pytest.approx(1, abs=0.02)
+        smooth = (noise + noise.roll(1, -1)) * 0.5**0.5
+        mask = torch.ones_like(seen)
+        mask[..., :32, :] = False
+        assert float(autocorrelation(smooth * mask, mask).mean()) == pytest.approx(0.25, abs=0.02)
+
+    def test_smooth_and_rough_noise(self):
+        noise, seen = torch.randn(self.SHAPE), torch.ones(self.SHAPE, dtype=torch.bool)
+        for sign, correlation in ((1, 0.25), (-1, -0.25)):  # rows alone are correlated, by 1/2
+            found = (noise + sign * noise.roll(1, -1)) * 0.5**0.5
+            assert float(autocorrelation(found, seen).mean()) == pytest.approx(correlation, abs=0.01)
+            rises = rise(spectrum(found, seen), self.SHAPE[1:])
+            assert bool((rises > LIMITS["rise"][1]).all()) == (sign < 0)
+
+    def test_what_is_no_image_or_too_small_has_no_structure(self):
+        assert not is_image((2, 100))
+        assert not is_image((2, 3, 8, 64))
+        assert bool(rise(torch.ones(2, 13), (1, 16, 16)).isnan().all())
+
+
+def photograph(side: int = 96) -> torch.Tensor:
+    import skimage.data
+
+    x = torch.from_numpy(skimage.data.astronaut().copy()).permute(2, 0, 1)[None].float() / 255
+    return x[..., 60 : 60 + side, 180 : 180 + side].contiguous()
+
+
+def checked_with(true, believed, prior) -> d.PredictiveCheck:
+    y = true(photograph())
+    guide = partial(VBLExz, free_mean=True)
+    return d.predictive_check(pv.restore(y, believed, prior, guide, seed=0, progress=False), num_samples=8)
+
+
+def test_a_blur_believed_too_wide_is_found_and_the_right_one_is_explained(bundled):
+    right, wide = (deblurring(0.01, gaussian_kernel(width)) for width in (1.5, 2.5))
+    check = checked_with(right, right, bundled)
+    assert check.explained.tolist() == [True]
+    assert check.reasons() == ()
+    assert set(check.statistics) == set(LIMITS)
+    assert check.spectrum.shape == (1, len(check.frequencies))
+    wrong = checked_with(right, wide, bundled)
+    assert wrong.explained.tolist() == [False]
+    assert any("blur believed too wide" in reason for reason in wrong.reasons(0))
+    with pytest.raises(ValueError, match="image must be one of the batch, 0 to 0; received 1"):
+        wrong.reasons(1)
+
+
+def test_noise_that_the_image_takes_up_is_found(bundled):
+    check = checked_with(Denoising(GaussianNoise(0.06)), Denoising(GaussianNoise(0.03)), bundled)
+    assert bool(check.ratio < 1.4), "a free mean explains y"
+    assert bool(check.image_residual > LIMITS["image_residual"][1])
+    assert any("departs" in reason for reason in check.reasons())
+    assert not bool(check.explained)
+
+
+def test_without_a_latent_image_the_rest_is_looked_at():
+    check = d.predictive_check(exact(SIGMA, SIGMA), num_samples=20)
+    assert bool(check.image_residual.isnan().all())
+    assert check.explained.tolist() == [True] * 3
+    assert not bool(d.predictive_check(exact(SIGMA, 10 * SIGMA), num_samples=20).explained.any())

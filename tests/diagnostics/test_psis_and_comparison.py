@@ -1,5 +1,7 @@
 from functools import partial
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
@@ -8,6 +10,7 @@ from helpers import linear_vae
 import pyro_vble as pv
 from pyro_vble.diagnostics import importance_sampling
 from pyro_vble.diagnostics.comparison import block_sums, guide_name
+from pyro_vble.diagnostics.psis import bounded_sites
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.models import RestorationModel
 from pyro_vble.posterior import Posterior
@@ -60,9 +63,55 @@ class TestImportanceSampling:
         off = importance_sampling(posterior_with(model, y, mean, 2 * std), 1000)
         assert bool(off.elbo + 5 * off.elbo_error < evidence)
 
+    def test_weights_of_a_bounded_guide_are_never_trusted(self, linear):
+        """Its box leaves posterior mass out, of which bounded weights cannot tell: k-hat is small all the same."""
+        model, y, W, (mean, std) = linear
+        guide = VBLE(model, y, family="uniform")
+        with torch.no_grad():
+            guide.factors["z"].loc.copy_(mean)
+            guide.factors["z"].free_width = torch.full_like(mean, 2.0 * std)
+        found = importance_sampling(Posterior(model, guide, y, precision="float64", seed=0), 2000)
+        spread = std * W.square().sum(1).sqrt().reshape(1, 1, 4, 4)
+        assert float((found.std / spread).mean()) < 0.8, "weighting has not mended the width"
+        assert bool(found.k_hat < 0.5)
+        assert found.bounded == ("z",)
+        assert not bool(found.trustworthy)
+
+    @pytest.mark.parametrize(
+        "made", [lambda loc, std: dist.Uniform(loc - std, loc + std), lambda loc, std: dist.Delta(loc)]
+    )
+    def test_bounded_whatever_its_class(self, linear, made):
+        model, y, _, (mean, std) = linear
+
+        def guide(y):
+            with pyro.plate("image", len(y), dim=-1):
+                return {"z": pyro.sample("z", made(mean, torch.full_like(mean, std)).to_event(1))}
+
+        assert bounded_sites(Posterior(model, guide, y, precision="float64", seed=0)) == ("z",)
+
+    def test_parameters_are_judged_on_the_support_of_their_prior(self, linear):
+        y = linear[1]
+        prior = linear_vae(torch.eye(16, dtype=torch.float64)[:, :3], torch.zeros(16), 0.05, (1, 4, 4))
+        own = RestorationModel(prior, Denoising(GaussianNoise(SIGMA)), physics_priors={"sigma": dist.Uniform(0.1, 1.0)})
+        posterior = Posterior(own, VBLE(own, y), y, precision="float64", seed=0)
+        assert bounded_sites(posterior) == (), "the guide fills the interval that its prior allows"
+
+    def test_a_mixture_is_refused(self, bundled):
+        posterior = pv.restore(
+            torch.rand(1, 3, 64, 64),
+            Denoising(GaussianNoise(0.1)),
+            bundled,
+            num_steps=1,
+            num_fits=2,
+            seed=0,
+            progress=False,
+        )
+        with pytest.raises(ValueError, match=r"weight each: posterior.fits\[k\]"):
+            importance_sampling(posterior, 30)
+
     def test_too_few_draws(self, linear):
         model, y, _, (mean, std) = linear
-        with pytest.raises(ValueError, match="fewer than 25 draws"):
+        with pytest.raises(ValueError, match="at least 25; received 10"):
             importance_sampling(posterior_with(model, y, mean, std), 10)
 
 
@@ -78,6 +127,11 @@ def table(bundled):
 
 
 class TestComparison:
+    def test_a_bounded_guide_is_marked(self, table):
+        """The uniform family is a compressive autoencoder's default."""
+        assert table.loc["VBLE", "k_hat"] == float("inf")
+        assert table.loc["VBLE", "high_k"] == 1
+
     def test_rows_and_columns(self, table):
         assert set(table.index) == {"VBLE", "VBLExz", "VBLExz(free_mean=True)", "MAPz"}
         assert {"elbo", "k_hat", "elpd_loo", "elpd_diff", "weight", "coverage_90", "psnr", "seconds"} <= set(table)

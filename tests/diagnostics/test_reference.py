@@ -89,7 +89,7 @@ def test_errors(problem, cae):
     several = pv.restore(torch.rand(2, 3, 64, 64), physics, cae, num_steps=1, seed=0, progress=False)
     with pytest.raises(ValueError, match="one image"):
         pv.reference_posterior(several)
-    with pytest.raises(ValueError, match="fewer than 4 draws"):
+    with pytest.raises(ValueError, match="at least 4; received 3"):
         pv.reference_posterior(problem[0], num_samples=3)
     with pytest.raises(ValueError, match="kernel must be"):
         pv.reference_posterior(problem[0], kernel="gibbs")

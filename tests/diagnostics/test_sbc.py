@@ -127,5 +127,76 @@ def test_errors():
     prior = linear_vae(torch.randn(16, 2, dtype=torch.float64), torch.zeros(16), 0.3, (1, 4, 4))
     with pytest.raises(ValueError, match="would fit another"):
         simulation_based_calibration(prior, Denoising(), VBLE, image_shape=(1, 4, 4), kl_weight=2.0)
-    with pytest.raises(ValueError, match="num_draws must be at least 1"):
-        sbc(lambda n: None, lambda y, n: None, {}, num_draws=0)
+    with pytest.raises(ValueError, match="num_draws must be a whole number of at least 1"):
+        sbc(lambda n: None, lambda y, n: None, {"x": len}, num_draws=0)
+
+
+WITH_LIKELIHOOD = QUANTITIES | {"log-likelihood": lambda v: v["log-likelihood"]}
+
+
+class WithLikelihood(LinearGaussian):
+    """The same, with log p(y | x) up to a constant; and samples of the prior, which know nothing of y."""
+
+    def with_likelihood(self, values, y):
+        residual = y - values["x"].flatten(-3) @ self.A.T
+        return values | {"log-likelihood": -residual.square().sum(-1, keepdim=True)}
+
+    def simulator(self, n):
+        values, y = super().simulator(n)
+        return self.with_likelihood(values, y), y
+
+    def sampler(self, y, n):
+        return self.with_likelihood(super().sampler(y, n), y)
+
+    def prior_sampler(self, y, n):
+        return self.with_likelihood(self.values(torch.randn(n, len(y), 19, dtype=torch.float64)), y)
+
+
+def test_a_sampler_that_ignores_the_data_is_found_by_the_likelihood_alone():
+    settings = {"num_simulations": 300, "num_draws": 49, "batch_size": 100, "seed": 0, "progress": False}
+    made = WithLikelihood(0)
+    assert all(sbc(made.simulator, made.sampler, WITH_LIKELIHOOD, **settings).passes(0.999).values())
+    ignorant = sbc(made.simulator, made.prior_sampler, WITH_LIKELIHOOD, **settings).passes(0.999)
+    assert not ignorant.pop("log-likelihood")
+    assert all(ignorant.values())
+
+
+def test_quantities_may_look_at_the_measurement():
+    made, seen = LinearGaussian(0), []
+    quantity = {"y": lambda v: seen.append(v["y"].shape) or v["x"].flatten(-3)}
+    sbc(made.simulator, made.sampler, quantity, num_simulations=4, num_draws=3, batch_size=4, seed=0, progress=False)
+    assert set(seen) == {(4, 9)}
+
+
+class PriorGuide(VBLE):
+    """q = p(z), whatever is measured."""
+
+    def __init__(self, model, y):
+        super().__init__(model, y, family="gaussian")
+        with torch.no_grad():
+            self.factors["z"].loc.zero_()
+            self.factors["z"].free_width = torch.ones_like(self.factors["z"].loc)
+
+
+def test_of_fits_too():
+    W = torch.linalg.qr(torch.randn(16, 3, dtype=torch.float64))[0] * 2
+    prior = linear_vae(W, torch.zeros(16), 0.3, (1, 4, 4))
+    found = simulation_based_calibration(
+        prior, Denoising(GaussianNoise(0.5)), PriorGuide, image_shape=(1, 4, 4), num_simulations=100, num_draws=49,
+        batch_size=50, patch=2, seed=0, progress=False, num_steps=1, lr=1e-6, tolerance=None,
+    )  # fmt: skip
+    passed = found.passes(0.999)
+    assert not passed.pop("log-likelihood")
+    assert all(passed.values())
+
+
+def test_the_prior_may_be_named():
+    found = simulation_based_calibration(
+        "vae-mnist", Denoising(GaussianNoise(0.2)), VBLE, image_shape=(1, 28, 28), num_simulations=2, num_draws=3,
+        batch_size=2, seed=0, progress=False, num_steps=1,
+    )  # fmt: skip
+    assert set(found.ranks) == {"pixel", "patch mean", "log-likelihood", "z"}
+    with pytest.raises(TypeError, match="prior must be a generative prior"):
+        simulation_based_calibration(3, Denoising(), VBLE, image_shape=(1, 28, 28))
+    with pytest.raises(ValueError, match="image_shape must be the three positive sides"):
+        simulation_based_calibration("vae-mnist", Denoising(), VBLE, image_shape=(28, 28))

@@ -83,3 +83,14 @@ def test_expand_and_shape_check(bottleneck):
     assert p.log_prob(torch.zeros(3, 2, 4, 4, dtype=torch.float64)).shape == (3, 2, 4, 4)
     with pytest.raises(ValueError, match="channels, height, width"):
         entropy_model(bottleneck, (2,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_uniform_number_of_zero_is_no_outlier(dtype, monkeypatch):
+    """Both ends are as far out, although torch.rand may give 0 and never 1."""
+    step = torch.finfo(dtype).eps / 2
+    p = FactorizedEntropy(lambda t: t, (1, 1, 2), dtype=dtype)  # c is a logistic cdf
+    levels = iter([torch.tensor([[[0.0, 1 - step]]], dtype=dtype), torch.full((1, 1, 2), 0.5, dtype=dtype)])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(levels))
+    low, high = p.rsample().flatten().tolist()
+    assert -low == pytest.approx(high, abs=1)

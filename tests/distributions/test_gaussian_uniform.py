@@ -1,5 +1,6 @@
 import math
 
+import mpmath
 import pytest
 import torch
 from scipy import stats
@@ -104,3 +105,38 @@ def test_body_and_tail_meet(dtype, tolerance, scale):
     # The rounding of the value itself moves the density by its slope, value / scale².
     rounding = torch.finfo(dtype).eps * value**2 / scale**2
     assert ((found.double() - expected).abs() <= tolerance * (1 + expected.abs()) + 2 * rounding).all()
+
+
+def exact_gradient(value: float, scale: float, width: float) -> float:
+    """d log p / dv to forty digits."""
+    mpmath.mp.dps = 40
+    v, s, w = (mpmath.mpf(t) for t in (value, scale, width))
+    upper, lower = (w / 2 - abs(v)) / s, (-w / 2 - abs(v)) / s
+    density = [mpmath.exp(-t * t / 2) / mpmath.sqrt(2 * mpmath.pi) for t in (lower, upper)]
+    share = (mpmath.erfc(-upper / mpmath.sqrt(2)) - mpmath.erfc(-lower / mpmath.sqrt(2))) / 2
+    return float(mpmath.sign(v) * (density[0] - density[1]) / share / s)
+
+
+# Of a latent; of a wide one; of uniform noise of half width a, whose edges are Gaussian tails of a / 20.
+FAR_OUT = [(0.11, 1.0, v) for v in (0.3, 0.5, 0.7, 1.6, 1.7, 10.0, 100.0, 1000.0)]
+FAR_OUT += [(30.0, 1.0, v) for v in (3.0, 299.0, 301.0, 750.0, 760.0, 30_000.0)]
+FAR_OUT += [(a / 20, 2 * a, v) for a in (0.01, 0.002, 0.001) for v in (1.01 * a, 1.6 * a, 0.2, 0.5, 1.0)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("scale", "width", "distance"), FAR_OUT)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_gradient_is_exact_however_far_out(dtype, scale, width, distance, sign):
+    value, s, w = (torch.tensor(t, dtype=dtype) for t in (sign * distance, scale, width))
+    value.requires_grad_()
+    GaussianUniform(torch.zeros((), dtype=dtype), s, w).log_prob(value).backward()
+    expected = exact_gradient(value.item(), s.item(), w.item())
+    assert value.grad.item() == pytest.approx(expected, rel=1e-3 if dtype is torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_uniform_part_lost_in_rounding_gives_no_wild_gradient(dtype):
+    value = torch.tensor([0.0, 500.0, 5e3, 2e4, 1e5, 1e6], dtype=dtype, requires_grad=True)
+    GaussianUniform(torch.zeros((), dtype=dtype), torch.tensor(1e3, dtype=dtype), 1e-3).log_prob(value).sum().backward()
+    assert bool(value.grad.isfinite().all())
+    assert bool((value.grad.abs() <= 1.1 * value.abs() / 1e6 + 1e-3).all())
