@@ -112,7 +112,7 @@ def check_writable(path: PathName) -> None:
 @checked
 def remove_leftovers(folder: PathName) -> None:
     """Remove what killed writers left in a folder; living writers, and those of other hosts, keep theirs."""
-    ours = re.compile(rf"(?s)\..*\w+{re.escape(_SUFFIX)}")
+    ours = re.compile(rf"(?s)\..*\.{re.escape(_host())}\.\w+{re.escape(_SUFFIX)}")
     try:
         scratch = [entry.path for entry in os.scandir(folder) if ours.fullmatch(entry.name)]
     except OSError:
