@@ -17,7 +17,7 @@ def frozen(module: nn.Module) -> nn.Module:
 
     Layers that spend their time on weights that no longer change, or on too few channels, are exchanged for others of
     the same function, parameters and names. A module that is frozen already comes back as a copy. Nothing is shared:
-    the original may be trained further.
+    the original may be trained further. What layers derive from their weights is made anew by ``load_state_dict``.
     """
 
     def fixed(p: Tensor) -> Tensor:
@@ -68,10 +68,25 @@ class SubpixelConvTranspose2d(nn.Module):
         bias = None if layer.bias is None else layer.bias.detach().repeat_interleave(4)
         self.register_buffer("_phases", _phases(layer.weight.detach()), persistent=False)
         self.register_buffer("_phase_bias", bias, persistent=False)
+        self.register_load_state_dict_post_hook(_derive_phases)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, C, H, W) to (B, C', 2H, 2W)."""
         return F.pixel_shuffle(F.conv2d(x, self._phases, self._phase_bias, padding=1), 2)
+
+
+@torch.no_grad()
+def _derive_phases(layer: SubpixelConvTranspose2d, incompatible: object) -> None:
+    """Make what is derived from the weights anew, where it lies: a captured step goes on reading it there."""
+    layer._phases.copy_(_phases(layer.weight))
+    if layer.bias is not None:
+        layer._phase_bias.copy_(layer.bias.repeat_interleave(4))
+
+
+@torch.no_grad()
+def _mask(layer: nn.Conv2d, incompatible: object) -> None:
+    """Mask weights that were loaded."""
+    layer.weight.mul_(layer.mask)
 
 
 def _masked_once(layer: nn.Conv2d) -> nn.Conv2d:
@@ -83,6 +98,7 @@ def _masked_once(layer: nn.Conv2d) -> nn.Conv2d:
     ordinary = nn.utils.skip_init(nn.Conv2d, *shape, layer.groups, device=layer.weight.device)
     ordinary.weight, ordinary.bias = nn.Parameter(layer.weight * layer.mask, requires_grad=False), layer.bias
     ordinary.register_buffer("mask", layer.mask)  # as the names of the weights have it
+    ordinary.register_load_state_dict_post_hook(_mask)
     return ordinary.eval()
 
 

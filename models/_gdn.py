@@ -71,9 +71,18 @@ class FrozenGDN(FusedGDN):
             gamma, beta = super()._weights()
         self.register_buffer("_gamma", gamma, persistent=False)
         self.register_buffer("_beta", beta, persistent=False)
+        self.register_load_state_dict_post_hook(_meet_constraints)
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         return self._gamma, self._beta
+
+
+@torch.no_grad()
+def _meet_constraints(layer: FrozenGDN, incompatible: object) -> None:
+    """Meet the constraints of weights that were loaded, where the old lie: a captured step goes on reading there."""
+    gamma, beta = FusedGDN._weights(layer)
+    layer._gamma.copy_(gamma)
+    layer._beta.copy_(beta)
 
 
 def fuse_gdn(module: nn.Module) -> None:

@@ -3,17 +3,23 @@
 import json
 import math
 import os
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from pyro_vble._arguments import BrokenRuleError, Count, CountOrZero, Number, PathName, Rule, brief, checked
 from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.posteriors import fingerprint
+from pyro_vble.io.validated import problems_of
 from pyro_vble.metrics import BORDER, inner
 from pyro_vble.posterior import Posterior
 from pyro_vble.seeding import fresh_seed
@@ -22,6 +28,45 @@ _FORMAT = "pyro-vble calibration 1"
 _SCORES_PER_BIN = 500
 _FEW_IMAGES = 5
 _OR = " | "
+_HASH = re.compile(r" #[0-9a-f]{8}")
+
+
+def _iterable(value: Any) -> Any:
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise BrokenRuleError("type")
+    return value
+
+
+_Score = Annotated[float, Field(ge=0)]
+_Scores = Annotated[list[_Score], Field(min_length=1)]
+_Many = Annotated[Any, Rule("an iterable", _iterable, "a list of one for a single one")]
+
+
+class _Content(BaseModel):
+    """What a calibration holds, as JSON has it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    format: Literal["pyro-vble calibration 1"]
+    edges: list[_Score]
+    scores: Annotated[list[_Scores], Field(min_length=1)]
+    num_images: int = Field(ge=1)
+    num_pixels: int = Field(ge=1)
+    left_out_90: list[Annotated[float, Field(ge=0, le=1)]] = []
+    made_with: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "_Content":
+        if not all(a < b for a, b in pairwise(self.edges)):
+            raise ValueError("edges must increase")
+        if len(self.scores) != len(self.edges) + 1:
+            raise ValueError(f"scores must be of one group more than there are edges; there are {len(self.scores)}")
+        for group, scores in enumerate(self.scores):
+            if not all(a <= b for a, b in pairwise(scores)):
+                raise ValueError(f"scores.{group} must be sorted")
+        if len(self.left_out_90) not in (0, self.num_images):
+            raise ValueError("left_out_90 must have one share for each image, or none")
+        return self
 
 
 @dataclass(frozen=True)
@@ -32,11 +77,14 @@ class Calibration:
         I_p(i) = E[x_i|y] \pm Q_p\big(s \mid \text{group of } i\big)\, \mathrm{std}[x_i|y]
 
     with groups of like predicted standard deviation ("Mondrian" conformal prediction). If a new image and those of the
-    calibration are exchangeable, intervals of level p hold a share p of its pixels on average over images; single
-    images scatter around it, by how much ``left_out_90`` tells.
+    calibration are exchangeable, intervals of level p hold about a share p of its pixels on average over images, from
+    about ten images on: pixels of one image go together, and to be sure of p, K images would have to be asked for
+    p (1 + 1/K). Single images scatter around it, by how much ``left_out_90`` tells.
 
     References:
         | Algorithmic learning in a random world (Vovk et al., 2005)
+        | Distribution-free inference with hierarchical data (Lee, Barber and Willett, 2023)
+        | https://arxiv.org/abs/2306.06342
         | Crepes: a Python package for generating conformal regressors and predictive systems (Boström, 2022)
 
     Attributes:
@@ -46,6 +94,9 @@ class Calibration:
         num_pixels: Number of their values.
         left_out_90: Share held by 90 % intervals of each of these images, fitted on all others; empty for one image.
         made_with: What it was fitted on: guide, prior, operator; where they differed, each of them, " | " between.
+
+    Raises:
+        ValueError: If the numbers are none of a calibration: not finite, not sorted, or of other counts.
 
     Example:
         >>> import torch, deepinv
@@ -67,16 +118,26 @@ class Calibration:
     left_out_90: tuple[float, ...] = ()
     made_with: str = ""
 
+    def __post_init__(self) -> None:
+        """Check the numbers, wherever they come from."""
+        try:
+            _Content.model_validate_json(json.dumps(self.as_dict()))
+        except ValidationError as error:
+            raise ValueError(f"A calibration must be whole: {problems_of(error, 'calibration')}.") from error
+        except TypeError as error:
+            raise TypeError(f"A calibration must hold plain numbers; received others ({error}).") from error
+
     @classmethod
+    @checked
     def fit(
         cls,
-        posteriors: Iterable[Posterior],
-        truths: Iterable[Tensor],
+        posteriors: _Many,
+        truths: _Many,
         *,
-        bins: int = 10,
-        num_samples: int = 100,
-        border: int = BORDER,
-    ) -> "Calibration":
+        bins: Count = 10,
+        num_samples: Count = 100,
+        border: CountOrZero = BORDER,
+    ) -> Self:
         """Learn from posteriors of images whose truth is known.
 
         Args:
@@ -88,27 +149,38 @@ class Calibration:
             border: Pixels left out at the border.
 
         Raises:
+            TypeError: If an argument is of a wrong type.
             ValueError: If there is no image, a truth has another shape or no known value, or a posterior no spread
-                (MAP-z).
+                (MAP-z); if the border leaves nothing of an image.
         """
-        return cls.fit_pairs(zip(posteriors, truths, strict=True), bins=bins, num_samples=num_samples, border=border)
+        return cls._fit(_paired(posteriors, truths), bins, num_samples, border)
 
     @classmethod
+    @checked
     def fit_pairs(
         cls,
-        restored: Iterable[tuple[Posterior, Tensor]],
+        restored: _Many,
         *,
-        bins: int = 10,
-        num_samples: int = 100,
-        border: int = BORDER,
-    ) -> "Calibration":
+        bins: Count = 10,
+        num_samples: Count = 100,
+        border: CountOrZero = BORDER,
+    ) -> Self:
         """The same, of pairs of posterior and truth, such as a generator that restores one after another."""
+        return cls._fit(restored, bins, num_samples, border)
+
+    @classmethod
+    def _fit(cls, restored: Iterable[Any], bins: int, num_samples: int, border: int) -> Self:
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
         origins: dict[str, None] = {}  # as rate_scale="auto" chooses image by image
-        for posterior, truth in restored:
+        for posterior, truth in map(_checked_pair, restored):
             if tuple(truth.shape) != posterior.image_shape:
                 raise ValueError(
                     f"Each truth must have its image's shape {posterior.image_shape}; received {tuple(truth.shape)}."
+                )
+            if 2 * border >= min(truth.shape[-2:]):
+                raise ValueError(
+                    f"border must leave some of every image; received {border} for one of {tuple(truth.shape[-2:])} "
+                    "pixels."
                 )
             seed = (
                 fresh_seed() if posterior.seed is None else posterior.seed
@@ -128,17 +200,19 @@ class Calibration:
         if len(pairs) < _FEW_IMAGES:
             warnings.warn(
                 f"A calibration on {len(pairs)} images knows little of how images differ; ten or more tell.",
-                stacklevel=3,
+                stacklevel=4,
             )
         edges, scores = _learn(pairs, bins)
         left_out = []
         for one, pair in enumerate(pairs if len(pairs) > 1 else ()):
-            others = cls(*_learn(pairs[:one] + pairs[one + 1 :], bins), len(pairs) - 1, 0)
+            rest = pairs[:one] + pairs[one + 1 :]
+            others = cls(*_learn(rest, bins), len(rest), sum(len(std) for std, _ in rest))
             half = others.half_width(torch.from_numpy(pair[0]), 0.9)
             left_out.append(float((torch.from_numpy(pair[1]) <= half).double().mean()))
         return cls(edges, scores, len(pairs), sum(len(std) for std, _ in pairs), tuple(left_out), _OR.join(origins))
 
-    def half_width(self, std: Tensor, probability: float) -> Tensor:
+    @checked
+    def half_width(self, std: Tensor, probability: Number) -> Tensor:
         """Half width of the interval of each pixel, of its predicted standard deviation.
 
         Raises:
@@ -148,31 +222,37 @@ class Calibration:
         factors = torch.tensor(self._factors(probability), dtype=std.dtype, device=std.device)
         return std * factors[torch.bucketize(std, edges)]
 
-    def groups(self, probability: float) -> list[tuple[float, float, float]]:
+    @checked
+    def groups(self, probability: Number) -> list[tuple[float, float, float]]:
         """Lowest and highest predicted standard deviation of each group, and half width over it."""
         bounds = (0.0, *self.edges, math.inf)
         return list(zip(bounds[:-1], bounds[1:], self._factors(probability).tolist(), strict=True))
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write it as JSON."""
+    @checked
+    def save(self, path: PathName) -> None:
+        """Write it as JSON.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(self.as_dict()) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Calibration":
+    @checked
+    def load(cls, path: PathName) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is none of a calibration.
+            ValueError: If it is none of a calibration; the message names file and field.
         """
-        path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"No calibration at {path}; `pyro-vble calibrate` makes one.")
         try:
-            content = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"A calibration must be a JSON file; {path} is not ({error}).") from error
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"A calibration must be a JSON file; {path} is not ({brief(str(error))}).") from error
         return cls.from_dict(content, str(path))
 
     def as_dict(self) -> dict[str, Any]:
@@ -180,16 +260,27 @@ class Calibration:
         return {"format": _FORMAT} | asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Any, where: str = "this") -> "Calibration":
-        """The reverse of :meth:`as_dict`."""
+    def from_dict(cls, content: Any, where: str = "this") -> Self:
+        """The reverse of :meth:`as_dict`.
+
+        Raises:
+            ValueError: If it is none of a calibration; the message names ``where`` and the field.
+        """
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(f"A calibration must have the format {_FORMAT!r}; {where} has not.")
-        lists = {"edges", "left_out_90"}
         try:
-            values = {k: tuple(v) if k in lists else v for k, v in content.items() if k != "format"}
-            return cls(**(values | {"scores": tuple(map(tuple, content["scores"]))}))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"A calibration must be whole; {where} is not ({error}).") from error
+            found = _Content.model_validate_json(json.dumps(content))
+        except (TypeError, ValueError, RecursionError) as error:
+            what = problems_of(error, "calibration") if isinstance(error, ValidationError) else brief(str(error))
+            raise ValueError(f"A calibration must be whole; {where} is not ({what}).") from error
+        return cls(
+            tuple(found.edges),
+            tuple(map(tuple, found.scores)),
+            found.num_images,
+            found.num_pixels,
+            tuple(found.left_out_90),
+            found.made_with,
+        )
 
     def _factors(self, probability: float) -> np.ndarray:
         """Half width over standard deviation, group by group."""
@@ -225,13 +316,36 @@ def _learn(pairs: Sequence[tuple[np.ndarray, np.ndarray]], bins: int) -> tuple[A
 
 def _finite(std: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values whose truth is known, and whose spread is not zero."""
-    known = np.isfinite(error) & (std > 0)
+    known = np.isfinite(error) & np.isfinite(std) & (std > 0)
     return std[known], error[known]
+
+
+def _paired(posteriors: Iterable[Any], truths: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    end = object()
+    for pair in zip_longest(posteriors, truths, fillvalue=end):
+        if pair[0] is end or pair[1] is end:
+            raise ValueError("There must be as many truths as posteriors; received more of one than of the other.")
+        yield pair
+
+
+def _checked_pair(pair: Any) -> tuple[Any, Tensor]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"Each must be a pair of posterior and truth; received {brief(pair)}.")
+    posterior, truth = pair
+    if not all(hasattr(posterior, name) for name in ("std", "mmse_x", "image_shape")):
+        raise TypeError(f"Each posterior must be one, as restore returns it; received {brief(posterior)}.")
+    if not isinstance(truth, Tensor):
+        raise TypeError(f"Each truth must be a tensor (B, C, H, W); received {brief(truth)}.")
+    return posterior, truth
 
 
 def was_made_with(calibration: Calibration, posterior: Posterior) -> bool:
     """Whether a calibration was made with posteriors like this one."""
-    return made_with(posterior) in calibration.made_with.split(_OR)
+    own, made = made_with(posterior), calibration.made_with.split(_OR)
+    if _HASH.search(calibration.made_with):
+        return own in made
+    # One from before arrays and priors of one's own were told by their values.
+    return _without_hashes(own) in map(_without_hashes, made)
 
 
 def made_with(posterior: Posterior) -> str:
@@ -241,4 +355,17 @@ def made_with(posterior: Posterior) -> str:
     guide, prior = posterior.guide, posterior.model.prior
     options = {**getattr(guide, "options", {}), **getattr(prior, "settings", {})}
     told = ", ".join(f"{name}={value}" for name, value in options.items())
-    return f"{type(guide).__name__}, prior {prior.name} ({told}), {describe(posterior.model.physics)}"
+    return f"{type(guide).__name__}, prior {_named(prior)} ({told}), {describe(posterior.model.physics)}"
+
+
+def _named(prior: Any) -> str:
+    """A prior by name; one from a file, or of one's own, by a hash of its weights too, wherever the file lies."""
+    name = str(prior.name)
+    if isinstance(prior, torch.nn.Module) and (prior.name is None or os.path.isabs(name)):
+        return f"{Path(name).name} #{fingerprint(prior)[:8]}"
+    return name
+
+
+def _without_hashes(text: str) -> str:
+    """A description as older calibrations have it, the folder of a prior's file left out."""
+    return re.sub(r"prior [^()]*/([^/()]+) \(", r"prior \1 (", _HASH.sub("", text))

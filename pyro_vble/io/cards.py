@@ -4,7 +4,10 @@ import importlib.resources
 import json
 from typing import Any
 
+from pyro_vble._arguments import checked
 
+
+@checked
 def load_card(name: str) -> dict[str, Any]:
     """The card of a prior that comes with the package.
 

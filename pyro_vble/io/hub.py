@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyro_vble._arguments import checked
+from pyro_vble.io.checksums import Sha256, digest_of
+
 _NAME = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^@]+\.\w+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class HubFile:
         return f"{self.repo}/{self.file}" + (f"@{self.revision}" if self.revision else "")
 
 
+@checked
 def parse_hub_name(name: str) -> HubFile | None:
     """The Hub file that a name means, "owner/repo/file.ext" or "owner/repo/file.ext@revision"; None if it means none.
 
@@ -43,7 +46,8 @@ def parse_hub_name(name: str) -> HubFile | None:
     return HubFile(match["repo"], match["file"], match["revision"]) if match else None
 
 
-def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFile]:
+@checked
+def download(wanted: HubFile, *, sha256: Sha256 | None = None) -> tuple[Path, HubFile]:
     """Fetch a file into the Hub's cache, with a progress bar, and check it; returns its path and its pinned name.
 
     A branch or tag is resolved to its commit first, so that the name returned means the same bytes for ever. The
@@ -61,16 +65,13 @@ def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFi
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    pinned = wanted.revision is not None and _COMMIT.fullmatch(wanted.revision)
-    if pinned:
-        cached = huggingface_hub.try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
-        if isinstance(cached, str):
-            # The cache names a file by its checksum, git's for small ones.
-            name = Path(cached).resolve().name
-            sums = [name if re.fullmatch(rf"[0-9a-f]{{{digits}}}", name) else None for digits in (64, 40)]
-            _check(Path(cached), wanted, *sums)
-            _check_asked(Path(cached), wanted, sha256)
-            return Path(cached), wanted
+    if (path := cached(wanted)) is not None:
+        # The cache names a file by its checksum, git's for small ones.
+        name = path.resolve().name
+        sums = [name if re.fullmatch(rf"[0-9a-f]{{{digits}}}", name) else None for digits in (64, 40)]
+        _check(path, wanted, *sums)
+        _check_asked(path, wanted, sha256)
+        return path, wanted
     try:
         api = huggingface_hub.HfApi()
         commit = api.repo_info(wanted.repo, revision=wanted.revision).sha
@@ -100,10 +101,20 @@ def download(wanted: HubFile, *, sha256: str | None = None) -> tuple[Path, HubFi
     return path, HubFile(wanted.repo, wanted.file, commit)
 
 
+def cached(wanted: HubFile) -> Path | None:
+    """The file in the Hub's cache, if it is there and its name means a commit: it needs no network."""
+    import huggingface_hub
+
+    if wanted.revision is None or not _COMMIT.fullmatch(wanted.revision):
+        return None
+    found = huggingface_hub.try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    return Path(found) if isinstance(found, str) else None
+
+
 def _check(path: Path, wanted: HubFile, sha256: str | None, git_blob: str | None = None) -> None:
     """Raise ValueError unless a file has one of the Hub's checksums; a damaged one leaves the cache."""
     expected = sha256 or git_blob
-    if sha256 is not None and _digest(path, hashlib.sha256()) == sha256.lower():
+    if sha256 is not None and digest_of(path) == sha256:
         return
     if git_blob is not None and _git_blob(path) == git_blob:
         return
@@ -118,23 +129,16 @@ def _check(path: Path, wanted: HubFile, sha256: str | None, git_blob: str | None
 
 def _check_asked(path: Path, wanted: HubFile, sha256: str | None) -> None:
     """Raise ValueError unless a file, which is the Hub's, has the checksum that the user gave; it stays."""
-    if sha256 is not None and (found := _digest(path, hashlib.sha256())) != sha256.lower():
+    if sha256 is not None and (found := digest_of(path)) != sha256:
         raise ValueError(
             f"{wanted.name} must have the checksum {sha256}; the Hub's file has {found}; correct sha256, or the commit."
         )
 
 
-def _digest(path: Path, digest: "hashlib._Hash") -> str:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _git_blob(path: Path) -> str:
     """The name git gives a file's content: what the Hub records of small files."""
     header = f"blob {os.path.getsize(path)}\0".encode()
-    return _digest(path, hashlib.sha1(header, usedforsecurity=False))
+    return digest_of(path, hashlib.sha1(header, usedforsecurity=False))
 
 
 def _unreachable(wanted: HubFile, error: Exception) -> ConnectionError:

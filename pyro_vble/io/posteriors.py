@@ -1,30 +1,41 @@
 """Posteriors as files: safetensors, with JSON in the header."""
 
+import hashlib
+import inspect
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pyro_vble import guides as guide_classes
+from pyro_vble._arguments import Flag, PathName, brief, checked
 from pyro_vble._version import __version__
 from pyro_vble.ensemble import EnsemblePosterior
 from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.inference import resolve_device
 from pyro_vble.inference.precision import dtype_of
 from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.families import distribution_of, family_of
+from pyro_vble.io.posterior_files import (
+    FORMAT,
+    PosteriorHeader,
+    check_finite,
+    check_sizes,
+    part_of,
+    posterior_checksum,
+    read_posterior_file,
+    wrong,
+)
 from pyro_vble.models import Prior, RestorationModel
-from pyro_vble.physics import operator_on
+from pyro_vble.physics import measure, operator_on
 from pyro_vble.posterior import Posterior
 
-_FORMAT = "pyro-vble posterior 2"
 
-
-def save_posterior(posterior: Posterior, path: str | os.PathLike) -> None:
+@checked
+def save_posterior(posterior: Any, path: PathName) -> None:
     """Write a posterior to one file: the guides' parameters, the measurement, the ELBO traces and their description.
 
     The prior is stored by name and fingerprint, the operator not at all.
@@ -32,16 +43,18 @@ def save_posterior(posterior: Posterior, path: str | os.PathLike) -> None:
     Raises:
         TypeError: If the guide, or the prior of a parameter inferred with the image, is none that can be built again
             by name.
+        ValueError: If a parameter of the guide is not finite.
+        OSError: If the file cannot be written.
     """
     guide = posterior.guide
-    if getattr(guide_classes, type(guide).__name__, None) is not type(guide) or not isinstance(guide, MeanFieldGuide):
+    if _guide_classes().get(type(guide).__name__) is not type(guide):
         raise TypeError(
-            f"Posteriors of this library's guides can be saved (VBLE, VBLExz, MAPz); received {type(guide).__name__}; "
-            "save guide.state_dict() yourself."
+            f"Posteriors of this library's guides can be saved ({', '.join(_guide_classes())}); received "
+            f"{type(guide).__name__}; save guide.state_dict() yourself, or the whole posterior with cloudpickle."
         )
     prior = posterior.model.prior
-    description = {
-        "format": _FORMAT,
+    header = {
+        "format": FORMAT,
         "version": __version__,
         "guide": type(guide).__name__,
         "options": guide.options,
@@ -54,22 +67,29 @@ def save_posterior(posterior: Posterior, path: str | os.PathLike) -> None:
         "num_fits": len(posterior.fits),
         "seeds": [fit.seed for fit in posterior.fits],
         "calibration": posterior.calibration and posterior.calibration.as_dict(),
-        "physics_priors": {name: _family(name, p) for name, p in posterior.model.physics_priors.items()},
+        "physics_priors": {name: family_of(name, p) for name, p in posterior.model.physics_priors.items()},
+        "interrupted": bool(getattr(posterior, "interrupted", False)),
     }
     tensors = {"y": posterior.y}
     for k, fit in enumerate(posterior.fits):
-        tensors |= {f"guide{k}.{name}": value for name, value in fit.guide.state_dict().items()}
+        state = fit.guide.state_dict()
+        check_finite(state)
+        tensors |= {f"guide{k}.{name}": value for name, value in state.items()}
         tensors[f"elbo{k}"] = fit.elbo
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    header["checksum"] = posterior_checksum(header, tensors)
     with atomic_path(path) as temporary:
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-            temporary,
-            metadata={"pyro_vble": json.dumps(description)},
-        )
+        save_file(tensors, temporary, metadata={"pyro_vble": json.dumps(header)})
 
 
+@checked
 def load_posterior(
-    path: str | os.PathLike, *, prior: Prior | None = None, physics: Any = None, device: str | torch.device = "cpu"
+    path: PathName,
+    *,
+    prior: Prior | None = None,
+    physics: Any = None,
+    device: Any = "cpu",
+    allow_download: Flag = False,
 ) -> Posterior:
     """Read a posterior that :meth:`Posterior.save` wrote.
 
@@ -79,10 +99,13 @@ def load_posterior(
         physics: The forward operator: what has to do with measurements needs it (``predictive``, ``draws``, most
             groups of ``to_arviz``, Markov chains, further fitting).
         device: Where to put it; "auto" is CUDA where there is one.
+        allow_download: Whether a prior that the file names, and that is not on this machine, may be downloaded from
+            the Hugging Face Hub or the CompressAI zoo.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of another kind, or the prior is missing or another one.
+        ValueError: If the file is damaged or of another kind, the prior is missing or another one, or the operator
+            does not measure such images so.
 
     Example:
         >>> import tempfile, torch, deepinv
@@ -96,53 +119,50 @@ def load_posterior(
         True
     """
     device = resolve_device(device)
-    description, tensors = _read(Path(path))
-    prior = _prior_of(description, prior)
-    dtype = dtype_of(description["precision"])
-    guide_class = getattr(guide_classes, description["guide"])
-    model = RestorationModel(
-        prior,
-        None,
-        latent_image=guide_class.latent_image,
-        image_shape=tuple(description["image_shape"]),
-    )
-    model.prior.to(device, dtype)
-    model.physics_priors = {name: _prior_of_parameter(f) for name, f in description["physics_priors"].items()}
-    y = tensors.pop("y").to(device)
-    fits = []
-    for k, seed in enumerate(description["seeds"]):
-        guide = guide_class(model, y, **description["options"])
-        state = {name: value.to(device) for name, value in tensors.items() if name.startswith(f"guide{k}.")}
-        guide.load_state_dict({name.removeprefix(f"guide{k}."): value for name, value in state.items()})
-        fits.append(Posterior(model, guide, y, elbo=tensors[f"elbo{k}"], precision=description["precision"], seed=seed))
+    header, tensors = read_posterior_file(path)
+    guide_class = _guide_classes().get(header.guide)
+    if guide_class is None:
+        raise wrong(path, f"its guide must be one of {', '.join(_guide_classes())}; it is {brief(header.guide)}")
+    try:
+        priors = {name: distribution_of(family) for name, family in header.physics_priors.items()}
+        options = _checked_options(guide_class, header.options)
+        check_sizes(header, tensors)
+    except (ValueError, TypeError) as error:
+        raise wrong(path, str(error)) from error
+    prior = _prior_of(path, header, prior, allow_download)
+    dtype = dtype_of(header.precision)
+    y = tensors["y"].to(device)
+    try:
+        prior.validate_image_shape(header.image_shape)
+        model = RestorationModel(prior, None, latent_image=guide_class.latent_image, image_shape=header.image_shape)
+        model.prior.to(device, dtype)
+        model.physics_priors = priors
+        guides = [
+            _guide(guide_class, model, y, options, part_of(tensors, f"guide{k}.")) for k in range(header.num_fits)
+        ]
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+        # A guide is built for whatever a file holds: what that raises is about the file.
+        raise wrong(path, f"{' '.join(str(error).split())[:500]}") from error
     if physics is not None:
         model.physics = operator_on(physics, device, dtype)
+        _check_measurement(path, model.physics, header.image_shape, y)
+    told = {"precision": header.precision}
+    fits = [
+        Posterior(model, guide, y, elbo=tensors[f"elbo{k}"], seed=seed, **told)
+        for k, (guide, seed) in enumerate(zip(guides, header.seeds, strict=True))
+    ]
     posterior = fits[0] if len(fits) == 1 else EnsemblePosterior(fits)
-    if description["calibration"] is None:
+    if header.interrupted:
+        posterior.interrupted = True
+    if header.calibration is None:
         return posterior
     from pyro_vble.diagnostics.conformal import Calibration
 
-    return posterior.calibrated(Calibration.from_dict(description["calibration"], str(path)))
-
-
-def _family(name: str, prior: Any) -> dict[str, Any]:
-    """A distribution of a number as its class and parameters."""
-    if getattr(pyro.distributions, type(prior).__name__, None) is not type(prior):
-        raise TypeError(
-            f"The prior of {name!r} must be one of pyro.distributions to be saved; received {type(prior).__name__}."
-        )
-    parameters = {key: float(getattr(prior, key)) for key in prior.arg_constraints}
-    return {"class": type(prior).__name__, "parameters": parameters}
-
-
-def _prior_of_parameter(family: dict[str, Any]) -> Any:
-    return getattr(pyro.distributions, family["class"])(**family["parameters"])
+    return posterior.calibrated(Calibration.from_dict(header.calibration, f"the calibration in {path}"))
 
 
 def fingerprint(prior: torch.nn.Module) -> str:
     """A short hash of a prior's weights: enough to tell one prior from another."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name, value in sorted(prior.state_dict().items()):
         digest.update(name.encode())
@@ -150,51 +170,110 @@ def fingerprint(prior: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"No posterior at {path}; give the path that Posterior.save wrote.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {}).get("pyro_vble", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"A posterior must be a complete file that Posterior.save wrote; {path} cannot be read ({error}); it may "
-            "be truncated: copy it again."
-        ) from error
-    if description.get("format") != _FORMAT:
-        raise ValueError(
-            f"A posterior must be a file of the format {_FORMAT!r}; {path} has {description.get('format')!r}; give a "
-            "file that Posterior.save wrote with this version."
-        )
-    return description, tensors
+def _guide_classes() -> dict[str, type[MeanFieldGuide]]:
+    """The guides that a file can name."""
+    exported = {name: getattr(guide_classes, name) for name in guide_classes.__all__}
+    return {
+        name: found
+        for name, found in exported.items()
+        if isinstance(found, type) and issubclass(found, MeanFieldGuide) and found is not MeanFieldGuide
+    }
 
+
+def _checked_options(guide_class: type, options: dict[str, Any]) -> dict[str, Any]:
+    known = [p.name for p in inspect.signature(guide_class).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(
+            f"{guide_class.__name__} has no option {brief(unknown[0])}; it has {', '.join(known) or 'none'}"
+        )
+    return options
+
+
+def _guide(
+    guide_class: type[MeanFieldGuide], model: RestorationModel, y: Tensor, options: dict[str, Any], state: Any
+) -> MeanFieldGuide:
+    """A guide with the parameters of a file, which must be its own, whole and finite."""
+    guide = guide_class(model, y, **options)
+    own = guide.state_dict()
+    if missing := sorted(own.keys() ^ state.keys()):
+        raise ValueError(f"its guide must have the parameters {', '.join(own)}; {brief(missing[0])} is not one of both")
+    for name, value in own.items():
+        found = state[name]
+        if (found.shape, found.dtype) != (value.shape, value.dtype):
+            raise ValueError(f"{name} must be {brief(value)}, as image_shape and precision want; it is {brief(found)}")
+    check_finite(state)
+    guide.load_state_dict(state)
+    return guide
+
+
+@torch.no_grad()
+def _check_measurement(path: Path, physics: Any, image_shape: tuple[int, int, int], y: Tensor) -> None:
+    """Raise ValueError unless the operator measures such images as y was measured."""
+    blank = torch.zeros(len(y), *image_shape, dtype=y.real.dtype if y.is_complex() else y.dtype, device=y.device)
+    try:
+        found: Any = tuple(measure(physics, blank).shape)
+    except Exception as error:  # an operator may refuse in any way
+        found = f"an error ({type(error).__name__}: {brief(str(error))})"
+    if found != tuple(y.shape):
+        raise ValueError(
+            f"physics must measure images of shape {image_shape} as {path} holds them, {tuple(y.shape)}; its A gives "
+            f"{found}; pass the operator of that fit."
+        )
+
+
+# --- the prior ---
 
 # Of a prior's settings, those that a file may leave to be told.
 _TOLD = ("alpha", "distortion", "rate_scale")
 
 
-def _prior_of(description: dict[str, Any], prior: Prior | None) -> Prior:
-    if prior is None and description["prior"] is None:
+def _prior_of(path: Path, header: PosteriorHeader, prior: Prior | None, allow_download: bool) -> Prior:
+    if prior is None and header.prior is None:
         raise ValueError(
-            "This posterior was fitted with a prior of your own, which is not saved with it; pass prior=..., the same "
-            "prior."
+            f"{path} was fitted with a prior of your own, which is not saved with it; pass prior=..., the same prior."
         )
     if prior is None:
-        from pyro_vble.io.priors import load_prior
-
-        settings = description["prior_settings"]
-        prior = load_prior(description["prior"], **{name: settings[name] for name in _TOLD if name in settings})
-    if prior.settings != description["prior_settings"]:
+        prior = _named_prior(path, header, allow_download)
+    if _plain(prior.settings) != header.prior_settings:
         raise ValueError(
-            f"The prior must be the one that the posterior was fitted with, {description['prior_settings']}; received "
+            f"The prior must be the one that the posterior was fitted with, {header.prior_settings}; received "
             f"{prior.settings}; pass that prior as prior=..."
         )
     found = fingerprint(prior)
-    if found != description["prior_fingerprint"]:
+    if found != header.prior_fingerprint:
         raise ValueError(
             "The prior must be the one that the posterior was fitted with (weights "
-            f"{description['prior_fingerprint']}, name {description['prior']!r}); received weights {found}; pass that "
-            "prior as prior=..."
+            f"{brief(header.prior_fingerprint)}, name {brief(header.prior)}); received weights {found}; pass that as "
+            "prior=..."
         )
     return prior
+
+
+def _named_prior(path: Path, header: PosteriorHeader, allow_download: bool) -> Prior:
+    """The prior that a file names, from this machine, or from the network where the user allows it."""
+    from pyro_vble.io.priors import available_priors, load_prior, needs_network
+
+    name, remedy = header.prior, "pass that prior as prior=..., for example prior=load_prior(its path)"
+    if needs_network(name) and not allow_download:
+        raise ValueError(
+            f"{path} was fitted with the prior {brief(name)}, which is not on this machine; pass "
+            f"allow_download=True to download it, or {remedy}."
+        )
+    told = {key: header.prior_settings[key] for key in _TOLD if header.prior_settings.get(key) is not None}
+    if isinstance(told.get("rate_scale"), list):
+        told["rate_scale"] = tuple(told["rate_scale"])
+    try:
+        return load_prior(name, **told)
+    except (ValueError, TypeError, OSError) as error:
+        if name in available_priors():
+            raise wrong(path, f"prior_settings {brief(header.prior_settings)} are none of {name}") from error
+        if isinstance(error, ConnectionError):
+            raise
+        raise ValueError(
+            f"{path} was fitted with the prior {brief(name)}, which cannot be loaded ({brief(str(error))}); {remedy}."
+        ) from error
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON has them."""
+    return json.loads(json.dumps(settings))

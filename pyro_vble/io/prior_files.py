@@ -2,18 +2,22 @@
 
 import copy
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
 
+from pyro_vble._arguments import Named, PathName, brief, checked, one_of
 from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.checksums import tensors_checksum
+from pyro_vble.io.torch_files import check_plain, read_torch_file
+from pyro_vble.io.validated import problems_of
 from pyro_vble.models import (
     CAE,
     VAE,
@@ -28,15 +32,48 @@ _HUB_NAME = re.compile(r"(?:mbt|cheng)_(0\.\d+)_")
 _VARIANCE_PREFIX = "variance_decoder."
 _STD_PREFIX = "decoder_std."
 _HALVES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# What DataParallel and torch.compile put before the names of weights.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 
 
+class _Network(BaseModel):
+    """The arguments of ``convolutional_vae``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image_shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)]
+    num_latents: int = Field(ge=1)
+    channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+
+
+class _Header(BaseModel):
+    """What a file says of its prior besides the weights, all as text; what else it says is of no interest here."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    model: str = "CAE"
+    architecture: str | None = None
+    alpha: float | None = Field(default=None, gt=0)
+    distortion: str | None = None
+    std_link: Literal["sigmoid", "exp"] = "sigmoid"
+    std_floor: float = Field(default=2e-4, ge=0)
+    decoder_std: float = Field(default=1.0, gt=0)
+    network: Json[_Network] | None = None
+    checksum: str | None = None
+
+
+@checked
 def save_prior(
-    prior: Prior, path: str | os.PathLike, *, metadata: Mapping[str, Any] | None = None, dtype: str = "float32"
+    prior: Any,
+    path: PathName,
+    *,
+    metadata: Named | None = None,
+    dtype: Annotated[str, one_of(*_HALVES)] = "float32",
 ) -> None:
     """Write a prior to one safetensors file, from which ``load_prior`` makes it again.
 
     A compressive autoencoder's file is also a CompressAI state dict, quantiles solved for: after ``update()`` its
-    network compresses. What besides the weights makes the prior is in the header.
+    network compresses. What besides the weights makes the prior is in the header, with a checksum of the weights.
 
     Args:
         prior: A :class:`~pyro_vble.models.CAE`, or a VAE of ``convolutional_vae``.
@@ -46,29 +83,99 @@ def save_prior(
 
     Raises:
         TypeError: If the prior is a VAE of own networks, which no file can build again.
-        ValueError: If the data type is unknown.
+        ValueError: If the data type is unknown, or a weight is not finite.
     """
-    if dtype not in _HALVES:
-        raise ValueError(f"dtype must be one of {', '.join(_HALVES)}; received {dtype!r}.")
     state, header = _cae_content(prior) if isinstance(prior, CAE) else _vae_content(prior)
     header |= {key: str(value) for key, value in (metadata or {}).items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     # Single numbers are constants of the architecture, some too small for half precision, such as bounds of 1e-9.
     halved = {k: v.to(_HALVES[dtype]) for k, v in tensors.items() if v.is_floating_point() and v.numel() > 1}
+    tensors |= halved
+    _check_finite(tensors)  # in the type of the file: half precision ends at 65,504
+    header["checksum"] = tensors_checksum(tensors)
     with atomic_path(path) as temporary:
-        save_file(tensors | halved, temporary, metadata=header)
+        save_file(tensors, temporary, metadata=header)
 
 
 def read_prior(path: Path, alpha: float | None, architecture: str | None, distortion: str | None) -> Prior:
     """The prior in a file; arguments that are not None go before what the file says.
 
     Raises:
+        OSError: If the file cannot be opened.
         ValueError: If the file is damaged, is no prior's, or does not tell alpha.
     """
     state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-    if metadata.get("model") == "VAE":
-        return _vae(state, metadata, path)
-    return _cae(state, metadata, path, alpha, architecture, distortion)
+    try:
+        header = _Header.model_validate(metadata)
+        _check_weights(state, header.checksum)
+        state = _plainly_named(state)
+        if header.model != "VAE":
+            return _cae(state, header, path, alpha, architecture, distortion)
+        told = {"alpha": alpha, "architecture": architecture, "distortion": distortion}
+        if given := [name for name, value in told.items() if value is not None]:
+            raise ValueError(f"{', '.join(given)} is for compressive autoencoders; this is a VAE; leave it out.")
+        return _vae(state, header)
+    except ValidationError as error:
+        raise ValueError(f"The header of the prior in {path} is wrong: {problems_of(error)}.") from error
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
+        # Networks are built from whatever a file holds: what they raise is about the file.
+        text = " ".join(str(error).split())
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"The prior in {path} cannot be loaded: {kind}{text[:1000]}") from error
+
+
+def _check_weights(state: dict[str, Tensor], checksum: str | None) -> None:
+    """Raise ValueError unless the tensors are those that were written, and numbers to compute with."""
+    for name, value in state.items():
+        check_plain(name, value)
+    if checksum is not None and tensors_checksum(state) != checksum:
+        raise ValueError(
+            "its weights are not those that were written (their checksum is another); the file is damaged: copy or "
+            "download it again."
+        )
+    _check_finite(state)
+
+
+def _check_finite(state: Mapping[str, Tensor]) -> None:
+    for name, value in state.items():
+        if (value.is_floating_point() or value.is_complex()) and not bool(value.isfinite().all()):
+            raise ValueError(
+                f"Weights must be finite; {int((~value.isfinite()).sum())} of {value.numel()} values of {brief(name)} "
+                "are not; take another checkpoint."
+            )
+
+
+def _plainly_named(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without the prefixes of wrappers, half precision widened."""
+    halves = (torch.float16, torch.bfloat16)
+    plain = {_WRAPPERS.sub("", key): v.float() if v.dtype in halves else v for key, v in state.items()}
+    if len(plain) < len(state):
+        raise ValueError("two weights have the same name but for the prefixes 'module.' and '_orig_mod.'.")
+    return plain
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load weights that must fit a module by name, shape and kind of number.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    _check_kinds(module, state)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{what}; these weights do not ({str(error).splitlines()[-1].strip()}).") from error
+
+
+def _check_kinds(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Raise ValueError where torch would turn integers or complex numbers into weights without a word."""
+    for name, own in module.state_dict().items():
+        found = state.get(name, own)
+        if found.is_floating_point() != own.is_floating_point() or found.is_complex():
+            raise ValueError(
+                f"{name!r} must hold {str(own.dtype).removeprefix('torch.')} numbers; received "
+                f"{str(found.dtype).removeprefix('torch.')}."
+            )
 
 
 def _cae_content(prior: CAE) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -108,69 +215,59 @@ def _vae_content(prior: Prior) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, header
 
 
-def _vae(state: dict[str, Tensor], metadata: dict[str, str], path: Path) -> VAE:
-    std_state = _part(state, _STD_PREFIX)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            prior = convolutional_vae(
-                **json.loads(metadata["network"]), decoder_std=float(metadata.get("decoder_std", 1))
-            )
-        prior.encoder.load_state_dict(_part(state, "encoder."))
-        prior.decoder.load_state_dict(_part(state, "decoder."))
-        if std_state:
-            network = copy.deepcopy(prior.decoder)
-            network.load_state_dict(std_state)
-            prior.decoder_std = _std_decoder(network, metadata)
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"The weights in {path} must fit the networks its header describes; {error}.") from error
+def _vae(state: dict[str, Tensor], header: _Header) -> VAE:
+    if header.network is None:
+        raise ValueError("the header does not describe the networks ('network').")
+    described = header.network.model_dump()
+    with torch.device("meta"):  # weights are compared before networks of the size that a header claims are made
+        claimed = convolutional_vae(**described)
+    for part in ("encoder", "decoder"):
+        own, found = getattr(claimed, part).state_dict(), _part(state, f"{part}.")
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in found.items()}:
+            raise ValueError(f"The weights must fit the networks that the header describes; those of {part} do not.")
+    with torch.random.fork_rng(devices=[]):
+        prior = convolutional_vae(**described, decoder_std=header.decoder_std)
+    _load(prior.encoder, _part(state, "encoder."), "The weights must fit the networks that the header describes")
+    _load(prior.decoder, _part(state, "decoder."), "The weights must fit the networks that the header describes")
+    if std_state := _part(state, _STD_PREFIX):
+        prior.decoder_std = _std_decoder(prior.decoder, std_state, header)
     return prior
 
 
 def _cae(
     state: dict[str, Tensor],
-    metadata: dict[str, str],
+    header: _Header,
     path: Path,
     alpha: float | None,
     architecture: str | None,
     distortion: str | None,
 ) -> CAE:
     published = _HUB_NAME.match(path.name)
-    if alpha is None and "alpha" in metadata:
-        alpha = float(metadata["alpha"])
+    alpha = header.alpha if alpha is None else alpha
     if alpha is None and published:
         alpha = float(published.group(1))
     if distortion is None:
         # Older files describe it in a sentence; the authors' tell it by their names alone.
-        told = metadata.get("distortion", "sum" if published else "mean")
+        told = header.distortion or ("sum" if published else "mean")
         distortion = "sum" if told.startswith("sum") else "mean"
     std_state = _part(state, _VARIANCE_PREFIX)
-    network = _compressai.build_network(
-        {key: value for key, value in state.items() if not key.startswith(_VARIANCE_PREFIX)},
-        architecture or metadata.get("architecture"),
-    )
+    own = {key: value for key, value in state.items() if not key.startswith(_VARIANCE_PREFIX)}
+    network = _compressai.build_network(own, architecture or header.architecture)
+    _check_kinds(network, own)
     if alpha is None and not std_state:
         raise ValueError(
             f"The variance of p(x|z) needs the bitrate parameter that the network was trained with, and {path} does "
             "not tell it; pass alpha=..., for example load_prior(path, alpha=0.025)."
         )
-    variance_decoder = None
-    if std_state:
-        decoder = copy.deepcopy(network.g_s)
-        try:
-            decoder.load_state_dict(std_state)
-        except RuntimeError as error:
-            raise ValueError(
-                "A variance decoder must have the architecture of the network's decoder g_s; these weights do not "
-                f"({str(error).splitlines()[-1].strip()})."
-            ) from error
-        variance_decoder = _std_decoder(decoder, metadata)
+    variance_decoder = _std_decoder(network.g_s, std_state, header) if std_state else None
     return CAE(network, alpha, variance_decoder=variance_decoder, distortion=distortion)
 
 
-def _std_decoder(network: nn.Module, metadata: dict[str, str]) -> StandardDeviationDecoder:
+def _std_decoder(decoder: nn.Module, state: dict[str, Tensor], header: _Header) -> StandardDeviationDecoder:
     """Where a file does not tell link and floor, they are the published ones."""
-    floor = float(metadata.get("std_floor", 2e-4))
-    return StandardDeviationDecoder(network, metadata.get("std_link", "sigmoid"), floor)
+    network = copy.deepcopy(decoder)
+    _load(network, state, "A decoder of standard deviations must have the architecture of the network's decoder")
+    return StandardDeviationDecoder(network, header.std_link, header.std_floor)
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -182,35 +279,28 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, ValueError, TypeError) as error:
         raise ValueError(
             f"A prior's file must be a complete safetensors file; {path} cannot be read ({error}); it may be "
             "truncated: copy or download it again."
         ) from error
-    halves = (torch.float16, torch.bfloat16)
-    return {key: value.float() if value.dtype in halves else value for key, value in state.items()}, metadata
+    return state, metadata
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict and metadata of a pickled checkpoint, read without running anything in it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything from EOFError to UnpicklingError, by the kind of damage
-        raise ValueError(
-            "A checkpoint must be a file that torch.load reads with weights_only=True; "
-            f"{path} is not ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); "
-            "it may be truncated, or hold more than weights: save its state_dict alone, or convert it to safetensors."
-        ) from error
+    content = read_torch_file(path)
     metadata = {}
     if isinstance(content, Mapping):
-        metadata = {k: str(v) for k, v in content.items() if isinstance(v, str | float | int)}
+        metadata = {k: str(v) for k, v in content.items() if isinstance(k, str) and isinstance(v, str | float | int)}
         for key in ("state_dict", "model_state_dict", "model", "net"):
             if isinstance(content.get(key), Mapping):
                 content = content[key]
                 break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    plain = isinstance(content, Mapping) and content
+    if not plain or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise ValueError(
-            f"A checkpoint must be a state dict, or hold one under 'state_dict'; {path} holds "
-            f"{type(content).__name__}; save network.state_dict()."
+            f"A checkpoint must be a state dict, names to tensors, or hold one under 'state_dict'; {path} holds "
+            f"{brief(type(content).__name__)}; save network.state_dict()."
         )
-    return {k.removeprefix("module."): v for k, v in content.items()}, metadata
+    return dict(content), metadata

@@ -4,21 +4,37 @@ import importlib.resources
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pyro_vble.io.hub import download, parse_hub_name
+import torch
+
+from pyro_vble._arguments import BrokenRuleError, PathName, Positive, Rule, brief, checked, one_of, real
+from pyro_vble.io.checksums import Sha256, digest_of
+from pyro_vble.io.hub import cached, download, parse_hub_name
 from pyro_vble.io.prior_files import read_prior
 from pyro_vble.models import CAE, Prior, _compressai
 
 
+def _rate_scale(value: Any) -> Any:
+    """One number in (0, 1], or a tuple of them."""
+    numbers = [real(one) for one in (value if isinstance(value, tuple) else (value,))]
+    if not numbers or not all(0 < number <= 1 for number in numbers):
+        raise BrokenRuleError("value")
+    return tuple(numbers) if isinstance(value, tuple) else numbers[0]
+
+
+_RATE_SCALE = Rule("in (0, 1]", _rate_scale, "for a higher bitrate load a prior of larger alpha")
+
+
+@checked
 def load_prior(
-    name: str | os.PathLike,
+    name: PathName,
     *,
-    alpha: float | None = None,
-    architecture: str | None = None,
-    distortion: str | None = None,
-    rate_scale: float = 1.0,
-    sha256: str | None = None,
+    alpha: Positive | None = None,
+    architecture: Annotated[str, one_of(*_compressai.ZOO_CLASSES.values())] | None = None,
+    distortion: Annotated[str, one_of("mean", "sum")] | None = None,
+    rate_scale: Annotated[Any, _RATE_SCALE] = 1.0,
+    sha256: Sha256 | None = None,
 ) -> Prior:
     """Load a generative prior by name or from a file.
 
@@ -38,10 +54,12 @@ def load_prior(
         distortion: "mean" or "sum" over bands, the convention of alpha; by default what the file says, "sum" for the
             published VBLE weights, else "mean".
         rate_scale: s in (0, 1], see :class:`~pyro_vble.models.CAE`.
-        sha256: Checksum that a file from the Hub must have, besides the Hub's own.
+        sha256: Checksum that the file must have, a bundled one too; one from the Hub besides the Hub's own.
 
     Raises:
-        ValueError: If the name is unknown, the file is damaged, or alpha cannot be told.
+        ValueError: If the name is unknown, the file is damaged or has another checksum, a weight is not finite, or
+            alpha cannot be told; if an argument does not belong to such a prior.
+        OSError: If the file cannot be read.
         ImportError: If CompressAI cannot be imported.
         ConnectionError: If weights cannot be downloaded.
 
@@ -50,28 +68,44 @@ def load_prior(
         >>> load_prior("cae-bsd").alpha
         0.025
     """
-    name = os.fspath(name)
+    path, name = name, os.fspath(name)
     if name in available_priors():
-        with importlib.resources.as_file(_bundled() / f"{name}.safetensors") as path:
-            prior = read_prior(path, alpha, architecture, distortion)
-    elif Path(name).is_file():
-        prior = read_prior(Path(name), alpha, architecture, distortion)
-    elif re.fullmatch(r"[a-z0-9-]+/\d", name) and name.split("/")[0] in _compressai.ZOO_CLASSES:
+        with importlib.resources.as_file(_bundled() / f"{name}.safetensors") as file:
+            prior = _read(file, sha256, alpha, architecture, distortion)
+    elif path.is_file():
+        prior, name = _read(path, sha256, alpha, architecture, distortion), os.path.abspath(path)
+    elif _is_zoo_name(name):
         prior = _from_zoo(name)
-        if alpha is not None and alpha != prior.alpha:
-            raise ValueError(f"{name} was trained with alpha={prior.alpha}; received alpha={alpha}; leave it out.")
-    elif (wanted := parse_hub_name(name)) is not None and not Path(name).parent.is_dir():
-        path, found = download(wanted, sha256=sha256)
-        prior, name = read_prior(path, alpha, architecture, distortion), found.name
+        told = {"alpha": alpha, "architecture": architecture, "distortion": distortion, "sha256": sha256}
+        own = {"alpha": prior.alpha, "architecture": type(prior.network).__name__, "distortion": prior.distortion}
+        for argument, value in told.items():
+            if value is not None and value != own.get(argument):
+                raise ValueError(
+                    f"{name} is a network of CompressAI's own, with {argument} {own.get(argument, 'of its own')}; "
+                    f"received {argument}={value!r}; leave it out."
+                )
+    elif (wanted := parse_hub_name(name)) is not None and not path.parent.is_dir():
+        file, found = download(wanted, sha256=sha256)
+        prior, name = read_prior(file, alpha, architecture, distortion), found.name
     else:
         raise ValueError(
             f"A prior is a bundled name ({', '.join(available_priors())}), a CompressAI zoo name with its quality "
             f"({', '.join(f'{zoo}/5' for zoo in _compressai.ZOO_CLASSES)}), a file on the Hub "
-            f"(owner/repository/file.ext) or the path of an existing file; received {name!r}."
+            f"(owner/repository/file.ext) or the path of an existing file; received {brief(name)}."
         )
     prior.name = name
     prior.eval()
     return prior if rate_scale == 1 else prior.with_rate_scale(rate_scale)
+
+
+def needs_network(name: str) -> bool:
+    """Whether a prior of this name would be asked for at the Hub or the CompressAI zoo: it is on no disk here."""
+    if name in available_priors() or Path(name).is_file():
+        return False
+    if _is_zoo_name(name):
+        return not _zoo_file(name).is_file()
+    wanted = parse_hub_name(name)
+    return wanted is not None and not Path(name).parent.is_dir() and cached(wanted) is None
 
 
 def available_priors() -> list[str]:
@@ -87,6 +121,25 @@ def available_priors() -> list[str]:
 
 def _bundled() -> Any:
     return importlib.resources.files("pyro_vble.weights")
+
+
+def _read(path: Path, sha256: str | None, *told: Any) -> Prior:
+    if sha256 is not None and (found := digest_of(path)) != sha256:
+        raise ValueError(
+            f"{path} must have the checksum {sha256}; it has {found}; take the right file, or correct sha256."
+        )
+    return read_prior(path, *told)
+
+
+def _is_zoo_name(name: str) -> bool:
+    return bool(re.fullmatch(r"[a-z0-9-]+/\d", name)) and name.split("/")[0] in _compressai.ZOO_CLASSES
+
+
+def _zoo_file(name: str) -> Path:
+    """Where torch keeps what was downloaded of the zoo."""
+    zoo, quality = name.split("/")
+    address = _compressai.compressai().zoo.image.model_urls[zoo]["mse"].get(int(quality), "none")
+    return Path(torch.hub.get_dir(), "checkpoints", Path(address).name)
 
 
 def _from_zoo(name: str) -> CAE:

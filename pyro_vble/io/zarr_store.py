@@ -1,34 +1,26 @@
 """Posterior draws larger than memory: streamed to Zarr, opened lazily."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from pyro_vble._arguments import Count, PathName, Seed, brief, checked
+from pyro_vble.io.atomic import atomic_folder
 from pyro_vble.io.draw_stream import DrawStream
 from pyro_vble.io.inference_data import from_datasets
 
-if TYPE_CHECKING:
-    from arviz import InferenceData
 
-    from pyro_vble.posterior import Posterior
-
-
+@checked
 def to_zarr(
-    posterior: "Posterior",
-    path: str | os.PathLike,
-    num_samples: int = 1000,
+    posterior: Any,
+    path: PathName,
+    num_samples: Count = 1000,
     *,
-    region: tuple[slice, slice] | None = None,
-    include: Collection[str] | None = None,
+    region: Any = None,
+    include: Any = None,
     truth: Tensor | None = None,
-    coords: Mapping[str, np.ndarray] | None = None,
-    seed: int | None = None,
+    coords: Any = None,
+    seed: Seed | None = None,
 ) -> None:
     """Stream the same groups to a Zarr store, chunk by chunk: memory does not grow with the number of draws.
 
@@ -60,14 +52,9 @@ def to_zarr(
     """
     import zarr
 
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"A store is not overwritten; {path} exists; remove it or choose another path.")
-    source = DrawStream(posterior, num_samples, region, include, truth, coords, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    options: dict[str, Any] = {"store": str(temporary), "consolidated": False}
-    try:
+    with atomic_folder(path) as temporary:
+        options: dict[str, Any] = {"store": str(temporary), "consolidated": False}
+        source = DrawStream(posterior, num_samples, region, include, truth, coords, seed)
         for index, datasets in enumerate(source.streamed()):
             for group, dataset in datasets.items():
                 how = {"append_dim": "draw"} if index and group not in ("prior", "prior_predictive") else {"mode": "a"}
@@ -75,24 +62,27 @@ def to_zarr(
         for group, dataset in source.fixed().items():
             dataset.to_zarr(group=group, mode="a", **options)
         zarr.open_group(str(temporary), mode="a").attrs.update(source.attrs)
-        temporary.chmod(0o755)
-        os.rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def open_zarr(path: str | os.PathLike) -> "InferenceData":
-    """Open a store that :func:`to_zarr` wrote: values are read when they are asked for.
+@checked
+def open_zarr(path: PathName) -> Any:
+    """Open a store that :func:`to_zarr` wrote, as ArviZ's InferenceData: values are read when they are asked for.
 
     Raises:
-        FileNotFoundError: If there is no such store.
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it is no whole store.
     """
     import xarray as xr
 
-    path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"No Zarr store at {path}; give the path that Posterior.to_zarr wrote.")
     groups = sorted(child.name for child in path.iterdir() if child.is_dir())
     open_group = {"engine": "zarr", "consolidated": False, "cache": False}
-    datasets = {group: xr.open_dataset(path, group=group, **open_group) for group in groups}
-    return from_datasets(datasets, dict(xr.open_dataset(path, **open_group).attrs))
+    try:
+        datasets = {group: xr.open_dataset(path, group=group, **open_group) for group in groups}
+        return from_datasets(datasets, dict(xr.open_dataset(path, **open_group).attrs))
+    except Exception as error:  # Zarr raises anything, by what is missing or damaged
+        raise ValueError(
+            f"A Zarr store must be a whole folder that Posterior.to_zarr wrote; {path} is not "
+            f"({type(error).__name__}: {brief(str(error))}); write it anew, or copy it again."
+        ) from error

@@ -1,10 +1,12 @@
 """Parameters of operator and noise that are not known: inferred with the image."""
 
 import copy
+import hashlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
@@ -98,36 +100,53 @@ def with_noise_parameters(
 
 
 def describe(physics: Any) -> str:
-    """An operator and its noise in a line.
+    """An operator and its noise in a line; arrays by shape and a short hash of their values.
 
     Example:
-        >>> import deepinv
+        >>> import deepinv, torch
         >>> from pyro_vble.physics import describe
         >>> describe(deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1)))
         'Denoising + GaussianNoise(sigma=0.1)'
+        >>> describe(deepinv.physics.Blur(torch.ones(1, 1, 3, 3), noise_model=deepinv.physics.ZeroNoise()))
+        'Blur(filter 1x1x3x3 #53591828) + ZeroNoise()'
     """
     if physics is None:
         return "no operator"
     noise_model = getattr(physics, "noise_model", None)
     noise = "" if noise_model is None else f" + {type(noise_model).__name__}({_numbers(noise_model)})"
-    numbers = _numbers(physics)
+    parts = getattr(physics, "physics_list", ())
+    # Of operators one after another each one's noise but the last's, which is the whole's, is not applied.
+    numbers = ", ".join(filter(None, [_numbers(physics), *(describe(part).split(" + ")[0] for part in parts)]))
     return type(physics).__name__ + (f"({numbers})" if numbers else "") + noise
 
 
 def _numbers(module: Any) -> str:
-    """Scalars of a module, and the shapes of its larger buffers."""
-    if not isinstance(module, torch.nn.Module):
-        return ""
+    """Scalars of an operator or noise model, and the shapes of its larger arrays with a hash of their values."""
+    buffers = dict(module.named_buffers(recurse=False)) if isinstance(module, torch.nn.Module) else {}
+    weights = dict(module.named_parameters(recurse=False)) if isinstance(module, torch.nn.Module) else {}
+    held = {n: v for n, v in getattr(module, "__dict__", {}).items() if isinstance(v, Tensor | np.ndarray)}
     # What deepinv keeps of a filter in the Fourier domain ("Fh...") has the size of one image.
-    named = {name: value for name, value in module.named_buffers(recurse=False) if not name.startswith(("_", "Fh"))}
+    named = {
+        name: torch.as_tensor(value)
+        for name, value in (buffers | weights | held).items()
+        if not name.startswith(("_", "Fh")) and value is not None
+    }
     named.pop("mask", None)  # one of every image, or 1: every decomposable operator has it
     parts = [
         f"{name}={value.item():.4g}"
         if value.numel() == 1 and not value.is_complex()
-        else f"{name} {'x'.join(map(str, value.shape))}"
+        else f"{name} {'x'.join(map(str, value.shape))} #{_short_hash(value)}"
         for name, value in named.items()
     ]
     return ", ".join(parts)
+
+
+def _short_hash(value: Tensor) -> str:
+    """Eight digits that tell one array from another, the same on every device and in single and double precision."""
+    value = value.detach().cpu().resolve_conj()
+    value = torch.view_as_real(value) if value.is_complex() else value
+    single = value.to(torch.float32).contiguous().numpy() + np.float32(0)  # -0 is 0
+    return hashlib.sha256(single.astype("<f4").tobytes()).hexdigest()[:8]
 
 
 def _is_noise(physics: Any, name: str) -> bool:

@@ -1,18 +1,45 @@
 """The state of a training, whole or not at all."""
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from pyro_vble._arguments import PathName, brief, checked
 from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.torch_files import read_torch_file
+from pyro_vble.io.validated import problems_of
 from pyro_vble.models import Prior
+from pyro_vble.training.log import COLUMNS
 from pyro_vble.training.recipes import Recipe, parse_recipe
 
 _FORMAT = "pyro-vble training 1"
+
+
+class _Content(BaseModel):
+    """What a checkpoint holds."""
+
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True, strict=True)
+
+    format: Literal["pyro-vble training 1"]
+    recipe: dict[str, Any]
+    random: Tensor
+    random_cuda: Tensor | None
+    prior: dict[str, Any]
+    average: dict[str, Any]
+    optimiser: dict[str, Any]
+    skipped: Tensor
+    skipped_in_a_row: Tensor
+    most_skipped_in_a_row: Tensor
+    step: int = Field(ge=0)
+    elapsed: float = Field(ge=0)
+    precision: str
+    images: str
+    init: str | None
+    complete: bool
+    log: list[dict[Annotated[str, Field(pattern=f"^(?:{'|'.join(COLUMNS)})$")], float]]
 
 
 @dataclass
@@ -51,8 +78,13 @@ class TrainingState:
     complete: bool = False
     log: list[dict[str, float]] = field(default_factory=list)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the state, random numbers included, to one file."""
+    @checked
+    def save(self, path: PathName) -> None:
+        """Write the state, random numbers included, to one file.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
         content = {
             "format": _FORMAT,
             "recipe": self.recipe.model_dump(mode="json"),
@@ -63,19 +95,17 @@ class TrainingState:
         content |= {name: getattr(self, name) for name in (*_COUNTERS, *_VALUES)}
         with atomic_path(path) as temporary:
             torch.save(content, temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())  # a rename may reach the disk before the bytes it publishes
 
-    def restore(self, path: str | os.PathLike) -> None:
+    @checked
+    def restore(self, path: PathName) -> None:
         """Take over a state that was saved, the global random numbers included.
 
         Raises:
             ValueError: If the file is damaged, or belongs to another recipe or other images.
         """
-        content = read_checkpoint(Path(path))
-        # Parsed anew, so that a checkpoint from before some key was there has the default of it.
-        before, now = (r.model_dump(mode="json") for r in (parse_recipe(content["recipe"]), self.recipe))
-        anew = f"start anew in another folder, with --init {Path(path).parent} to keep the weights"
+        content = read_checkpoint(path)
+        before, now = content["recipe"], self.recipe.model_dump(mode="json")
+        anew = f"start anew in another folder, with --init {path.parent} to keep the weights"
         if before != now:
             changes = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]
             raise ValueError(
@@ -87,6 +117,16 @@ class TrainingState:
                 "A training is resumed with the images it was started with (and the same --validation); they have "
                 f"changed ({content['images']} -> {self.images}); {anew}."
             )
+        try:
+            self._take(content)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            # Modules and optimisers take whatever a file holds: what they raise is about the file.
+            raise ValueError(
+                f"The state in {path} must be of this training's networks and optimiser; it is not "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:300]}); {anew}."
+            ) from error
+
+    def _take(self, content: dict[str, Any]) -> None:
         for name in _MODULES:
             getattr(self, name).load_state_dict(content[name])
         for name in _COUNTERS:
@@ -109,18 +149,27 @@ _COUNTERS = ("skipped", "skipped_in_a_row", "most_skipped_in_a_row")
 _VALUES = ("step", "elapsed", "precision", "images", "init", "complete", "log")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint.
+@checked
+def read_checkpoint(path: PathName) -> dict[str, Any]:
+    """The content of a checkpoint, its keys and their kinds checked.
 
     Raises:
-        ValueError: If the file is no checkpoint of a training, or damaged.
+        OSError: If the file cannot be opened.
+        ValueError: If the file is no checkpoint of a training, or damaged; the message names file and key.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything from EOFError to UnpicklingError, by the kind of damage
-        raise ValueError(
-            f"A training's checkpoint must be a whole file that it wrote; {path} is not ({type(error).__name__})."
-        ) from error
+        content = read_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"A training's checkpoint must be a whole file that it wrote; {error}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"A training's checkpoint must have the format {_FORMAT!r}; {path} has not.")
-    return content
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"A training's checkpoint must have the format {_FORMAT!r}; {path} has {brief(found)}.")
+    try:
+        _Content.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(
+            f"A training's checkpoint must be a whole file that it wrote; {path} is not ({problems_of(error)})."
+        ) from error
+    # Parsed anew, so that a checkpoint from before some key was there has the default of it.
+    recipe = parse_recipe(content["recipe"], f"The recipe in {path}")
+    return content | {"recipe": recipe.model_dump(mode="json")}

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.atomic import atomic_path, errors_named
 
 COLUMNS = ("step", "seconds", "lr", "loss", "psnr", "rate", "images_per_second", "skipped", "validation_psnr")
 
@@ -33,7 +33,7 @@ class TrainingLog:
     def write(self, row: dict[str, float]) -> None:
         """Add a row."""
         self.rows.append(row)
-        with self.path.open("a", newline="") as file:
+        with errors_named(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
         if self.board is not None:
             for name, value in row.items():

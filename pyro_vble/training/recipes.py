@@ -2,17 +2,27 @@
 
 import importlib.resources
 import os
-from pathlib import Path
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pyro_vble._arguments import PathName, brief, checked
+from pyro_vble.io.validated import problems_of
 
 _STRIDE = 64
+_T = TypeVar("_T")
+# Files have lists where recipes have tuples.
+_Listed = Annotated[_T, BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+# Largest sizes that are no mistakes: beyond them memory would run out, not training begin.
+_Channels = Annotated[int, Field(ge=1, le=4096)]
+_Side = Annotated[int, Field(ge=1, le=1 << 16)]
+_Steps = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Data(_Settings):
@@ -30,18 +40,18 @@ class Data(_Settings):
         validation: Largest number of images that are held out, at most a tenth of all.
     """
 
-    crop: int = Field(default=192, ge=4)
-    batch_size: int = Field(default=8, ge=1)
-    downscale: tuple[float, ...] = Field(default=(1.0,), min_length=1)
+    crop: int = Field(default=192, ge=4, le=1 << 16)
+    batch_size: int = Field(default=8, ge=1, le=1 << 16)
+    downscale: _Listed[tuple[float, ...]] = Field(default=(1.0,), min_length=1)
     symmetries: Literal["none", "horizontal", "all"] = "horizontal"
     scale: float | None = Field(default=None, gt=0)
     dequantize: bool = False
-    validation: int = Field(default=16, ge=1)
+    validation: _Steps = 16
 
     @model_validator(mode="after")
     def _check(self) -> "Data":
         if not all(0 < factor <= 1 for factor in self.downscale):
-            raise ValueError(f"downscale must hold factors in (0, 1]; received {self.downscale}")
+            raise ValueError(f"downscale must hold factors in (0, 1]; received {brief(self.downscale)}")
         return self
 
 
@@ -62,14 +72,14 @@ class Schedule(_Settings):
     """
 
     optimiser: Literal["adam", "soap"] = "adam"
-    steps: int = Field(ge=1)
+    steps: _Steps
     minutes: float | None = Field(default=None, gt=0)
     lr: float = Field(gt=0)
     warmup: float = Field(default=0.02, ge=0, lt=1)
     final: float = Field(default=0.02, ge=0, le=1)
     clip: float = Field(default=1.0, gt=0)
     average: float = Field(default=0.999, ge=0, lt=1)
-    checkpoint_every: int = Field(default=500, ge=1)
+    checkpoint_every: _Steps = 500
 
 
 class _Recipe(_Settings):
@@ -77,7 +87,7 @@ class _Recipe(_Settings):
     schedule: Schedule
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**64)
 
 
 class HyperpriorNetwork(_Settings):
@@ -90,8 +100,8 @@ class HyperpriorNetwork(_Settings):
         "Cheng2020Anchor",
         "Cheng2020Attention",
     ]
-    N: int = Field(ge=1)
-    M: int | None = Field(default=None, ge=1)
+    N: _Channels
+    M: _Channels | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "HyperpriorNetwork":
@@ -119,9 +129,9 @@ class CAERecipe(_Recipe):
 class ConvolutionalNetwork(_Settings):
     """The networks of ``convolutional_vae``."""
 
-    image_shape: tuple[int, int, int]
-    num_latents: int = Field(default=32, ge=1)
-    channels: tuple[int, ...] = Field(default=(32, 64, 128), min_length=1)
+    image_shape: _Listed[tuple[_Channels, _Side, _Side]]
+    num_latents: _Side = 32
+    channels: _Listed[tuple[_Channels, ...]] = Field(default=(32, 64, 128), min_length=1, max_length=16)
 
 
 class VAERecipe(_Recipe):
@@ -154,33 +164,47 @@ Recipe = CAERecipe | VAERecipe | DecoderStdRecipe
 _KINDS: dict[str, type[Recipe]] = {"cae": CAERecipe, "vae": VAERecipe, "decoder-std": DecoderStdRecipe}
 
 
-def load_recipe(name: str | os.PathLike) -> Recipe:
+@checked
+def load_recipe(name: PathName) -> Recipe:
     """Read a recipe: one that comes with the package by name, or a YAML file by path.
 
     Raises:
-        ValueError: If there is no such recipe, or a key in it is unknown, missing or impossible.
+        ValueError: If there is no such recipe, it is no YAML, or a key in it is unknown, missing or impossible.
 
     Example:
         >>> from pyro_vble.training import load_recipe
         >>> load_recipe("cae-natural-cpu").alpha
         0.025
     """
-    name = os.fspath(name)
+    path, name = name, os.fspath(name)
     if name in available_recipes():
-        text = (importlib.resources.files("pyro_vble.recipes") / f"{name}.yaml").read_text()
-    elif Path(name).is_file():
-        text = Path(name).read_text()
+        content = (importlib.resources.files("pyro_vble.recipes") / f"{name}.yaml").read_bytes()
+    elif path.is_file():
+        content = path.read_bytes()
     else:
         raise ValueError(
-            f"A recipe is one of {', '.join(available_recipes())}, or the path of a YAML file; received {name!r}."
+            f"A recipe is one of {', '.join(available_recipes())}, or the path of a YAML file; received {brief(name)}."
         )
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"A recipe must be YAML; {name} is not ({' '.join(str(error).split())}).") from error
-    return parse_recipe(content, name)
+        plain = yaml.load(content, Loader=_Loader)
+    except Exception as error:  # PyYAML raises whatever its constructors do, from KeyError to RecursionError
+        text = " ".join(str(error).split())[:300]
+        raise ValueError(f"A recipe must be YAML; {name} is not ({type(error).__name__}: {text}).") from error
+    return parse_recipe(plain, name)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a word; this takes it for the number that it is in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+@checked
 def parse_recipe(content: Any, name: str = "the recipe") -> Recipe:
     """A recipe from its plain content, checked.
 
@@ -189,15 +213,11 @@ def parse_recipe(content: Any, name: str = "the recipe") -> Recipe:
     """
     kind = content.get("kind") if isinstance(content, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise ValueError(f"A recipe has a key kind, one of {', '.join(_KINDS)}; in {name} it is {kind!r}.")
+        raise ValueError(f"A recipe has a key kind, one of {', '.join(_KINDS)}; in {name} it is {brief(kind)[:100]}.")
     try:
         return _KINDS[kind].model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}"
-            + ("" if e["type"] in ("missing", "value_error") else f" (received {e['input']!r})")
-            for e in error.errors()
-        )
+    except (ValidationError, RecursionError) as error:
+        problems = problems_of(error, "recipe") if isinstance(error, ValidationError) else "it refers to itself"
         raise ValueError(f"{name} cannot be followed: {problems}.") from error
 
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from pyro_vble.inference.precision import resolve_device, resolve_precision
-from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.atomic import atomic_path, remove_leftovers
 from pyro_vble.io.priors import load_prior
 from pyro_vble.models import Prior
 from pyro_vble.seeding import seeded
@@ -204,8 +204,7 @@ def _resuming(checkpoint: Path, resume: bool) -> bool:
         )
     if resume and not checkpoint.exists():
         warnings.warn(f"There is no training to resume in {folder}: a new one starts.", stacklevel=3)
-    for half in folder.glob(".*.partial.*"):
-        half.unlink(missing_ok=True)  # what a killed run was writing
+    remove_leftovers(folder)  # what a killed run was writing
     return checkpoint.exists()
 
 

@@ -1,14 +1,19 @@
+import dataclasses
 import json
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
+from helpers import small_network
 
 import pyro_vble as pv
 from pyro_vble.diagnostics import Calibration, coverage_curve
 from pyro_vble.guides import VBLExz
-from pyro_vble.physics.problems import super_resolution
+from pyro_vble.models import CAE
+from pyro_vble.physics.problems import deblurring, gaussian_kernel, super_resolution
 
 SHAPE = (1, 3, 80, 70)
 
@@ -74,6 +79,134 @@ def test_saved_and_loaded(calibration, tmp_path):
         Calibration.load(tmp_path / "none.json")
 
 
+WHOLE = {
+    "format": "pyro-vble calibration 1",
+    "edges": [0.1, 0.2],
+    "scores": [[0.5, 1.0], [0.5, 1.5], [1.0, 2.0]],
+    "num_images": 2,
+    "num_pixels": 100,
+    "left_out_90": [0.9, 0.8],
+    "made_with": "VBLE, prior cae-bsd (), Denoising",
+}
+
+
+class TestFiles:
+    def test_a_whole_one(self, tmp_path):
+        (tmp_path / "c.json").write_text(json.dumps(WHOLE))
+        assert Calibration.load(tmp_path / "c.json").as_dict() == Calibration.from_dict(WHOLE).as_dict()
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("edges", [0.2, 0.1]),
+            ("edges", [0.1, 0.1]),
+            ("edges", [0.1, float("nan")]),
+            ("edges", [0.1, float("inf")]),
+            ("edges", [-0.1, 0.1]),
+            ("edges", [0.1]),
+            ("edges", [0.1, 0.2, 0.3]),
+            ("edges", "ab"),
+            ("edges", [[0.1, 0.2]]),
+            ("edges", [True, 2]),
+            ("edges", None),
+            ("edges", ["0.1", "0.2"]),
+            ("scores", []),
+            ("scores", [[], [1.0], [1.0]]),
+            ("scores", [[1.0], [1.0]]),
+            ("scores", [[2.0, 1.0], [1.0], [1.0]]),
+            ("scores", [[-1.0], [1.0], [1.0]]),
+            ("scores", [[1.0], [float("inf")], [1.0]]),
+            ("scores", [[1.0], [float("nan")], [1.0]]),
+            ("scores", [[1.0], [True], [1.0]]),
+            ("scores", [[1.0], ["a"], [1.0]]),
+            ("scores", [1.0, 1.0, 1.0]),
+            ("scores", None),
+            ("num_images", 0),
+            ("num_images", 1.5),
+            ("num_images", "2"),
+            ("num_images", None),
+            ("num_pixels", 0),
+            ("num_pixels", float("nan")),
+            ("left_out_90", [1.1, 0.9]),
+            ("left_out_90", [0.9]),
+            ("left_out_90", [float("nan"), 0.9]),
+            ("left_out_90", 0.9),
+            ("made_with", 3),
+            ("made_with", None),
+            ("unknown", 3),
+        ],
+    )
+    def test_a_wrong_field_is_named_with_its_file(self, tmp_path, field, value):
+        (tmp_path / "c.json").write_text(json.dumps(WHOLE | {field: value}))
+        with pytest.raises(ValueError, match=rf"c\.json is not \(.*({field}|scores)") as caught:
+            Calibration.load(tmp_path / "c.json")
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 1000
+
+    @pytest.mark.parametrize("field", ["edges", "scores", "num_images", "num_pixels"])
+    def test_a_missing_field(self, field):
+        with pytest.raises(ValueError, match=f"this is not .{field}: Field required"):
+            Calibration.from_dict({key: value for key, value in WHOLE.items() if key != field})
+
+    @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 100_000, b"{'a': 1}", b"3", b"null"])
+    def test_what_is_no_calibration(self, tmp_path, content):
+        (tmp_path / "c.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"c\.json"):
+            Calibration.load(tmp_path / "c.json")
+
+    def test_one_made_by_hand_is_checked_too(self):
+        with pytest.raises(ValueError, match=r"scores\.0 must be sorted"):
+            Calibration((), ((2.0, 1.0),), 1, 2)
+        with pytest.raises(TypeError, match="plain numbers"):
+            Calibration((), ((torch.ones(()),),), 1, 2)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("argument", "error"),
+        [
+            ({"bins": -1}, ValueError),
+            ({"bins": 0}, ValueError),
+            ({"bins": 1.5}, ValueError),
+            ({"bins": "a"}, TypeError),
+            ({"border": -1}, ValueError),
+            ({"border": float("inf")}, ValueError),
+            ({"border": 35}, ValueError),
+            ({"border": None}, TypeError),
+            ({"num_samples": 0}, ValueError),
+            ({"num_samples": "20"}, TypeError),
+        ],
+    )
+    def test_numbers(self, argument, error):
+        pretended = Pretended(0)
+        name = next(iter(argument))
+        with pytest.raises(error, match=f"{name} must "):
+            Calibration.fit([pretended], [pretended.truth], **argument)
+        with pytest.raises(error, match=f"{name} must "):
+            Calibration.fit_pairs([(pretended, pretended.truth)], **argument)
+
+    def test_posteriors_and_truths(self):
+        pretended = Pretended(0)
+        with pytest.raises(TypeError, match="posteriors must be an iterable"):
+            Calibration.fit(pretended, [pretended.truth])
+        with pytest.raises(TypeError, match="Each posterior must be one"):
+            Calibration.fit([3], [pretended.truth])
+        with pytest.raises(TypeError, match="Each truth must be a tensor"):
+            Calibration.fit([pretended], [None])
+        with pytest.raises(TypeError, match="pair of posterior and truth"):
+            Calibration.fit_pairs([pretended])
+        with pytest.raises(ValueError, match="as many truths as posteriors"):
+            Calibration.fit([pretended, pretended], [pretended.truth])
+
+    def test_intervals(self, calibration):
+        with pytest.raises(TypeError, match="probability must be a finite number"):
+            calibration.half_width(torch.ones(2), "a")
+        with pytest.raises(TypeError, match="std must be"):
+            calibration.half_width(1.0, 0.9)
+        with pytest.raises(ValueError, match="probability must"):
+            calibration.groups(float("nan"))
+
+
 class TestPosterior:
     PHYSICS = Denoising(GaussianNoise(0.1))
 
@@ -122,6 +255,51 @@ class TestPosterior:
         assert not recwarn
         with pytest.warns(UserWarning, match="was made with"):
             restored(0.5, noise=0.2).calibrated(made)
+
+    def restored(self, cae, width):
+        physics = deblurring(0.1, gaussian_kernel(width)[..., :7, :7])
+        return pv.restore(torch.rand(1, 3, 64, 64), physics, cae, VBLExz, num_steps=2, seed=0, progress=False)
+
+    def test_one_of_another_kernel_of_the_same_shape_warns(self, cae, recwarn):
+        made = Calibration.fit([self.restored(cae, 1.5)], [torch.rand(1, 3, 64, 64)], num_samples=10)
+        recwarn.clear()
+        self.restored(cae, 1.5).calibrated(made)
+        assert not recwarn
+        with pytest.warns(UserWarning, match="was made with"):
+            self.restored(cae, 1.4).calibrated(made)
+
+    def test_one_from_before_arrays_were_told_by_their_values(self, cae, recwarn):
+        posterior = self.restored(cae, 1.5)
+        made = Calibration.fit([posterior], [torch.rand(1, 3, 64, 64)], num_samples=10)
+        old = re.sub(" #[0-9a-f]{8}", "", made.made_with)
+        assert old != made.made_with
+        recwarn.clear()
+        posterior.calibrated(dataclasses.replace(made, made_with=old))
+        assert not recwarn
+        with pytest.warns(UserWarning, match="was made with"):
+            posterior.calibrated(dataclasses.replace(made, made_with=old.replace("0.1", "0.2")))
+
+    def test_another_prior_of_ones_own_warns_and_a_moved_one_does_not(self, tmp_path, recwarn):
+        from pyro_vble.io.prior_files import save_prior
+
+        def restored(folder):
+            prior = pv.load_prior(folder / "own.safetensors")
+            y = torch.rand(1, 3, 64, 64)
+            return pv.restore(y, self.PHYSICS, prior, VBLExz, num_steps=2, seed=0, progress=False)
+
+        network = small_network()
+        save_prior(CAE(network, 0.025), tmp_path / "a" / "own.safetensors")
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        with torch.no_grad():
+            next(network.g_s.parameters()).add_(0.1)
+        save_prior(CAE(network, 0.025), tmp_path / "c" / "own.safetensors")
+        made = Calibration.fit([restored(tmp_path / "a")], [torch.rand(1, 3, 64, 64)], num_samples=10)
+        assert str(tmp_path) not in made.made_with
+        recwarn.clear()
+        restored(tmp_path / "b").calibrated(made)
+        assert not recwarn
+        with pytest.warns(UserWarning, match="was made with"):
+            restored(tmp_path / "c").calibrated(made)
 
     def test_it_is_for_images_of_other_sizes(self, cae, recwarn):
         def restored(side):

@@ -1,3 +1,5 @@
+import errno
+
 import arviz as az
 import numpy as np
 import pytest
@@ -133,3 +135,33 @@ def test_missing_values_are_told_of_by_none(cae):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert np.isfinite(az.loo(idata).elpd_loo)
+
+
+class TestStores:
+    def test_a_failed_stream_leaves_nothing_and_an_old_store_stays(self, cae, tmp_path, monkeypatch):
+        posterior = pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, num_steps=2, seed=0, progress=False)
+        posterior.to_zarr(tmp_path / "whole.zarr", 3, include=["posterior"])
+        with pytest.raises(FileExistsError, match=r"whole\.zarr exists"):
+            posterior.to_zarr(tmp_path / "whole.zarr", 3)
+        with pytest.raises(ValueError, match="include must name groups"):
+            posterior.to_zarr(tmp_path / "other.zarr", 3, include=["nothing"])
+
+        def full(*args, **kwargs):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("xarray.Dataset.to_zarr", full)
+        with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: '.*/other\.zarr'$"):
+            posterior.to_zarr(tmp_path / "other.zarr", 3, include=["posterior"])
+        assert [path.name for path in tmp_path.iterdir()] == ["whole.zarr"]
+
+    def test_folders_that_are_no_stores(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b" / "posterior").mkdir(parents=True)
+        (tmp_path / "b" / "zarr.json").write_text("{")
+        for name in ("a", "b"):
+            with pytest.raises(ValueError, match=r"must be a whole folder that Posterior\.to_zarr wrote"):
+                pv.open_zarr(tmp_path / name)
+        with pytest.raises(FileNotFoundError, match="No Zarr store"):
+            pv.open_zarr(tmp_path / "c")
+        with pytest.raises(TypeError, match="path must be a path"):
+            pv.open_zarr(3)

@@ -71,3 +71,48 @@ def test_a_context_model_keeps_its_memory_from_call_to_call():
 def test_other_transposed_convolutions_stay():
     kept = nn.Sequential(nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.ConvTranspose2d(3, 8, 5, 2, 2, 1))
     assert [type(m) for m in frozen(kept)] == [nn.ConvTranspose2d] * 2
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("assign", [False, True])
+def test_loading_other_weights_leaves_nothing_of_the_old(architecture, assign):
+    """What layers derive from their weights must follow them."""
+    other = small_network(architecture)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1 * torch.rand(parameter.shape))
+    stale = frozen(small_network(architecture))
+    # CompressAI's own load_state_dict knows no assign: a module around it is what passes it on.
+    nn.ModuleList([stale]).load_state_dict(nn.ModuleList([other]).state_dict(), assign=assign)
+    fresh = frozen(other)
+    z = torch.randn(2, 12 if "Cheng" not in architecture else 8, 3, 4)
+    x = torch.rand(1, 3, 64, 128)
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-5} if assign else {"rtol": 0, "atol": 0}
+    )  # assigned, weights keep their layout
+    torch.testing.assert_close(stale.g_s(z), fresh.g_s(z), **tolerance)
+    torch.testing.assert_close(stale.g_a(x), fresh.g_a(x), **tolerance)
+    if hasattr(stale, "context_prediction"):
+        torch.testing.assert_close(stale.context_prediction(z), fresh.context_prediction(z), **tolerance)
+
+
+def test_loading_keeps_the_memory_that_a_captured_step_reads():
+    network = frozen(small_network())
+    derived = [b for name, b in network.named_buffers() if name.rsplit(".", 1)[-1] in ("_gamma", "_beta", "_phases")]
+    before = [value.data_ptr() for value in derived]
+    network.load_state_dict(small_network().state_dict())
+    assert len(before) == 13
+    assert [value.data_ptr() for value in derived] == before
+
+
+def test_a_copy_of_a_frozen_network_follows_its_own_weights():
+    other = small_network()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    once = frozen(small_network())
+    twice, z = frozen(once), torch.randn(1, 12, 2, 2)
+    before = once.g_s(z)
+    twice.load_state_dict(other.state_dict())
+    assert torch.equal(twice.g_s(z), frozen(other).g_s(z))
+    assert torch.equal(once.g_s(z), before)

@@ -3,9 +3,18 @@ import pyro.distributions as dist
 import pytest
 import torch
 from deepinv.physics import Denoising, Downsampling, GaussianNoise, PoissonGaussianNoise
+from helpers import MatrixPhysics
 
 from pyro_vble.models import RestorationModel
-from pyro_vble.physics import GaussianBlur, check_physics_priors, describe, initial_value, likelihood, measure
+from pyro_vble.physics import (
+    GaussianBlur,
+    check_physics_priors,
+    describe,
+    initial_value,
+    likelihood,
+    measure,
+    operator_on,
+)
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
 
@@ -100,4 +109,20 @@ class TestChecks:
 def test_descriptions():
     assert describe(None) == "no operator"
     physics = deepinv.physics.Blur(torch.ones(1, 1, 3, 3), noise_model=GaussianNoise(0.25))
-    assert describe(physics) == "Blur(filter 1x1x3x3) + GaussianNoise(sigma=0.25)"
+    assert describe(physics) == "Blur(filter 1x1x3x3 #53591828) + GaussianNoise(sigma=0.25)"
+
+
+def test_arrays_of_one_shape_are_told_apart():
+    blurs = [deblurring(0.1, kernel) for kernel in (gaussian_kernel(1.5), gaussian_kernel(1.4))]
+    blurs[1].filter.resize_(blurs[0].filter.shape)
+    assert len({describe(blur) for blur in blurs}) == 2
+    assert describe(blurs[0]) == describe(operator_on(blurs[0], torch.device("cpu"), torch.float64))
+    assert describe(blurs[0]) == describe(deblurring(0.1, gaussian_kernel(1.5).double().float()))
+    # Attributes that are no buffers, operators that are no modules, and operators one after another.
+    matrices = [MatrixPhysics(torch.full((2, 3), value), GaussianNoise(0.1)) for value in (1.0, 2.0)]
+    assert len({describe(physics) for physics in matrices}) == 2
+    halves = Downsampling(img_size=(3, 32, 32), factor=2, filter=None)
+    assert len({describe(halves * blur) for blur in blurs}) == 2
+    assert describe(MatrixPhysics(torch.tensor([0.0, 1.0]), None)) == describe(
+        MatrixPhysics(torch.tensor([-0.0, 1.0], dtype=torch.float64), None)
+    )

@@ -74,6 +74,113 @@ def test_files_that_are_no_recipes(tmp_path):
         load_recipe(tmp_path / "b.yaml")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"kind: cae\nx: 2001-99-99",
+        b"\xff\xfe\x00kind",
+        b"\x80abc",
+        b"kind: !!bool maybe",
+        b"kind: !!timestamp abc",
+        b"{" * 2000,
+        b"? " * 2000,
+        b"kind: !!python/object/apply:os.system [true]",
+        b"kind: !!int abc",
+        b"kind: !!float [1]",
+        b"kind: !!binary '\xc3\xa4'",
+        b"a: &a [*b]",
+        b"\t- a",
+        b"{[a]: 3}",
+        b"kind: cae\x00",
+        b"",
+    ],
+)
+def test_whatever_yaml_says_of_a_file_names_it(tmp_path, text):
+    (tmp_path / "a.yaml").write_bytes(text)
+    with pytest.raises(ValueError, match=r"a\.yaml") as caught:
+        load_recipe(tmp_path / "a.yaml")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+
+
+@pytest.mark.parametrize("key", ["kind", "alpha", "network", "data", "unknown"])
+def test_aliases_that_would_expand_to_gigabytes_are_not_printed(tmp_path, key):
+    rest = "".join(f"{k}: {v}\n" for k, v in CAE.items() if k != key)
+    (tmp_path / "a.yaml").write_text(BOMB + rest + f"{key}: *k\n")
+    with pytest.raises(ValueError, match=r"a\.yaml") as caught:
+        load_recipe(tmp_path / "a.yaml")
+    assert len(str(caught.value)) < 2000
+
+
+def test_many_problems_are_cut_short():
+    content = CAE | {f"key{k}": "x" * 1000 for k in range(1000)} | {"data": {"downscale": ["a"] * 1000}}
+    with pytest.raises(ValueError, match=r"more\.$") as caught:
+        parse_recipe(content)
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alpha": True},
+        {"alpha": "0.025"},
+        {"alpha": 10**400},
+        {"seed": 2**70},
+        {"seed": 1.0},
+        {"compile": 1},
+        {"network": {"architecture": "MeanScaleHyperprior", "N": 10**9, "M": 12}},
+        {"network": {"architecture": "MeanScaleHyperprior", "N": True, "M": 12}},
+        {"network": {"architecture": "MeanScaleHyperprior", "N": 8.0, "M": 12}},
+        {"data": {"crop": "64"}},
+        {"data": {"crop": 64, "downscale": 1.0}},
+        {"data": {"crop": 64, "downscale": []}},
+        {"data": {"crop": 64, "scale": float("inf")}},
+        {"data": None},
+        {"schedule": {"steps": 10, "lr": float("nan")}},
+        {"schedule": {"steps": 10**30, "lr": 1e-3}},
+        {"schedule": {"steps": 10, "lr": 1e-3, "minutes": -1}},
+        {"schedule": [1, 2]},
+        {1: 2},
+        {"x" * 10_000: 2},
+    ],
+)
+def test_values_of_another_kind_or_size(change):
+    with pytest.raises(ValueError, match="cannot be followed") as caught:
+        parse_recipe(CAE | change)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("content", [None, 3, "cae", [], {}, {"kind": None}, {"kind": []}, {"kind": {"cae": 1}}])
+def test_what_is_no_recipe(content):
+    with pytest.raises(ValueError, match="A recipe has a key kind"):
+        parse_recipe(content)
+
+
+def test_a_mapping_that_holds_itself():
+    content = dict(CAE)
+    content["data"] = content
+    with pytest.raises(ValueError, match="cannot be followed"):
+        parse_recipe(content)
+
+
+@pytest.mark.parametrize("name", [3, None, b"cae-natural-cpu", 1.5, []])
+def test_names_of_another_type(name):
+    with pytest.raises(TypeError, match="name must be a path"):
+        load_recipe(name)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_names_of_nothing(name):
+    with pytest.raises(ValueError, match="name must be a path"):
+        load_recipe(name)
+
+
 def test_numbers_as_yaml_writes_them(tmp_path):
     """YAML takes 1e-3 for a word; a recipe takes it for a number all the same."""
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(CAE).replace("lr: 0.001", "lr: 1e-3"))

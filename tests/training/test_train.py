@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -259,6 +260,63 @@ class TestResuming:
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
         with pytest.raises(ValueError, match="must be a whole file that it wrote"):
             train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False)
+
+    def test_a_checkpoint_without_a_key_or_with_another_kind_of_value(self, photographs, tmp_path):
+        train(recipe(steps=1), photographs, tmp_path / "out", progress=False)
+        checkpoint = tmp_path / "out" / "training.ckpt"
+        whole = torch.load(checkpoint, weights_only=True)
+        wrong = {
+            **{key: [None, 3, "a", [], {}, {"a": 1}] for key in ("recipe", "prior", "average", "optimiser")},
+            **{key: [None, 3, torch.ones(3, 3)] for key in ("random", "skipped", "skipped_in_a_row")},
+            "step": [None, -1, 1.5, "1"],
+            "elapsed": [None, float("nan"), "1"],
+            "complete": [None, 2],
+            "log": [None, 3, [{"unknown": 1.0}], [3]],
+            "images": [None, 3],
+            "format": [None, 3, []],
+        }
+
+        def refused(content, key):
+            torch.save(content, checkpoint)
+            with pytest.raises(ValueError, match=r"training\.ckpt|have changed") as caught:
+                train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False)
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 1500
+            return str(caught.value)
+
+        for key in whole:
+            said = refused({name: value for name, value in whole.items() if name != key}, key)
+            assert key in said
+        for key, values in wrong.items():
+            for value in values:
+                refused(whole | {key: value}, key)
+
+    def test_what_killed_writers_left_is_removed(self, photographs, tmp_path):
+        train(recipe(), photographs, tmp_path / "out", steps=1, progress=False)
+        code = (
+            "import os, signal\nfrom pyro_vble.io.atomic import atomic_path\n"
+            f"with atomic_path({str(tmp_path / 'out' / 'training.ckpt')!r}) as path:\n"
+            "    path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert len([name for name in names if name.startswith(".")]) == 1
+        train(recipe(), photographs, tmp_path / "out", resume=True, progress=False)
+        assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+    def test_a_disk_that_takes_no_more_names_the_checkpoint_and_keeps_the_last(self, photographs, tmp_path):
+        train(recipe(), photographs, tmp_path / "out", steps=2, progress=False)
+        before = (tmp_path / "out" / "training.ckpt").read_bytes()
+        state = initial_state(recipe(), build_prior(recipe()), torch.device("cpu"))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        try:
+            with pytest.raises(OSError, match=r"^\[Errno \d+\] .*training\.ckpt'$"):
+                state.save(tmp_path / "out" / "training.ckpt")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (tmp_path / "out" / "training.ckpt").read_bytes() == before
+        assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
     def test_steps_of_the_first_run_hold(self, photographs, tmp_path):
         train(recipe(), photographs, tmp_path / "out", steps=5, progress=False)
