@@ -274,7 +274,7 @@ def test_fit_gives_a_function_a_store_of_its_own(cae):
 
 
 def test_what_is_no_guide_is_refused(cae):
-    with pytest.raises(TypeError, match="must make a guide, which is called with y; .* returned int"):
+    with pytest.raises(TypeError, match=r"must make a guide, which is called with y; .* returned int"):
         pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, lambda model, y: 3, **QUICK)
 
 
