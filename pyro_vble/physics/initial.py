@@ -148,6 +148,8 @@ def _in_signal_units(
     except NotImplementedError:  # a user's density may not know its mean; then y is taken as it is
         return y, 1.0
     unit = (high - low) / 0.5
+    if bool((low == points[0]).all()) and bool((unit == 1).all()):
+        return y, 1.0  # bit for bit
     if not bool((unit > 0).all()) or not bool(unit.isfinite().all()):
         return y, 1.0
     return (y - low) / unit + 0.5, float(unit.median())

@@ -45,8 +45,9 @@ def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None =
     hint = ""
     if getattr(physics, "padding", None) == "valid":
         hint = ' deepinv\'s Blur defaults to padding="valid", which shrinks the image.'
-    if y.dim() == 3:
-        hint += " Measurements have a batch dimension first: y[None]."
+    if y.dim() in (2, 3):
+        index = "None" if y.dim() == 3 else "None, None"
+        hint += f" Measurements of images have a batch dimension first: y[{index}]."
     raise ValueError(
         f"The measurement must have a shape that physics.A produces; received y of shape {tuple(y.shape)}, but "
         f"{'; '.join(tried)}.{hint} Pass the y that belongs to this "
