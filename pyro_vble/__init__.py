@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_vble._version import __version__
 
 if TYPE_CHECKING:
+    from pyro_vble._one_at_a_time import program_lock
     from pyro_vble.diagnostics.comparison import compare_guides
     from pyro_vble.diagnostics.reference import reference_posterior
     from pyro_vble.inference import FitDivergedError, fit
@@ -38,6 +39,7 @@ __all__ = [
     "load_posterior",
     "load_prior",
     "open_zarr",
+    "program_lock",
     "reference_posterior",
     "restore",
 ]
@@ -53,6 +55,7 @@ _HOMES = {
     "load_posterior": "pyro_vble.io.posteriors",
     "load_prior": "pyro_vble.io.priors",
     "open_zarr": "pyro_vble.io.zarr_store",
+    "program_lock": "pyro_vble._one_at_a_time",
     "reference_posterior": "pyro_vble.diagnostics.reference",
     "restore": "pyro_vble.restoration",
 }

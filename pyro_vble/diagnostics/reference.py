@@ -15,6 +15,7 @@ from torch.distributions import biject_to
 
 from pyro_vble import metrics
 from pyro_vble._arguments import Count, CountOrZero, Flag, Seed, brief, checked, one_of, whole_from
+from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import exact_convolutions
 from pyro_vble._tensors import OpenProbability, RealTensor
 from pyro_vble._version import __version__
@@ -105,6 +106,7 @@ class ReferencePosterior:
         )
 
 
+@one_at_a_time
 @checked
 def reference_posterior(
     posterior: OnePosterior,

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vble._arguments import BrokenRuleError, Count, Flag, Rule, Seed, brief, checked, whole
+from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._tensors import OpenProbability
 from pyro_vble.diagnostics._source import axes
 from pyro_vble.inference.draws import latents_of
@@ -106,6 +107,7 @@ class SBC:
         return within
 
 
+@one_at_a_time
 @checked
 def sbc(
     simulator: Callable,
@@ -194,6 +196,7 @@ def sbc(
     return SBC({name: torch.cat(parts).cpu().numpy() for name, parts in ranks.items()}, num_draws)
 
 
+@one_at_a_time
 @checked
 def simulation_based_calibration(
     prior: Any,
