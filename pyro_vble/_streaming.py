@@ -52,7 +52,7 @@ def streamed_quantiles(chunks: Callable[[], Iterable[Tensor]], levels: Tensor, n
     of a bin, of which a Gaussian's is about 0.03 standard deviations wide and at most twice that.
     """
     if num_samples <= EXACT_SAMPLES:
-        return _sorted_quantiles(joined(chunks(), num_samples), levels)
+        return sorted_quantiles(joined(chunks(), num_samples), levels)
     histogram = _Histogram(num_samples)
     for chunk in chunks():
         histogram.update(chunk)
@@ -133,7 +133,7 @@ class _Histogram:
             self.step = torch.where(outside, 2 * self.step, self.step)
 
 
-def _sorted_quantiles(samples: Tensor, levels: Tensor) -> Tensor:
+def sorted_quantiles(samples: Tensor, levels: Tensor) -> Tensor:
     """Exact quantiles over the first dimension, a block of pixels at a time to bound the memory of sorting."""
     n, shape = len(samples), samples.shape[1:]
     flat = samples.reshape(n, -1)

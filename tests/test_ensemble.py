@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
@@ -62,6 +63,21 @@ def test_chains_tell_fits_that_disagree(ensemble):
             fit.guide.factors["x_decentered"].loc.fill_(5.0 * k)
     apart = summary(ensemble.to_arviz(60, include=["posterior"]), patch=32)
     assert float(apart["r_hat"].min()) > 1.5
+
+
+@pytest.mark.parametrize("n", [60, 129, 400])
+def test_intervals_hold_the_draws_of_fits_that_disagree(ensemble, n):
+    """Also where the first draws, of which a histogram's range is made, are those of one fit alone."""
+    with torch.no_grad():
+        for k, fit in enumerate(ensemble.fits):
+            fit.guide.factors["x_decentered"].loc.fill_(5.0 * k)
+    low, high = ensemble.interval(0.9, n)
+    inside = torch.stack([(low <= x) & (x <= high) for x in ensemble.sample(300, seed=3)]).double().mean(0)
+    assert float(inside.mean()) == pytest.approx(0.9, abs=0.03)
+    x = ensemble.sample(n)
+    middle = torch.from_numpy(np.quantile(x.numpy(), 0.5, axis=0, method="weibull"))
+    spread = x.amax(0) - x.amin(0)
+    assert float(((ensemble.quantile(0.5, n) - middle).abs() / spread).max()) < 2 / 128
 
 
 def test_r_hat_is_not_shown_for_one_fit(ensemble):

@@ -17,6 +17,7 @@ from pyro_vble import metrics
 from pyro_vble._arguments import Count, CountOrZero, Flag, Seed, brief, checked, one_of, whole_from
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import exact_convolutions
+from pyro_vble._streaming import sorted_quantiles
 from pyro_vble._tensors import OpenProbability, RealTensor
 from pyro_vble._version import __version__
 from pyro_vble.diagnostics._source import OnePosterior
@@ -71,7 +72,7 @@ class ReferencePosterior:
     def interval(self, probability: OpenProbability) -> tuple[Tensor, Tensor]:
         """Central interval of every pixel."""
         tail = (1 - probability) / 2
-        low, high = self.samples.quantile(torch.tensor([tail, 1 - tail]).to(self.image), dim=0)
+        low, high = sorted_quantiles(self.samples, torch.tensor([tail, 1 - tail]).to(self.image))
         return low, high
 
     @checked
