@@ -139,12 +139,12 @@ def test_metadata_of_a_raster_is_kept_and_error_bars_have_no_offset(tmp_path, dt
     values[0, 5, 5:8] = 0
     transform = rasterio.Affine(2.0, 0.0, 1000.0, 0.0, -2.0, 5000.0)
     options = {"driver": "GTiff", "count": 2, "height": 32, "width": 40, "crs": "EPSG:32631", "transform": transform}
-    with rasterio.open(tmp_path / "$a_1$.tif", "w", dtype=dtype, nodata=0, **options) as file:
+    with rasterio.open(tmp_path / "$a_$.tif", "w", dtype=dtype, nodata=0, **options) as file:
         file.write(values.astype(dtype))
         file.scales, file.offsets, file.units = (0.5, 0.5), (-3.0, 4.0), ("K", "K")
         file.descriptions = ("red", "infrared")
     result = run(
-        "restore", tmp_path / "$a_1$.tif", "--output", tmp_path / "out", "--problem", "denoise", "--noise", 0.05,
+        "restore", tmp_path / "$a_$.tif", "--output", tmp_path / "out", "--problem", "denoise", "--noise", 0.05,
         "--steps", 2, "--samples", 3, "--draws", 0,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
