@@ -52,7 +52,7 @@ def restoration_figure(
         rows: One for each guide.
         truth: (C, H, W).
         measurement_note: Text under the measurement.
-        title: Title of the figure.
+        title: Title of the figure, as it is: dollars in it are no mathematics.
 
     Raises:
         TypeError: If an argument has a wrong type.
@@ -99,7 +99,7 @@ def restoration_figure(
         axes[i, 0].set_ylabel(row.label, fontsize=11)
     figure.colorbar(drawn, ax=axes[:, -1], label="error (image in [0, 1])", fraction=0.06, pad=0.03)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vble.cli.options import Problem
 from pyro_vble.cli.words import say, warn
-from pyro_vble.io.images import ImageFile, read_image
+from pyro_vble.io.images import ImageFile, read_image, read_kernel, read_mask
 
 # What glare and noise may make of white, what is as good as black, and how many values are enough to tell.
 _BRIGHTEST, _DARKEST, _ENOUGH = 3.0, 1e-3, 1_000_000
@@ -80,7 +80,7 @@ def check_scale(y: Tensor, scale: float | None) -> None:
 
 def tell_bits(source: ImageFile, scale: float | None) -> None:
     """Say where a file's values look like those of a sensor with fewer bits than its type."""
-    bits = getattr(source, "looks_like_bits", None)  # until merged: source.looks_like_bits
+    bits = source.looks_like_bits
     if scale is None and bits is not None:
         warn(
             f"the values of this {source.dtype} file look like {bits} bits, and are taken as dark: white is "
@@ -125,12 +125,7 @@ def operator_of(problem: Problem, y: Tensor, noise: float, blur_sigma: float, ke
 
 def _kernel(path: Path) -> Tensor:
     """A point-spread function without the zeros around it, its centre where it was."""
-    from pyro_vble.io import images
-
-    if hasattr(images, "read_kernel"):
-        kernel = images.read_kernel(path)
-    else:  # until merged
-        kernel = read_image(path, scale=1.0).values[0].nan_to_num(0.0).mean(0)
+    kernel = read_kernel(path)
     if any(side % 2 == 0 for side in kernel.shape):
         warn(
             f"--kernel has {kernel.shape[1]}x{kernel.shape[0]} pixels: where a side is even its centre lies between "
@@ -148,14 +143,9 @@ def _kernel(path: Path) -> Tensor:
 
 def _without_masked(y: Tensor, mask: Path | None) -> Tensor:
     """The image with NaN where it is missing, by the mask or of itself."""
-    from pyro_vble.io import images
-
     observed = torch.isfinite(y)
     if mask is not None:
-        if hasattr(images, "read_mask"):
-            known = images.read_mask(mask)
-        else:  # until merged
-            known = (read_image(mask, scale=1.0).values > 0).all(1, keepdim=True)
+        known = read_mask(mask)
         if known.shape[-2:] != y.shape[-2:] or known.shape[1] not in (1, y.shape[1]):
             raise ValueError(
                 f"The mask must have the image's size {tuple(y.shape[-2:])} and its bands or one; received "

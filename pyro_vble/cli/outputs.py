@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pyro_vble.io import atomic
+from pyro_vble.io.atomic import check_writable, remove_leftovers
 
 
 def prepare_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path | None]) -> None:
@@ -24,7 +24,7 @@ def prepare_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path | N
     inputs = list(inputs)
     for name in names:
         prepare_file(folder / name, inputs)
-    _remove_leftovers(folder)
+    remove_leftovers(folder)
 
 
 def prepare_file(path: Path, inputs: Iterable[Path | None]) -> None:
@@ -37,7 +37,7 @@ def prepare_file(path: Path, inputs: Iterable[Path | None]) -> None:
     for other in inputs:
         if other is not None and _same(path, other):
             raise ValueError(f"An input is not overwritten: {path} would be; choose another --output.")
-    _check_writable(path)
+    check_writable(path)
 
 
 def _same(path: Path, other: Path) -> bool:
@@ -45,23 +45,3 @@ def _same(path: Path, other: Path) -> bool:
         return os.path.samefile(path, other)
     except (OSError, ValueError):  # one of them does not exist
         return path.resolve() == other.resolve()
-
-
-def _check_writable(path: Path) -> None:
-    if hasattr(atomic, "check_writable"):
-        atomic.check_writable(path)
-        return
-    # until merged
-    if path.exists() and not path.is_file():
-        raise ValueError(f"A file is written only over a file; {path} is none; choose another --output.")
-    with atomic.atomic_path(path.with_name(f"{path.stem}.try{path.suffix}")) as temporary:
-        temporary.write_bytes(b"\0")
-    path.with_name(f"{path.stem}.try{path.suffix}").unlink()
-
-
-def _remove_leftovers(folder: Path) -> None:
-    if hasattr(atomic, "remove_leftovers"):  # until merged
-        atomic.remove_leftovers(folder)
-    else:
-        for half in folder.glob(".*.partial.*"):
-            half.unlink(missing_ok=True)

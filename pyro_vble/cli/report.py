@@ -5,7 +5,7 @@ import json
 import math
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_vble import metrics
 from pyro_vble._version import __version__
 from pyro_vble.cli.words import console, in_options, one_line, printable, say, warn
-from pyro_vble.diagnostics import predictive_check
+from pyro_vble.diagnostics import PredictiveCheck, predictive_check
 from pyro_vble.figures import RestorationRow
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import ImageFile, write_image
@@ -50,7 +50,7 @@ class Estimates:
     error_quantile: Tensor | None
     samples: Tensor | None
     figures: dict[str, float]
-    check: Any
+    check: PredictiveCheck
 
     @property
     def row(self) -> RestorationRow:
@@ -123,7 +123,9 @@ def write_estimates(
         missing: Pixels (1, C, H, W) that stay missing.
     """
     dtype, scale = (np.dtype(np.uint8), None) if source is None else (source.dtype, source.scale)
-    raster = getattr(source, "raster", None)  # until merged: source and source.raster
+    raster = None if source is None else source.raster
+    # A width has the scale and the unit of what it is a width of, and no offset.
+    widths = None if raster is None else replace(raster, offsets=(0.0,) * raster.count)
     absent = missing is not None and bool(missing.any())
     if absent and suffix == ".npy" and dtype.kind in "ui":  # which say nothing of missing values
         dtype = np.dtype(np.float32)
@@ -134,13 +136,11 @@ def write_estimates(
         bars = dict(zip(ERROR_BARS, (result.std, result.error_quantile), strict=True))
     paths = {}
     for group, kind, settings in (
-        (images, suffix, {"dtype": dtype, "scale": scale}),
-        (bars, _bar_suffix(suffix), {"dtype": np.float32}),
+        (images, suffix, {"dtype": dtype, "scale": scale, "raster": raster}),
+        (bars, _bar_suffix(suffix), {"dtype": np.float32, "raster": widths}),
     ):
         for name, value in group.items():
             shown = torch.where(missing, torch.nan, value) if absent else value
-            if raster is not None:
-                settings = settings | {"raster": raster.enlarged(*value.shape[-2:])}
             paths[name] = write_image(folder / f"{stem}{name}{kind}", shown, **settings)
     return paths
 
@@ -149,25 +149,21 @@ def _bar_suffix(suffix: str) -> str:
     return ".npy" if suffix == ".npy" else ".tif"
 
 
-def tell_if_unexplained(check: Any, reasons: list[str]) -> bool:
+def tell_if_unexplained(check: PredictiveCheck, causes: list[str]) -> None:
     """Say so where a restoration does not explain its measurement, and what options may be the reason.
 
+    Nothing is said where it does: that does not mean that the operator is right.
+
     Args:
-        check: The :class:`~pyro_vble.diagnostics.PredictiveCheck`.
-        reasons: What usually is the cause, in options.
+        check: Of one image.
+        causes: What usually is the reason, in options.
     """
-    if hasattr(check, "explained"):
-        explained, found = bool(check.explained.all()), "; ".join(check.reasons(0))
-    else:  # until merged
-        ratio = float(check.ratio.mean())
-        explained, found = 0.7 <= ratio <= 2, f"the residual is {ratio:.2g} times the noise (about 1 is expected)"
-    if explained:
-        return True
-    warn(
-        f"the restoration does not explain its measurement, so its error bars cannot be trusted: {in_options(found)}. "
-        f"Usual causes: {', or '.join(reasons)}."
-    )
-    return False
+    found = check.reasons(0)
+    if found:
+        warn(
+            "the restoration does not explain its measurement, so its error bars cannot be trusted: "
+            f"{in_options('; '.join(found))}. Usual causes: {', or '.join(causes)}."
+        )
 
 
 def write_netcdf(

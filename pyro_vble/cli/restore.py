@@ -125,12 +125,7 @@ def restore(
     tell_missing(measured.missing, filled)
     estimated = noise is None
     if estimated:
-        found = estimated_noise(
-            y,
-            # until merged: source.quantisation, source.jpeg_quantisation
-            quantisation=getattr(source, "quantisation", 0.5 / 255),
-            jpeg=getattr(source, "jpeg_quantisation", None),
-        )
+        found = estimated_noise(y, quantisation=source.quantisation, jpeg=source.jpeg_quantisation)
         noise = found.level
         raised = f", that of {found.floor}, as what is seen of noise is less" if found.floor else ", as white noise"
         say(f"Noise level estimated from the image: {noise:.4g}{raised} (set it with --noise).")
@@ -275,8 +270,7 @@ def _draw_figure(folder: Path, y: Any, result: Any, missing: Any, title: str) ->
             samples=torch.where(missing[0], torch.nan, row.samples),
             error_quantile=torch.where(missing[0], 0.0, row.error_quantile),
         )
-    # until merged: title=printable(title), once the title of the figure has parse_math=False
-    restoration_figure(folder / "figure.png", y[0], [row], title=printable(title).replace("$", r"\$"))
+    restoration_figure(folder / "figure.png", y[0], [row], title=printable(title))
 
 
 def _enlarged(missing: Any, ratio: int) -> Any:

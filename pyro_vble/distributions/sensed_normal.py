@@ -44,8 +44,8 @@ class SensedNormal(TorchDistribution):
         >>> import torch
         >>> from pyro_vble.distributions import SensedNormal
         >>> p = SensedNormal(torch.tensor([0.5, 2.0]), torch.tensor(0.1), high=1.0)
-        >>> p.log_prob(torch.tensor([0.5, 1.0]))        # a density, and the probability of saturation
-        tensor([1.3836, -0.0000])
+        >>> p.log_prob(torch.tensor([0.5, 1.0])).exp()  # a density, and the probability of saturation
+        tensor([3.9894, 1.0000])
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012

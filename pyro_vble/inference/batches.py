@@ -1,6 +1,5 @@
 """Fitting many images, as many at once as memory holds."""
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference.fitting import fit
 from pyro_vble.inference.precision import network_precision
+from pyro_vble.memory import free_memory
 from pyro_vble.physics import is_divisible
 from pyro_vble.seeding import as_seed, derived_seed, forked_generators
 
@@ -24,6 +24,8 @@ _SURELY_FITS = 2**20
 # Of the memory that is free, how much a fit may take, and what it takes besides what autograd keeps for its backward
 # pass: gradients on their way and the workspace of convolutions.
 _SHARE, _OVERHEAD = 0.7, 1.6
+# What it took at least (the default guide): where even that is more than all that is free, no attempt is made.
+_LEAST_OVERHEAD = 1.25
 
 
 def fit_batch(
@@ -40,7 +42,7 @@ def fit_batch(
     A batch that memory holds is one fit. Another is cut into parts of nearly the same size, each fitted by itself and
     written into the batch's guide: images are independent, so only random numbers change, and every part stops early
     by itself. If memory runs out all the same, the parts are halved. Batches whose operator or guide cannot be cut
-    stay whole.
+    stay whole. An image that cannot fit is refused before the fit, as the system may end a process that tries.
 
     Args:
         build: From a slice of images to their model and guide.
@@ -56,8 +58,12 @@ def fit_batch(
     divisible = len(y) > 1 and isinstance(guide, MeanFieldGuide)
     divisible = divisible and is_divisible(model.physics, y, model.image_shape(y))
     at_once = len(y)
-    if divisible and len(y) * math.prod(model.image_shape(y)[1:]) > _SURELY_FITS:
-        at_once = min(at_once, images_at_once(*build(slice(0, 1)), y[:1], **settings))
+    single = len(y) == 1 and isinstance(guide, MeanFieldGuide)
+    if (single or divisible) and len(y) * math.prod(model.image_shape(y)[1:]) > _SURELY_FITS:
+        first = (model, guide) if single else build(slice(0, 1))
+        at_once = min(at_once, images_at_once(*first, y[:1], **settings))
+        if at_once == 0:
+            raise _too_little_memory(y[:1])
     start = {name: value.clone() for name, value in guide.state_dict().items()} if divisible else {}
     while True:
         try:
@@ -68,10 +74,7 @@ def fit_batch(
             if not _is_out_of_memory(error):
                 raise
             if not divisible or at_once == 1:
-                raise MemoryError(
-                    f"Memory ran out fitting {'one image' if divisible else 'the batch'} of shape {tuple(y.shape)} on "
-                    f'{y.device}; cut it into smaller images, or choose precision="bfloat16" or fewer particles.'
-                ) from error
+                raise _too_little_memory(y[:1] if divisible else y) from error
             guide.load_state_dict(start)
         # Outside the handler, whose exception would keep the failed attempt's tensors alive.
         at_once = -(-min(at_once, len(y)) // 2)
@@ -108,7 +111,7 @@ def _fit_parts(
 def images_at_once(
     model: nn.Module, guide: Callable, y: Tensor, *, precision: str, num_particles: int = 1, **settings: Any
 ) -> int:
-    """How many images of a batch a fit has memory for, by what one step of one image keeps.
+    """How many images of a batch a fit has memory for, by what one step of one image keeps; 0 if not even for one.
 
     Args:
         model: The :class:`~pyro_vble.models.RestorationModel`, of one image.
@@ -118,17 +121,32 @@ def images_at_once(
         num_particles: Draws of the guide a step.
         settings: Further settings of the fit, which take no memory.
     """
-    free = _free_memory(y.device)
+    free = free_memory(y.device)
     if free is None:
         return 2**31
+    most = free / (_LEAST_OVERHEAD * num_particles)
+    try:
+        needed = _kept_in_a_step(model, guide, y, precision, most)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return 0
+    return max(1, int(_SHARE * free / (_OVERHEAD * needed * num_particles))) if needed <= most else 0
+
+
+def _kept_in_a_step(model: nn.Module, guide: Callable, y: Tensor, precision: str, most: float) -> int:
+    """Bytes that a step keeps for its backward pass, weights aside; MemoryError as soon as they are too many."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            if sum(kept.values()) > most:  # now, not when they have filled the memory
+                raise MemoryError
         return value
 
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
     with forked_generators(y.device), network_precision(precision, y.device), parameter_scope(guide), hooks:
         latents = guide(y)
@@ -138,8 +156,7 @@ def images_at_once(
         if model.latent_image:
             decoded = decoded + model.prior.decode_std(z, image_shape)
     images = decoded.numel() * decoded.element_size() * 20  # the guide's and the likelihood's own
-    needed = sum(size for pointer, size in kept.items() if pointer not in weights) + images
-    return max(1, int(_SHARE * free / (_OVERHEAD * needed * num_particles)))
+    return sum(kept.values()) + images
 
 
 def _write_rows(guide: MeanFieldGuide, images: slice, part: MeanFieldGuide) -> None:
@@ -155,6 +172,14 @@ def joint_trace(traces: list[Tensor]) -> Tensor:
     longest = max(len(trace) for trace in traces)
     padded = [torch.cat((trace, trace[-1:].expand(longest - len(trace)))) for trace in traces if len(trace)]
     return torch.stack(padded).sum(0) if padded else torch.empty(0)
+
+
+def _too_little_memory(y: Tensor) -> MemoryError:
+    what = "one image" if len(y) == 1 else "the batch"
+    return MemoryError(
+        f"Fitting {what} of shape {tuple(y.shape)} needs more memory than is free on {y.device}; cut it into smaller "
+        'images, or choose precision="bfloat16" or fewer particles.'
+    )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -176,14 +201,3 @@ def balanced(num_images: int, at_once: int) -> list[slice]:
     parts = math.ceil(num_images / max(1, at_once))
     ends = [-(-num_images * k // parts) for k in range(parts + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(ends)]
-
-
-def _free_memory(device: torch.device) -> int | None:
-    """Bytes that may still be had there; None if nobody tells."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo") as lines:
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        return 1024 * int(line.split()[1])
-    return None

@@ -3,6 +3,7 @@ import json
 import arviz as az
 import numpy as np
 import pytest
+import rasterio
 import skimage.data
 import tifffile
 import torch
@@ -130,6 +131,35 @@ def test_restore_with_a_kernel_file_and_numpy(tmp_path):
     assert result.exit_code == 0, result.output
     assert np.load(tmp_path / "out" / "restored.npy").shape == (2, 70, 64)
     assert not (tmp_path / "out" / "posterior.nc").exists()
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [("float32", 1.0), ("uint16", 65535.0)])
+def test_metadata_of_a_raster_is_kept_and_error_bars_have_no_offset(tmp_path, dtype, unit):
+    values = np.random.default_rng(0).uniform(0.3, 0.7, (2, 32, 40)) * unit
+    values[0, 5, 5:8] = 0
+    transform = rasterio.Affine(2.0, 0.0, 1000.0, 0.0, -2.0, 5000.0)
+    options = {"driver": "GTiff", "count": 2, "height": 32, "width": 40, "crs": "EPSG:32631", "transform": transform}
+    with rasterio.open(tmp_path / "$a_$.tif", "w", dtype=dtype, nodata=0, **options) as file:
+        file.write(values.astype(dtype))
+        file.scales, file.offsets, file.units = (0.5, 0.5), (-3.0, 4.0), ("K", "K")
+        file.descriptions = ("red", "infrared")
+    result = run(
+        "restore", tmp_path / "$a_$.tif", "--output", tmp_path / "out", "--problem", "denoise", "--noise", 0.05,
+        "--steps", 2, "--samples", 3, "--draws", 0,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "3 of 1,280 pixels (0.2%) are missing: they stay missing" in result.output
+    found = {}
+    for name in ("restored", "std"):
+        with rasterio.open(tmp_path / "out" / f"{name}.tif") as file:
+            assert (file.crs, file.transform, file.descriptions) == ("EPSG:32631", transform, ("red", "infrared"))
+            missing = file.read_masks() == 0
+            assert missing[0, 5, 5:8].all()
+            assert missing.sum() == 3
+            found[name] = file.scales, file.offsets, file.units
+    assert found["restored"] == ((0.5, 0.5), (-3.0, 4.0), ("K", "K"))
+    # Error bars are on [0, 1], which is the scale of the raster's own values only where those are floats.
+    assert found["std"] == (((0.5, 0.5), (0.0, 0.0), ("K", "K")) if unit == 1 else ((1, 1), (0, 0), (None, None)))
 
 
 @pytest.mark.parametrize(("factor", "options"), [(2000, ()), (65535 * 5, ("--scale", 10_000))])

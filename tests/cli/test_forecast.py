@@ -1,14 +1,13 @@
 """The forecast of time and memory."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import pyro_vble as pv
 from pyro_vble.cli import forecast as module
-from pyro_vble.cli.forecast import Forecast, forecast, free_memory
+from pyro_vble.cli.forecast import Forecast, forecast
 from pyro_vble.guides import VBLE
 
 CPU = torch.device("cpu")
@@ -34,29 +33,6 @@ def test_what_surely_does_not_fit_is_said():
     assert str(Forecast(math.nan, 2.04e9, None)) == "2.0 GB of memory"
 
 
-@pytest.mark.parametrize(
-    ("line", "folder", "names"),
-    [
-        ("0::/a/b", "a", ("memory.max", "memory.current", "inactive_file")),
-        ("4:memory:/a", "memory/a", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
-        ("0::/elsewhere", "", ("memory.max", "memory.current", "inactive_file")),
-    ],
-)
-def test_a_containers_limit_counts(tmp_path, monkeypatch, line, folder, names):
-    root, own = tmp_path / "cgroup", tmp_path / "own"
-    group = root / folder
-    group.mkdir(parents=True)
-    limit, usage, cache = names
-    (group / limit).write_text("1000000\n")
-    (group / usage).write_text("700000\n")
-    (group / "memory.stat").write_text(f"anon 1\n{cache} 200000\n")
-    own.write_text(f"1:name=systemd:/\n{line}\n")
-    monkeypatch.setattr(module, "_groups", lambda found=module._groups: found(root, own))
-    assert free_memory(CPU) == 500_000
-    (group / limit).write_text("max\n")
-    assert free_memory(CPU) != 500_000
-
-
 def test_an_image_beyond_memory_is_refused_before_the_fit(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
@@ -71,10 +47,3 @@ def test_an_image_beyond_memory_is_refused_before_the_fit(tmp_path, monkeypatch)
     result = CliRunner().invoke(app, ["restore", str(tmp_path / "x.png"), "--output", str(tmp_path / "out"), *options])
     assert isinstance(result.exception, MemoryError)
     assert "cut the image into smaller ones, or --samples 20, or --device cuda" in str(result.exception)
-
-
-def test_the_memory_of_a_gpu_is_asked_of_it(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 9))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2)
-    assert free_memory(SimpleNamespace(type="cuda")) == 6

@@ -114,7 +114,7 @@ class TestOutOfMemory:
 class TestEstimate:
     def test_grows_with_memory_and_shrinks_with_pixels_and_particles(self, cae, denoising, monkeypatch):
         def at_once(side, free, particles=1):
-            monkeypatch.setattr(batches, "_free_memory", lambda device: free)
+            monkeypatch.setattr(batches, "free_memory", lambda device: free)
             y = torch.rand(1, 3, side, side)
             model = RestorationModel(cae, denoising)
             return images_at_once(model, VBLE(model, y), y, precision="float32", num_particles=particles)
@@ -123,10 +123,30 @@ class TestEstimate:
         assert at_once(128, 2**31) == pytest.approx(2 * few, rel=0.01)
         assert at_once(256, 2**30) == pytest.approx(few / 4, rel=0.05)
         assert at_once(128, 2**30, particles=4) == pytest.approx(few / 4, rel=0.01)
-        assert at_once(128, 1000) == 1
+        # Of what the rule asks for one image, a modest fit takes 0.55.
+        assert at_once(128, 0.8 * 2**30 / few) == 1
+        assert at_once(128, 0.4 * 2**30 / few) == 0
+
+    @pytest.mark.parametrize("images", [1, 2])
+    def test_what_cannot_fit_is_refused_before_the_fit(self, cae, denoising, monkeypatch, images):
+        monkeypatch.setattr(batches, "_SURELY_FITS", 64**2 - 1)
+        monkeypatch.setattr(batches, "free_memory", lambda device: 100_000)
+        monkeypatch.setattr(batches, "fit", lambda *_, **__: pytest.fail("the fit has begun"))
+        with pytest.raises(MemoryError, match=r"one image of shape \(1, 3, 64, 64\) .* cut it into smaller images"):
+            pv.restore(torch.rand(images, 3, 64, 64), denoising, cae, **QUIET)
+
+    def test_small_images_are_not_looked_into(self, cae, denoising, monkeypatch):
+        monkeypatch.setattr(batches, "free_memory", lambda device: 0)
+        assert len(pv.restore(torch.rand(1, 3, 64, 64), denoising, cae, **QUIET).elbo) == QUIET["num_steps"]
+
+    def test_looking_changes_nothing(self, cae, denoising, monkeypatch):
+        y = torch.rand(1, 3, 64, 64)
+        unlooked = pv.restore(y, denoising, cae, **QUIET)
+        monkeypatch.setattr(batches, "_SURELY_FITS", 0)
+        assert torch.equal(pv.restore(y, denoising, cae, **QUIET).elbo, unlooked.elbo)
 
     def test_unknown_memory_is_no_limit(self, cae, denoising, monkeypatch):
-        monkeypatch.setattr(batches, "_free_memory", lambda device: None)
+        monkeypatch.setattr(batches, "free_memory", lambda device: None)
         y, model = torch.rand(1, 3, 64, 64), RestorationModel(cae, denoising)
         assert images_at_once(model, VBLE(model, y), y, precision="float32") > 10**6
 
@@ -134,7 +154,7 @@ class TestEstimate:
         """What torch really allocates in a step, by its own profiler, is less than the estimate."""
         y, model = torch.rand(1, 3, 128, 128), RestorationModel(bundled, denoising)
         guide = VBLE(model, y)
-        monkeypatch.setattr(batches, "_free_memory", lambda device: 2**40)
+        monkeypatch.setattr(batches, "free_memory", lambda device: 2**40)
         estimate = batches._SHARE * 2**40 / images_at_once(model, guide, y, precision="float32")
         live, peak = 0, 0
         from torch.profiler import ProfilerActivity, profile
