@@ -29,6 +29,7 @@ from pyro_vble.guides import VBLE, MAPz, MeanFieldGuide
 from pyro_vble.guides._mean_field import LatentImageError
 from pyro_vble.guides.building import build_guide, check_can_scatter, scatter, unwrapped
 from pyro_vble.inference import best_rate_scale, fit_batch, resolve_device
+from pyro_vble.inference.batches import is_out_of_memory
 from pyro_vble.inference.precision import Device, Precision, dtype_of, resolve_precision, suited_precision
 from pyro_vble.inference.settings import ELBOName, Schedule
 from pyro_vble.models import CAE, Prior, RestorationModel
@@ -149,7 +150,17 @@ def restore(
         settings = {"num_steps": num_steps, "lr": lr, "schedule": schedule, "num_particles": num_particles}
         settings |= {"kl_weight": kl_weight, "elbo": elbo, "tolerance": tolerance, "progress": progress}
         where = {"device": device, "precision": precision, "image_shape": image_shape, "physics_priors": physics_priors}
-        return _restored(y, physics, prior, guide, rate_scale, num_fits, seed, where, settings)
+        try:
+            return _restored(y, physics, prior, guide, rate_scale, num_fits, seed, where, settings)
+        except RuntimeError as error:
+            # Also where a guide is built, which decodes the whole image: a fit says so itself.
+            if not is_out_of_memory(error):
+                raise
+            exhausted = str(error).splitlines()[0]
+    raise MemoryError(
+        f"Memory ran out restoring images measured as {tuple(y.shape)} on {device} ({exhausted}); cut them into "
+        'smaller images, or choose precision="bfloat16".'
+    )
 
 
 def _restored(

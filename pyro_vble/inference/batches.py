@@ -71,7 +71,7 @@ def fit_batch(
                 return fit(model, guide, y, seed=seed, **settings)
             return _fit_parts(build, model, guide, y, start, at_once, seed, settings)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if not divisible or at_once == 1:
                 raise _too_little_memory(y[:1] if divisible else y) from error
@@ -128,7 +128,7 @@ def images_at_once(
     try:
         needed = _kept_in_a_step(model, guide, y, precision, most)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return 0
     return max(1, int(_SHARE * free / (_OVERHEAD * needed * num_particles))) if needed <= most else 0
@@ -182,7 +182,7 @@ def _too_little_memory(y: Tensor) -> MemoryError:
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory was exhausted, of a GPU or of the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True

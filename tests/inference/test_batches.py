@@ -226,3 +226,11 @@ class TestCutting:
     def test_traces_of_parts_that_ended_early_stay_where_they_ended(self):
         joint = joint_trace([torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0])])
         assert joint.tolist() == [11.0, 12.0, 13.0]
+
+
+def test_memory_that_runs_out_while_the_guide_is_built_is_said_to_have(cae, denoising):
+    def guide(model, y):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nMore lines")
+
+    with pytest.raises(MemoryError, match=r"restoring images measured as \(1, 3, 64, 64\).*cut them into"):
+        pv.restore(torch.rand(1, 3, 64, 64), denoising, cae, guide, progress=False)
