@@ -65,7 +65,7 @@ def deblurring(sigma: NoiseLevel, kernel: RealTensor) -> Any:
             "A blur kernel must be a matrix (h, w) of finite values that are not negative, not all zero; received "
             f"shape {tuple(kernel.shape)} with values from {kernel.min():g} to {kernel.max():g}."
         )
-    # deepinv shifts what an even side blurs; with a row or column of zeros more, the centre is a pixel's.
+    # With a row or column of zeros more the centre is the same pixel in A and in its adjoint.
     kernel = F.pad(kernel, (0, 1 - kernel.shape[1] % 2, 0, 1 - kernel.shape[0] % 2))
     kernel = (kernel / kernel.sum())[None, None]
     return deepinv.physics.Blur(filter=kernel, padding="reflect", noise_model=gaussian_noise(sigma))
