@@ -203,6 +203,10 @@ def _path(value: Any) -> Path:
     text = os.fspath(value)
     if not isinstance(text, str):
         raise BrokenRuleError("type")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise BrokenRuleError("value") from None
     if not text or "\0" in text:
         raise BrokenRuleError("value")
     return Path(text)

@@ -62,7 +62,7 @@ def junk(chance: random.Random, folder: pathlib.Path) -> Any:
     things = [
         None, "", "x", "auto", "mean", "x" * 3000, "a\0b", "\ud800", b"x", bytearray(b"x"), [], [0.5], [None], {},
         {"x": 1}, {1: 2}, (), (1, 2), (3, 32, 32), (1, 10**9, 10**9), (math.nan,), {1, 2}, frozenset("a"), object(),
-        Rude(), Rude, [Rude()], {"sigma": Rude()}, silent, print, torch.nn.Identity(), torch.nn.Identity, range(3),
+        Rude(), Rude, [Rude()], {"sigma": Rude()}, silent, print, range(3),
         iter([]), slice(1), slice("a"), (slice(None), slice(None)), (slice(0.5), 3), ValueError("x"), Ellipsis,
         NotImplemented, pathlib, torch.float16, torch.device("cpu"), torch.device("meta"), "cuda:7", np.uint8,
     ]  # fmt: skip
@@ -112,10 +112,12 @@ def judged(function: Callable, args: Any, kwargs: dict, path: str | None = None)
 
 def _fault(error: Exception, path: str | None) -> str | None:
     last = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, TypeError) and last.filename == __file__:
+        return None  # Python itself has no such argument, or misses one
     where = f"{type(error).__name__} from {last.filename}:{last.lineno}: {error}"[:600]
     if isinstance(error, OSError) and error.filename is not None:
         return None
-    said = str(error)
+    said = str(error).split("\nTrace Shapes")[0]  # which Pyro adds to errors within a program
     if not said or "\n" in said or len(said) > 1500:
         return f"no one line: {where}"
     if path is not None and path not in said:

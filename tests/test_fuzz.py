@@ -129,7 +129,7 @@ def calls(good: dict, folder: Path) -> list[Call]:
             dist.HalfCauchy(1.0), torch.distributions.HalfNormal(0.1), dist.Bernoulli(0.5),
         )
     ] + [lambda: {"x": dist.HalfNormal(0.1)}, lambda: {"width": dist.HalfNormal(0.1)}]  # fmt: skip
-    guides = [lambda: VBLExz, lambda: MAPz, lambda: "vble", lambda: silent, lambda: lambda m, y: silent, lambda: dict]
+    guides = [lambda: VBLExz, lambda: MAPz, lambda: "vble", lambda: silent, lambda: dict]
     own = {0: measurements(), 1: operators(), 3: guides, "physics_priors": priors}
     model = RestorationModel(prior, physics)
     drawing = {"num_samples": 3, "seed": 0}
@@ -163,7 +163,13 @@ def calls(good: dict, folder: Path) -> list[Call]:
         Call("Posterior.predictive", posterior.predictive, (2,), {"seed": 0}),
         Call("Posterior.calibrated", posterior.calibrated, (good["calibration"],)),
         Call("Posterior.to_arviz", posterior.to_arviz, (), arviz, odd),
-        Call("Posterior.to_zarr", lambda p, **k: posterior.to_zarr(p or next(fresh), **k), (None,), arviz, odd),
+        Call(
+            "Posterior.to_zarr",
+            lambda p, **k: posterior.to_zarr(next(fresh) if p is None else p, **k),
+            (None,),
+            arviz,
+            odd,
+        ),
         Call("Posterior.save", posterior.save, (folder / "saved.pvble",)),
     ]
     files = [

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vble._arguments import brief
+
 
 def measure(physics: Any, x: Tensor, arguments: Mapping[str, Tensor] | None = None) -> Tensor:
     """A(x) for images x of shape (*particles, B, C, H, W), with further arguments of A, one value an image (*, B).
@@ -126,7 +128,8 @@ def _adjoint_shape(physics: Any, y: Tensor) -> tuple[int, ...] | str | None:
 def _measured_shape(physics: Any, y: Tensor, image_shape: tuple[int, ...]) -> tuple[int, ...] | str:
     """Shape of A(image), or what A said."""
     try:
-        return tuple(physics.A(torch.zeros(image_shape, dtype=y.dtype, device=y.device)).shape)
+        measured = physics.A(torch.zeros(image_shape, dtype=y.dtype, device=y.device))
+        return tuple(measured.shape) if isinstance(measured, Tensor) else f"{brief(measured)}, which is no tensor"
     except Exception as error:  # reported to the user with the shape that caused it
         return f"an error ({type(error).__name__}: {error})"
 

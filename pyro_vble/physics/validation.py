@@ -87,6 +87,11 @@ def _check_finite(physics: Any, probes: list[Tensor], observed: Tensor) -> None:
     beyond = 1.2 * probes[-1] - 0.1
     for image, where in ((probes[-1], "in [0, 1]"), (beyond, "a little beyond [0, 1], as decoded ones are")):
         signal = measure(physics, image)
+        if real_dtype(signal) != image.dtype:
+            raise ValueError(
+                f"physics.A must return numbers of its images' data type; received {signal.dtype} for {image.dtype}; "
+                "convert in A what it holds: self.kernel.to(x)."
+            )
         if signal.shape == observed.shape and not bool(signal[observed].isfinite().all()):
             raise ValueError(
                 f"physics.A must return finite values; received NaN or infinity for images {where}; clip them in A "
