@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vble._arguments import Count, ImageShape, Sizes, checked
+from pyro_vble._arguments import Count, ImageShape, Sizes, brief, checked
 from pyro_vble.models.vae import VAE, DecoderStd
 
 _STD_BOUNDS = (1e-4, 10.0)
@@ -72,14 +72,21 @@ def convolutional_vae(
     Raises:
         TypeError: If an argument is of a wrong type.
         ValueError: If a size is not positive, or there is no layer.
+        MemoryError: If the networks need more memory than there is.
 
     Example:
         >>> from pyro_vble.models import convolutional_vae
         >>> convolutional_vae((1, 28, 28), num_latents=8, channels=(4, 8)).sample(5).shape
         torch.Size([5, 1, 28, 28])
     """
-    encoder = ConvolutionalEncoder(image_shape, num_latents, channels)
-    decoder = ConvolutionalDecoder(image_shape, num_latents, channels)
+    try:
+        encoder = ConvolutionalEncoder(image_shape, num_latents, channels)
+        decoder = ConvolutionalDecoder(image_shape, num_latents, channels)
+    except RuntimeError as error:  # torch's, of sizes that no memory holds
+        raise MemoryError(
+            f"Networks for images of shape {image_shape}, {num_latents} latents and channels {brief(channels)} need "
+            "more memory than there is; choose smaller numbers."
+        ) from error
     vae = VAE(encoder, decoder, (num_latents,), decoder_std)
     vae.architecture = {"image_shape": image_shape, "num_latents": num_latents, "channels": channels}
     return vae

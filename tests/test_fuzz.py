@@ -77,7 +77,7 @@ def measurements() -> list:
         lambda: y.bfloat16(), lambda: y.double(), lambda: y.to(torch.complex64), lambda: y > 0.5,
         lambda: y.numpy(), lambda: y.numpy().astype(">f4"), lambda: y.numpy()[..., ::-1], lambda: y.numpy().tolist(),
         lambda: y.numpy().astype(object), lambda: missing, lambda: y * torch.nan, lambda: y / 0, lambda: y.to_sparse(),
-        lambda: y.mT, lambda: y.clone().requires_grad_(), lambda: y.to("meta"), lambda: torch.zeros(SHAPE),
+        lambda: y.mT, lambda: y.clone().requires_grad_(), lambda: torch.zeros(SHAPE),
         lambda: np.ma.masked_array(y.numpy(), y.numpy() < 0.5), lambda: torch.rand(1, 3, 1, 1),
         lambda: torch.nested.nested_tensor([y[0], y[0]]), lambda: torch.rand(1, 17, 32, 32),
     ]  # fmt: skip
@@ -129,7 +129,7 @@ def calls(good: dict, folder: Path) -> list[Call]:
             dist.HalfCauchy(1.0), torch.distributions.HalfNormal(0.1), dist.Bernoulli(0.5),
         )
     ] + [lambda: {"x": dist.HalfNormal(0.1)}, lambda: {"width": dist.HalfNormal(0.1)}]  # fmt: skip
-    guides = [lambda: VBLExz, lambda: MAPz, lambda: "vble", lambda: silent, lambda: dict]
+    guides = [lambda: VBLExz, lambda: MAPz, lambda: "vble", lambda: silent]
     own = {0: measurements(), 1: operators(), 3: guides, "physics_priors": priors}
     model = RestorationModel(prior, physics)
     drawing = {"num_samples": 3, "seed": 0}

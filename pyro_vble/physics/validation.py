@@ -64,6 +64,11 @@ def validate_measurement(
     expected = max(float(p.mean.abs().max()) for p in p_probes)
     largest = float(y[observed].abs().max())
     noise = max(float(before_sensor(p).variance.max().sqrt()) for p in p_probes)
+    if noise == 0:
+        raise ValueError(
+            f"The noise's variance must be more than 0 in {y.dtype}; received one that is rounded to it; use ZeroNoise "
+            "for noise-free measurements, which has a floor of its own."
+        )
     if largest > _SCALE_LIMIT * expected + 6 * noise:
         raise ValueError(
             f"The image must be on the scale [0, 1]; received a measurement up to {largest:g}, where images in [0, 1] "
