@@ -9,7 +9,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vble._arguments import Count, Flag, ImageSize, checked
 from pyro_vble.models._batching import Bands
+
+# How torch says that there is not memory enough, or that no machine has as much.
+_NO_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "Storage size calculation overflowed",
+    "numel: integer multiplication",
+)
 
 
 def check_prior(prior: object) -> None:
@@ -84,10 +93,9 @@ class Prior(nn.Module, ABC):
         mean = self.decode_mean(z, image_shape)
         return mean, self.decode_std(z, image_shape).expand_as(mean)
 
+    @checked
     @torch.no_grad()
-    def sample(
-        self, n: int, size: tuple[int, int] | tuple[int, int, int] | None = None, *, latent_image: bool = True
-    ) -> Tensor:
+    def sample(self, n: Count, size: ImageSize | None = None, *, latent_image: Flag = True) -> Tensor:
         """Draw n images (n, C, H, W) from the generative model, ancestrally: latents first, then x.
 
         Args:
@@ -96,12 +104,21 @@ class Prior(nn.Module, ABC):
             latent_image: Draw x from p(x|z); otherwise return D(z).
 
         Raises:
+            TypeError: If an argument is of a wrong type.
             ValueError: If the prior cannot make images of that size.
+            MemoryError: If there is not memory enough for so many of them.
         """
         shape = self._image_shape(size)
         self.validate_image_shape(shape)
-        with pyro.plate("image", n, dim=-1):
-            return self(shape, latent_image)
+        try:
+            with pyro.plate("image", n, dim=-1):
+                return self(shape, latent_image)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _NO_MEMORY):
+                raise
+            raise MemoryError(
+                f"Memory ran out drawing {n} images of shape {shape}; draw fewer, or smaller ones."
+            ) from error
 
     def _image_shape(self, size: tuple[int, ...] | None) -> tuple[int, int, int]:
         if size is None:

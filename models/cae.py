@@ -1,8 +1,7 @@
 """Compressive autoencoders as generative priors."""
 
 import math
-from numbers import Real
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vble._arguments import Positive, RateScale, checked, instance_of, one_of
 from pyro_vble._precision import full_precision
 from pyro_vble.distributions import AutoregressiveGaussianUniform, FactorizedEntropy, GaussianUniform
 from pyro_vble.models import _compressai
@@ -17,6 +17,7 @@ from pyro_vble.models._batching import batched
 from pyro_vble.models._prior import Prior
 
 
+@checked
 class CAE(Prior):
     r"""The generative model p(x|z) p(z|h) p(h) of a hyperprior compressive autoencoder.
 
@@ -50,7 +51,7 @@ class CAE(Prior):
             s²·alpha without retraining. A tuple has one for each image of a batch.
 
     Raises:
-        TypeError: If the network is not one of CompressAI's hyperprior networks.
+        TypeError: If the network is not one of CompressAI's hyperprior networks, or an argument of a wrong type.
         ValueError: If alpha, distortion or rate_scale is out of range.
 
     Example:
@@ -68,12 +69,12 @@ class CAE(Prior):
 
     def __init__(
         self,
-        network: nn.Module,
-        alpha: float | None = None,
+        network: Any,
+        alpha: Positive | None = None,
         *,
-        variance_decoder: nn.Module | None = None,
-        distortion: str = "mean",
-        rate_scale: float | tuple[float, ...] = 1.0,
+        variance_decoder: Annotated[nn.Module, instance_of("a torch.nn.Module, or None", nn.Module)] | None = None,
+        distortion: Annotated[str, one_of("mean", "sum")] = "mean",
+        rate_scale: RateScale = 1.0,
     ) -> None:
         _compressai.check_hyperprior(network)
         if alpha is None and variance_decoder is None:
@@ -81,29 +82,15 @@ class CAE(Prior):
                 "p(x|z) needs a variance: received neither alpha nor variance_decoder; pass the bitrate parameter "
                 "the network was trained with, as in CAE(network, alpha=0.025)."
             )
-        if alpha is not None and not 0 < alpha < math.inf:
-            raise ValueError(f"alpha must be positive and finite; received {alpha}; typical values are 0.0018 to 0.18.")
-        if distortion not in ("mean", "sum"):
-            raise ValueError(
-                f'distortion must be "mean" or "sum" (over bands); received {distortion!r}; '
-                'CompressAI trains with "mean".'
-            )
-        scales = (rate_scale,) if isinstance(rate_scale, Real) else tuple(rate_scale)
-        if not scales or not all(isinstance(s, Real) and 0 < s <= 1 for s in scales):
-            raise ValueError(
-                f"rate_scale must lie in (0, 1]; received {rate_scale!r}; for a higher bitrate load a prior of larger "
-                "alpha."
-            )
         super().__init__()
         self.network = network
         self.variance_decoder = variance_decoder
         self.alpha = alpha
         self.distortion = distortion
-        scales = tuple(float(s) for s in scales)
-        self.rate_scale = scales if len(scales) > 1 else scales[0]
+        self.rate_scale = rate_scale
         weight = next(p for p in network.g_a.parameters() if p.dim() == 4)
         self.bands = weight.shape[1]
-        self.register_buffer("_scale", weight.new_tensor(scales).reshape(-1, 1, 1, 1), persistent=False)
+        self.register_buffer("_scale", weight.new_tensor(rate_scale).reshape(-1, 1, 1, 1), persistent=False)
         if _compressai.has_context(network):
             # The network masks this weight at every pass; the raster-order sampler reads it directly.
             context = network.context_prediction

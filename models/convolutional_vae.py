@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vble.models.vae import VAE
+from pyro_vble._arguments import Count, ImageShape, Sizes, brief, checked
+from pyro_vble.models.vae import VAE, DecoderStd
 
 _STD_BOUNDS = (1e-4, 10.0)
 
@@ -53,11 +54,12 @@ class ConvolutionalDecoder(nn.Module):
         return self.network(z)[..., : self.image_shape[1], : self.image_shape[2]]
 
 
+@checked
 def convolutional_vae(
-    image_shape: tuple[int, int, int],
-    num_latents: int = 32,
-    channels: Sequence[int] = (32, 64, 128),
-    decoder_std: float | nn.Module = 0.1,
+    image_shape: ImageShape,
+    num_latents: Count = 32,
+    channels: Sizes = (32, 64, 128),
+    decoder_std: DecoderStd = 0.1,
 ) -> VAE:
     """A VAE of images of one small size, of strided 5x5 convolutions and a vector of latents.
 
@@ -68,21 +70,23 @@ def convolutional_vae(
         decoder_std: Standard deviation of p(x|z): a positive number, or a module from z to (B, C, H, W).
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         ValueError: If a size is not positive, or there is no layer.
+        MemoryError: If the networks need more memory than there is.
 
     Example:
         >>> from pyro_vble.models import convolutional_vae
         >>> convolutional_vae((1, 28, 28), num_latents=8, channels=(4, 8)).sample(5).shape
         torch.Size([5, 1, 28, 28])
     """
-    image_shape, channels = tuple(image_shape), tuple(channels)
-    if len(image_shape) != 3 or not channels or min(*image_shape, *channels, num_latents) < 1:
-        raise ValueError(
-            "A convolutional VAE needs an image shape (C, H, W), at least one number of channels and of latents, all "
-            f"positive; received {image_shape}, {channels}, {num_latents}."
-        )
-    encoder = ConvolutionalEncoder(image_shape, num_latents, channels)
-    decoder = ConvolutionalDecoder(image_shape, num_latents, channels)
+    try:
+        encoder = ConvolutionalEncoder(image_shape, num_latents, channels)
+        decoder = ConvolutionalDecoder(image_shape, num_latents, channels)
+    except RuntimeError as error:  # torch's, of sizes that no memory holds
+        raise MemoryError(
+            f"Networks for images of shape {image_shape}, {num_latents} latents and channels {brief(channels)} need "
+            "more memory than there is; choose smaller numbers."
+        ) from error
     vae = VAE(encoder, decoder, (num_latents,), decoder_std)
     vae.architecture = {"image_shape": image_shape, "num_latents": num_latents, "channels": channels}
     return vae

@@ -1,7 +1,7 @@
 """The probabilistic program of an inverse problem."""
 
 import functools
-from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,10 +10,11 @@ from pyro import poutine
 from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor, nn
 
+from pyro_vble._arguments import Flag, ImageShape, Named, checked
 from pyro_vble._precision import full_precision
 from pyro_vble.models._frozen import frozen
 from pyro_vble.models._information import posterior_std
-from pyro_vble.models._prior import Prior, check_prior
+from pyro_vble.models._prior import check_prior
 from pyro_vble.physics import (
     check_image_shape,
     check_physics_priors,
@@ -30,6 +31,7 @@ from pyro_vble.physics import (
 )
 
 
+@checked
 class RestorationModel(nn.Module):
     r"""The joint model p(y|x) p(x|z) p(z|h) p(h) of a measurement and its image, as a Pyro program.
 
@@ -79,12 +81,12 @@ class RestorationModel(nn.Module):
 
     def __init__(
         self,
-        prior: Prior,
-        physics: object | None,
+        prior: Any,
+        physics: Any,
         *,
-        latent_image: bool = False,
-        image_shape: tuple[int, int, int] | None = None,
-        physics_priors: Mapping[str, dist.TorchDistribution] | None = None,
+        latent_image: Flag = False,
+        image_shape: ImageShape | None = None,
+        physics_priors: Named | None = None,
     ) -> None:
         check_prior(prior)
         if physics is not None and not callable(getattr(physics, "A", None)):
@@ -99,7 +101,7 @@ class RestorationModel(nn.Module):
         self.latent_image = latent_image
         self.physics_priors = dict(physics_priors or {})
         self._moved_priors: dict[tuple, dict[str, dist.TorchDistribution]] = {}
-        self._image_shapes = {} if image_shape is None else {None: tuple(image_shape)}
+        self._image_shapes = {} if image_shape is None else {None: image_shape}
         self._checked_shapes: set[tuple[int, ...]] = set()
 
     def forward(self, y: Tensor) -> Tensor:

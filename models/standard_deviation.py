@@ -2,9 +2,12 @@
 
 import copy
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+
+from pyro_vble._arguments import NotNegative, Positive, checked, instance_of, one_of
 
 #: Links by name, with their inverses.
 LINKS = {
@@ -12,7 +15,11 @@ LINKS = {
     "exp": (torch.exp, math.log),
 }
 
+Link = Annotated[str, one_of(*LINKS)]
+Network = Annotated[nn.Module, instance_of("a torch.nn.Module", nn.Module)]
 
+
+@checked
 class StandardDeviationDecoder(nn.Module):
     r"""A decoder of standard deviations, one per pixel and band.
 
@@ -41,13 +48,9 @@ class StandardDeviationDecoder(nn.Module):
         torch.Size([1, 3, 4, 4])
     """
 
-    def __init__(self, network: nn.Module, link: str = "sigmoid", floor: float = 2e-4) -> None:
-        if link not in LINKS:
-            raise ValueError(f"link must be one of {', '.join(LINKS)}; received {link!r}.")
-        if not 0 <= floor < math.inf:
-            raise ValueError(f"floor must be a standard deviation, finite and not negative; received {floor}.")
+    def __init__(self, network: Network, link: Link = "sigmoid", floor: NotNegative = 2e-4) -> None:
         super().__init__()
-        self.network, self.link, self.floor = network, link, float(floor)
+        self.network, self.link, self.floor = network, link, floor
 
     def forward(self, z: Tensor) -> Tensor:
         """Standard deviation of p(x|z), (B, C, H, W)."""
@@ -55,8 +58,9 @@ class StandardDeviationDecoder(nn.Module):
         return LINKS[self.link][0](self.network(z).to(z.dtype)) + self.floor
 
     @classmethod
+    @checked
     def starting_flat(
-        cls, decoder: nn.Module, std: float, link: str = "sigmoid", floor: float = 2e-4
+        cls, decoder: Network, std: Positive, link: Link = "sigmoid", floor: NotNegative = 2e-4
     ) -> "StandardDeviationDecoder":
         """A copy of ``decoder``, features and all, that answers ``std`` everywhere: where training starts.
 
@@ -78,6 +82,7 @@ class StandardDeviationDecoder(nn.Module):
         return cls(network, link, floor)
 
 
+@checked
 class LearnedStandardDeviation(nn.Module):
     r"""One standard deviation for all pixels, :math:`\gamma`, as a parameter on the log scale.
 
@@ -94,9 +99,7 @@ class LearnedStandardDeviation(nn.Module):
         0.1
     """
 
-    def __init__(self, initial: float) -> None:
-        if not 0 < initial < math.inf:
-            raise ValueError(f"initial must be a positive standard deviation; received {initial}.")
+    def __init__(self, initial: Positive) -> None:
         super().__init__()
         self.log_std = nn.Parameter(torch.tensor(math.log(initial)))
 

@@ -1,17 +1,44 @@
 """Variational autoencoders as generative priors."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vble._arguments import BrokenRuleError, Rule, Sizes, brief, checked, instance_of, real
 from pyro_vble.models._batching import batched
 from pyro_vble.models._frozen import frozen
 from pyro_vble.models._prior import Prior
 
 
+def _std(value: Any) -> float | nn.Module:
+    if isinstance(value, nn.Module):
+        return value
+    std = real(value)
+    if not std > 0:
+        raise BrokenRuleError("value")
+    return std
+
+
+def _encoder(value: Any) -> Any:
+    if not callable(value) or isinstance(value, type):
+        raise BrokenRuleError("type")
+    return value
+
+
+Network = Annotated[nn.Module, instance_of("a torch.nn.Module", nn.Module)]
+Encoder = Annotated[Any, Rule("a torch.nn.Module, or a function", _encoder)]
+DecoderStd = Annotated[
+    Any,
+    Rule(
+        "positive, a finite number or a torch.nn.Module", _std, "it is the standard deviation of p(x|z), in image units"
+    ),
+]
+
+
+@checked
 class VAE(Prior):
     r"""The generative model p(x|z) p(z) of a variational autoencoder, around any encoder and decoder.
 
@@ -31,6 +58,7 @@ class VAE(Prior):
         decoder_std: Standard deviation of p(x|z): a positive number, or a module from z to (B, C, H, W).
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         ValueError: If decoder_std is not positive, or the decoder does not turn z into an image.
 
     Example:
@@ -50,20 +78,15 @@ class VAE(Prior):
 
     def __init__(
         self,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        latent_shape: tuple[int, ...],
-        decoder_std: float | nn.Module,
+        encoder: Encoder,
+        decoder: Network,
+        latent_shape: Sizes,
+        decoder_std: DecoderStd,
     ) -> None:
-        if not isinstance(decoder_std, nn.Module) and not float(decoder_std) > 0:
-            raise ValueError(
-                f"decoder_std must be positive; received {decoder_std}; it is the standard deviation of p(x|z), in "
-                "image units."
-            )
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.latent_shape = tuple(latent_shape)
+        self.latent_shape = latent_shape
         self.decoder_std = decoder_std
         self.image_shape = self._decoded_shape()
         #: Arguments of ``convolutional_vae`` that build these networks, where it did: what a file needs to load them.
@@ -123,10 +146,13 @@ class VAE(Prior):
     @torch.no_grad()
     def _decoded_shape(self) -> tuple[int, int, int]:
         # Frozen: a decoder in training mode would learn from this latent.
-        out = frozen(self.decoder)(torch.zeros(1, *self.latent_shape, **self._options()))
-        if out.dim() != 4:
+        rule = f"The decoder must turn z of shape (B, *{self.latent_shape}) into images (B, C, H, W)"
+        try:
+            out = frozen(self.decoder)(torch.zeros(1, *self.latent_shape, **self._options()))
+        except Exception as error:  # a network may refuse in any way
+            raise ValueError(f"{rule}; it raised {type(error).__name__}: {brief(str(error))}.") from error
+        if not isinstance(out, Tensor) or out.dim() != 4 or len(out) != 1:
             raise ValueError(
-                f"The decoder must turn z of shape (B, *{self.latent_shape}) into images (B, C, H, W); it returned "
-                f"shape {tuple(out.shape)}; end it with torch.nn.Unflatten(1, (C, H, W)) if it is a vector."
+                f"{rule}; it returned {brief(out)}; end it with torch.nn.Unflatten(1, (C, H, W)) if it is a vector."
             )
         return tuple(out.shape[1:])

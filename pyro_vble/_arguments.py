@@ -203,6 +203,10 @@ def _path(value: Any) -> Path:
     text = os.fspath(value)
     if not isinstance(text, str):
         raise BrokenRuleError("type")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise BrokenRuleError("value") from None
     if not text or "\0" in text:
         raise BrokenRuleError("value")
     return Path(text)
@@ -237,9 +241,48 @@ def _image_shape(value: Any) -> tuple[int, int, int]:
     if not isinstance(value, tuple | list):
         raise BrokenRuleError("type")
     shape = tuple(whole(side) for side in value)
-    if len(shape) != 3 or min(shape) < 1:
+    if len(shape) != 3 or min(shape) < 1 or max(shape) >= 2**31:
         raise BrokenRuleError("value")
     return shape  # type: ignore[return-value]
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list):
+        raise BrokenRuleError("type")
+    sizes = tuple(whole(one) for one in value)
+    if not sizes or not all(1 <= one < 2**31 for one in sizes):
+        raise BrokenRuleError("value")
+    return sizes
+
+
+def _image_size(value: Any) -> tuple[int, ...]:
+    size = _sizes(value)
+    if len(size) not in (2, 3):
+        raise BrokenRuleError("value")
+    return size
+
+
+def _rate_scale(value: Any) -> float | tuple[float, ...]:
+    scales = tuple(real(one) for one in (value if isinstance(value, tuple | list) else (value,)))
+    if not scales or not all(0 < scale <= 1 for scale in scales):
+        raise BrokenRuleError("value")
+    return scales if len(scales) > 1 else scales[0]
+
+
+def instance_of(text: str, *types: type, remedy: str = "") -> Rule:
+    """The rule of an object of one of some classes."""
+
+    def accept(value: Any) -> Any:
+        if not isinstance(value, types):
+            raise BrokenRuleError("type")
+        return value
+
+    return Rule(text, accept, remedy)
+
+
+def within(low: float, high: float, unit: str) -> Rule:
+    """The rule of a number in a closed range."""
+    return Rule(f"a number of {unit} from {low:g} to {high:g}", _in_range(real, lambda v: low <= v <= high))
 
 
 def _switch_or_callable(value: Any) -> Any:
@@ -269,6 +312,14 @@ PathName = Annotated[Path, Rule("a path, as text or pathlib.Path, that is not em
 ImageShape = Annotated[
     tuple[int, int, int],
     Rule("the shape (C, H, W) of one image, three whole numbers of at least 1", _image_shape, "leave out the batch"),
+]
+ImageSize = Annotated[
+    tuple[int, ...],
+    Rule("a size (H, W) or (C, H, W), whole numbers of at least 1", _image_size, "leave out the batch"),
+]
+Sizes = Annotated[tuple[int, ...], Rule("a tuple of whole numbers of at least 1", _sizes)]
+RateScale = Annotated[
+    Any, Rule("in (0, 1], or a tuple of such numbers", _rate_scale, "for a higher bitrate load a prior of larger alpha")
 ]
 Progress = Annotated[
     Any, Rule("True, False, or a callable that wraps the iterable of steps (such as tqdm)", _switch_or_callable)

@@ -1,17 +1,27 @@
 """Several independent fits of one measurement, as one posterior."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from pyro_vble._arguments import BrokenRuleError, Rule, checked
 from pyro_vble.inference.draws import Draws
 from pyro_vble.posterior import Posterior, _versions
 from pyro_vble.seeding import derived_seed
 
 
+def _fits(value: Any) -> tuple[Posterior, ...]:
+    if not isinstance(value, tuple | list) or not all(isinstance(fit, Posterior) for fit in value):
+        raise BrokenRuleError("type")
+    if not value or any(fit.image_shape != value[0].image_shape or fit.y.shape != value[0].y.shape for fit in value):
+        raise BrokenRuleError("value")
+    return tuple(value)
+
+
+@checked
 class EnsemblePosterior(Posterior):
     r"""The mixture of independent fits, each with the same weight.
 
@@ -24,12 +34,13 @@ class EnsemblePosterior(Posterior):
         fits: The fits, of one measurement.
 
     Raises:
-        ValueError: If there is none.
+        TypeError: If they are no list of posteriors.
+        ValueError: If there is none, or their measurements have different shapes.
     """
 
-    def __init__(self, fits: Sequence[Posterior]) -> None:
-        if not fits:
-            raise ValueError("An ensemble needs at least one fit; received none.")
+    def __init__(
+        self, fits: Annotated[Any, Rule("a list of posteriors of one measurement, at least one", _fits)]
+    ) -> None:
         first, shortest = fits[0], min(len(fit.elbo) for fit in fits)
         super().__init__(
             first.model,
@@ -39,7 +50,7 @@ class EnsemblePosterior(Posterior):
             precision=first.precision,
             seed=first.seed,
         )
-        self._fits = tuple(fits)
+        self._fits = fits
 
     def __repr__(self) -> str:
         """A line: number of fits, guide, shape."""

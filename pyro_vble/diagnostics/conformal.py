@@ -32,8 +32,12 @@ _HASH = re.compile(r" #[0-9a-f]{8}")
 
 
 def _iterable(value: Any) -> Any:
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+    if isinstance(value, str | bytes):
         raise BrokenRuleError("type")
+    try:
+        iter(value)
+    except Exception:  # a tensor of one number has __iter__, and refuses when it is called
+        raise BrokenRuleError("type") from None
     return value
 
 

@@ -4,7 +4,7 @@ import importlib.resources
 import json
 from typing import Any
 
-from pyro_vble._arguments import checked
+from pyro_vble._arguments import brief, checked
 
 
 @checked
@@ -25,5 +25,5 @@ def load_card(name: str) -> dict[str, Any]:
     from pyro_vble.io.priors import available_priors
 
     if name not in available_priors():
-        raise ValueError(f"Cards are those of bundled priors, {', '.join(available_priors())}; received {name!r}.")
+        raise ValueError(f"Cards are those of bundled priors, {', '.join(available_priors())}; received {brief(name)}.")
     return json.loads((importlib.resources.files("pyro_vble.weights") / f"{name}.json").read_text())

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class DrawStream:
         posterior: "Posterior",
         num_samples: int,
         region: tuple[slice, slice] | None,
-        include: Collection[str] | None,
+        include: set[str] | None,
         truth: Tensor | None,
         coords: Mapping[str, np.ndarray] | None,
         seed: int | None,
@@ -199,7 +199,7 @@ class DrawStream:
         sizes = dict(zip(_IMAGE_DIMS[1:], self.posterior.image_shape[1:], strict=True))
         whole = {}
         for dim, size in sizes.items():
-            values = np.asarray(coords.get(dim, np.arange(size)))
+            values = coords.get(dim, np.arange(size))
             if values.shape != (size,):
                 raise ValueError(
                     f"coords[{dim!r}] must have one value for each of the image's {size}; received shape "
@@ -216,21 +216,16 @@ class DrawStream:
             )
         return whole
 
-    def _groups(self, include: Collection[str] | None) -> set[str]:
+    def _groups(self, include: set[str] | None) -> set[str]:
         has_physics = self.posterior.model.physics is not None
         if include is None:
             return set(GROUPS) - {"latents"} - (set() if has_physics else set(_NEED_PHYSICS))
-        groups = {include} if isinstance(include, str) else set(include)
-        if groups - set(GROUPS):
+        if not has_physics and include & set(_NEED_PHYSICS):
             raise ValueError(
-                f"include must name groups of {', '.join(GROUPS)}; received {', '.join(sorted(groups - set(GROUPS)))}."
-            )
-        if not has_physics and groups & set(_NEED_PHYSICS):
-            raise ValueError(
-                f"{', '.join(sorted(groups & set(_NEED_PHYSICS)))} need the forward operator, which is not saved with "
+                f"{', '.join(sorted(include & set(_NEED_PHYSICS)))} need the forward operator, which is not saved with "
                 "a posterior; pass physics=... to load_posterior."
             )
-        return groups
+        return include
 
 
 @torch.no_grad()
@@ -255,7 +250,6 @@ def _without_densities(fit: "Posterior", num_samples: int, seed: int | None) -> 
 def _checked_truth(truth: Tensor | None, image_shape: tuple[int, ...]) -> Tensor | None:
     if truth is None:
         return None
-    truth = torch.as_tensor(truth)
     if tuple(truth.shape) != image_shape:
         raise ValueError(f"truth must have the image's shape {image_shape}; received {tuple(truth.shape)}.")
     return truth

@@ -61,7 +61,7 @@ def write_image(
     dtype = _data_type(dtype)
     suffix = path.suffix.lower()
     if suffix not in (".png", *_TIFF, ".npy"):
-        raise ValueError(f"Images are written as .png, .tif or .npy; received {path.name}; choose one of them.")
+        raise ValueError(f"Images are written as .png, .tif or .npy; received {brief(path.name)}; choose one of them.")
     image = values.detach().cpu()
     image = image[0] if image.ndim == 4 and len(image) == 1 else image
     if image.ndim != 3 or 0 in image.shape or image.is_complex():

@@ -1,31 +1,29 @@
 """Posteriors as ArviZ InferenceData."""
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from torch import Tensor
-
+from pyro_vble._arguments import Count, Seed, checked
+from pyro_vble.io.draw_arguments import Coords, Groups, PosteriorLike, Region, Truth
 from pyro_vble.io.draw_stream import DrawStream
 
 if TYPE_CHECKING:
     import xarray
     from arviz import InferenceData
 
-    from pyro_vble.posterior import Posterior
 
-
+@checked
 def to_inference_data(
-    posterior: "Posterior",
-    num_samples: int = 200,
+    posterior: PosteriorLike,
+    num_samples: Count = 200,
     *,
-    region: tuple[slice, slice] | None = None,
-    include: Collection[str] | None = None,
-    truth: Tensor | None = None,
-    coords: Mapping[str, np.ndarray] | None = None,
-    seed: int | None = None,
+    region: Region | None = None,
+    include: Groups | None = None,
+    truth: Truth | None = None,
+    coords: Coords | None = None,
+    seed: Seed | None = None,
 ) -> "InferenceData":
     """Draw from a posterior into ArviZ ``InferenceData`` (a ``DataTree`` where ArviZ 1 is installed).
 
@@ -58,6 +56,7 @@ parameters inferred with the image, (image_batch) |
         seed: Seed of the draws.
 
     Raises:
+        TypeError: If an argument is of a wrong type.
         ValueError: If the region is empty, a group is unknown or needs the operator that a loaded posterior lacks, or
             truth or coordinates have another shape.
 

@@ -16,7 +16,7 @@ from pyro_vble._version import __version__
 from pyro_vble.ensemble import EnsemblePosterior
 from pyro_vble.guides import MeanFieldGuide
 from pyro_vble.inference import resolve_device
-from pyro_vble.inference.precision import dtype_of
+from pyro_vble.inference.precision import Device, dtype_of
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.families import distribution_of, family_of
 from pyro_vble.io.posterior_files import (
@@ -88,7 +88,7 @@ def load_posterior(
     *,
     prior: Prior | None = None,
     physics: Any = None,
-    device: Any = "cpu",
+    device: Device = "cpu",
     allow_download: Flag = False,
 ) -> Posterior:
     """Read a posterior that :meth:`Posterior.save` wrote.

@@ -2,24 +2,23 @@
 
 from typing import Any
 
-from torch import Tensor
-
 from pyro_vble._arguments import Count, PathName, Seed, brief, checked
 from pyro_vble.io.atomic import atomic_folder
+from pyro_vble.io.draw_arguments import Coords, Groups, PosteriorLike, Region, Truth
 from pyro_vble.io.draw_stream import DrawStream
 from pyro_vble.io.inference_data import from_datasets
 
 
 @checked
 def to_zarr(
-    posterior: Any,
+    posterior: PosteriorLike,
     path: PathName,
     num_samples: Count = 1000,
     *,
-    region: Any = None,
-    include: Any = None,
-    truth: Tensor | None = None,
-    coords: Any = None,
+    region: Region | None = None,
+    include: Groups | None = None,
+    truth: Truth | None = None,
+    coords: Coords | None = None,
     seed: Seed | None = None,
 ) -> None:
     """Stream the same groups to a Zarr store, chunk by chunk: memory does not grow with the number of draws.

@@ -7,7 +7,10 @@ from deepinv.physics import LinearPhysics
 from deepinv.physics.functional import conv2d, conv_transpose2d
 from torch import Tensor
 
+from pyro_vble._arguments import Count, Positive, checked
 
+
+@checked
 class GaussianBlur(LinearPhysics):
     r"""Blur by an isotropic Gaussian, the border reflected: a deepinv operator that is differentiable in its width.
 
@@ -20,7 +23,8 @@ class GaussianBlur(LinearPhysics):
         noise_model: A deepinv noise model.
 
     Raises:
-        ValueError: If the width is not positive.
+        TypeError: If width or radius is no number, or the noise model no noise model.
+        ValueError: If the width is not positive, or the radius no whole number of at least 1.
 
     Example:
         >>> import torch
@@ -31,12 +35,10 @@ class GaussianBlur(LinearPhysics):
         (torch.Size([2, 3, 32, 32]), torch.Size([2, 3, 32, 32]))
     """
 
-    def __init__(self, width: float, *, radius: int | None = None, noise_model: Any = None) -> None:
-        if not float(width) > 0:
-            raise ValueError(f"width must be positive, in pixels; received {width}.")
+    def __init__(self, width: Positive, *, radius: Count | None = None, noise_model: Any = None) -> None:
         super().__init__(**({} if noise_model is None else {"noise_model": noise_model}))
-        self.radius = max(1, round(4 * float(width))) if radius is None else radius
-        self.register_buffer("width", torch.tensor(float(width)))
+        self.radius = max(1, round(4 * width)) if radius is None else radius
+        self.register_buffer("width", torch.tensor(width))
 
     def A(self, x: Tensor, width: Tensor | float | None = None, **kwargs: Any) -> Tensor:
         """The blurred images (B, C, H, W), by one width or one for each image (B,)."""

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vble._arguments import brief
+
 
 def measure(physics: Any, x: Tensor, arguments: Mapping[str, Tensor] | None = None) -> Tensor:
     """A(x) for images x of shape (*particles, B, C, H, W), with further arguments of A, one value an image (*, B).
@@ -42,6 +44,12 @@ def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None =
             _check_bands_first(y, shape[1:])
             return shape[1:]
         tried.append(f"A maps {shape} to {found}")
+    kernel = _kernel_size(physics)
+    if kernel is not None and y.dim() == 4 and any(own > side for own, side in zip(kernel, y.shape[-2:], strict=True)):
+        raise ValueError(
+            f"The kernel must be smaller than the image; received one of {kernel[0]}x{kernel[1]} for a measurement of "
+            f"{y.shape[-2]}x{y.shape[-1]} ({'; '.join(tried)}); cut away the zeros around it, or use a larger image."
+        )
     hint = ""
     if getattr(physics, "padding", None) == "valid":
         hint = ' deepinv\'s Blur defaults to padding="valid", which shrinks the image.'
@@ -53,6 +61,16 @@ def image_shape_of(physics: Any, y: Tensor, known: tuple[int, int, int] | None =
         f"{'; '.join(tried)}.{hint} Pass the y that belongs to this "
         "operator; if it has no adjoint, name the image's size: image_shape=(C, H, W)."
     )
+
+
+def _kernel_size(physics: Any) -> tuple[int, int] | None:
+    """Rows and columns of a blur's kernel, where the image keeps its size."""
+    kernel, radius = getattr(physics, "filter", None), getattr(physics, "radius", None)
+    if getattr(physics, "padding", None) == "valid":
+        return None
+    if isinstance(kernel, Tensor) and kernel.dim() >= 2:
+        return kernel.shape[-2], kernel.shape[-1]
+    return (2 * radius + 1, 2 * radius + 1) if isinstance(radius, int) else None
 
 
 def check_image_shape(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> None:
@@ -111,7 +129,8 @@ def _adjoint_shape(physics: Any, y: Tensor) -> tuple[int, ...] | str | None:
 def _measured_shape(physics: Any, y: Tensor, image_shape: tuple[int, ...]) -> tuple[int, ...] | str:
     """Shape of A(image), or what A said."""
     try:
-        return tuple(physics.A(torch.zeros(image_shape, dtype=y.dtype, device=y.device)).shape)
+        measured = physics.A(torch.zeros(image_shape, dtype=y.dtype, device=y.device))
+        return tuple(measured.shape) if isinstance(measured, Tensor) else f"{brief(measured)}, which is no tensor"
     except Exception as error:  # reported to the user with the shape that caused it
         return f"an error ({type(error).__name__}: {error})"
 

@@ -12,9 +12,11 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_vble._arguments import brief
 from pyro_vble.seeding import seeded
 
 _EDGE = 15.0
+_DENSITY_DRAWS = 64
 _RESERVED = ("h", "z", "x", "x_decentered", "y", "image", "samples")
 
 
@@ -22,7 +24,7 @@ def check_physics_priors(physics: Any, priors: Mapping[str, Any]) -> None:
     """Raise unless every name is a parameter of the noise model or an argument of A, and its prior a scalar's.
 
     Raises:
-        ValueError: If a name is nothing that physics knows, or a site of the model.
+        ValueError: If a name is nothing that physics knows, or a site of the model, or a prior has no density.
         TypeError: If a prior is no Pyro distribution of a scalar.
     """
     for name, prior in priors.items():
@@ -33,8 +35,13 @@ def check_physics_priors(physics: Any, priors: Mapping[str, Any]) -> None:
             )
         if not isinstance(prior, TorchDistributionMixin) or prior.batch_shape or prior.event_shape:
             raise TypeError(
-                f"The prior of {name!r} must be a Pyro distribution of one real number; received {prior!r}; write "
+                f"The prior of {name!r} must be a Pyro distribution of one real number; received {brief(prior)}; write "
                 "pyro.distributions.HalfNormal(0.1), for example."
+            )
+        if (flaw := _no_density(prior)) is not None:
+            raise ValueError(
+                f"The prior of {name!r} must have a density over real numbers; received {brief(prior)}, {flaw}; write "
+                "pyro.distributions.HalfNormal(0.1), for example, or set a value that is known in the operator."
             )
         if not (_is_noise(physics, name) or name in _arguments(physics)):
             raise ValueError(
@@ -42,6 +49,24 @@ def check_physics_priors(physics: Any, priors: Mapping[str, Any]) -> None:
                 f"for {describe(physics)}, where A takes {', '.join(_arguments(physics)) or 'the image alone'}; for "
                 "the width of a blur use pyro_vble.physics.GaussianBlur, whose A takes `width`."
             )
+
+
+def _no_density(prior: Any) -> str | None:
+    """Why a distribution has no density that a guide could be fitted under, if it has none."""
+    try:
+        with seeded(0), torch.no_grad():
+            draws = prior.sample((_DENSITY_DRAWS,))
+            densities = prior.log_prob(draws)
+        if prior.support.is_discrete:
+            return "whose values are whole numbers or classes"
+        biject_to(prior.support)
+    except Exception as error:  # a distribution may lack a method, and say so in any way
+        return f"which gives {type(error).__name__}: {brief(str(error))}"
+    if not bool(draws.isfinite().all() & densities.isfinite().all()):
+        return "whose draws or densities are not finite"
+    if len(draws.unique()) < _DENSITY_DRAWS // 2:
+        return "which puts all its mass on single values"
+    return None
 
 
 def initial_value(physics: Any, name: str, prior: Any) -> Tensor:

@@ -1,37 +1,61 @@
 """The usual forward operators, built from a few numbers."""
 
-import math
-from typing import Any
+from typing import Annotated, Any
 
 import deepinv
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from pyro_vble._arguments import BrokenRuleError, ImageShape, Rule, checked, real, whole_from, within
+from pyro_vble._tensors import RealTensor
 
 
-def gaussian_noise(sigma: float) -> Any:
+def _noise_level(value: Any) -> float:
+    sigma = real(value)
+    if sigma < 0:
+        raise BrokenRuleError("value")
+    return sigma
+
+
+def _mask(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex():
+        raise BrokenRuleError("type")
+    if value.dim() != 3 or not value.numel() or not bool(((value == 0) | (value == 1)).all()):
+        raise BrokenRuleError("value")
+    return value if value.is_floating_point() else value.float()
+
+
+NoiseLevel = Annotated[
+    float,
+    Rule("a noise level, finite and not negative", _noise_level, "it is a standard deviation, of images on [0, 1]"),
+]
+
+
+@checked
+def gaussian_noise(sigma: NoiseLevel) -> Any:
     """Gaussian noise of standard deviation sigma, on the scale [0, 1]; 0 is noise-free.
 
     Raises:
-        ValueError: If sigma is negative.
+        ValueError: If sigma is negative or not finite.
     """
-    if not sigma >= 0:
-        raise ValueError(
-            f"The noise level must not be negative; received {sigma}; it is a standard deviation on [0, 1]."
-        )
     return deepinv.physics.ZeroNoise() if sigma == 0 else deepinv.physics.GaussianNoise(sigma)
 
 
-def denoising(sigma: float) -> Any:
+@checked
+def denoising(sigma: NoiseLevel) -> Any:
     """y = x + w."""
     return deepinv.physics.Denoising(gaussian_noise(sigma))
 
 
-def deblurring(sigma: float, kernel: Tensor) -> Any:
+@checked
+def deblurring(sigma: NoiseLevel, kernel: RealTensor) -> Any:
     """y = k * x + w, the border reflected.
 
     Args:
         sigma: Noise level.
-        kernel: Point-spread function (h, w), not negative; it is normalised to sum 1.
+        kernel: Point-spread function (h, w), not negative; it is normalised to sum 1. Its centre is the pixel
+            (h // 2, w // 2): of an even side the later of the two in the middle.
 
     Raises:
         ValueError: If the kernel is no point-spread function.
@@ -41,41 +65,48 @@ def deblurring(sigma: float, kernel: Tensor) -> Any:
             "A blur kernel must be a matrix (h, w) of finite values that are not negative, not all zero; received "
             f"shape {tuple(kernel.shape)} with values from {kernel.min():g} to {kernel.max():g}."
         )
+    # With a row or column of zeros more the centre is the same pixel in A and in its adjoint.
+    kernel = F.pad(kernel, (0, 1 - kernel.shape[1] % 2, 0, 1 - kernel.shape[0] % 2))
     kernel = (kernel / kernel.sum())[None, None]
     return deepinv.physics.Blur(filter=kernel, padding="reflect", noise_model=gaussian_noise(sigma))
 
 
-def gaussian_kernel(blur_sigma: float) -> Tensor:
+@checked
+def gaussian_kernel(blur_sigma: Annotated[float, within(1e-6, 1000, "pixels")]) -> Tensor:
     """Isotropic Gaussian point-spread function of standard deviation ``blur_sigma`` pixels, (h, w).
 
     Raises:
-        ValueError: If it is not positive.
+        ValueError: If it is not positive, or more than 1000 pixels.
     """
-    if not 0 < blur_sigma < math.inf:
-        raise ValueError(f"The blur's standard deviation must be positive and finite; received {blur_sigma} pixels.")
     radius = max(1, round(4 * blur_sigma))
     t = torch.arange(-radius, radius + 1) / blur_sigma
     profile = torch.exp(-(t**2) / 2)
     return torch.outer(profile, profile) / profile.sum() ** 2
 
 
-def super_resolution(sigma: float, image_shape: tuple[int, int, int], factor: int) -> Any:
+@checked
+def super_resolution(sigma: NoiseLevel, image_shape: ImageShape, factor: Annotated[int, whole_from(2)]) -> Any:
     """y = (x filtered bicubically, every ``factor``-th pixel kept) + w.
 
     Raises:
         ValueError: If the factor is less than 2 or does not divide the image's sides.
     """
-    if factor < 2 or any(side % factor for side in image_shape[1:]):
-        raise ValueError(
-            f"The factor must be a whole number of at least 2 that divides the image's sides {image_shape[1:]}; "
-            f"received {factor}."
-        )
+    if any(side % factor for side in image_shape[1:]):
+        raise ValueError(f"factor must divide the image's sides {image_shape[1:]}; received {factor}.")
     return deepinv.physics.Downsampling(
         img_size=image_shape, filter="bicubic", factor=factor, padding="reflect", noise_model=gaussian_noise(sigma)
     )
 
 
-def inpainting(sigma: float, mask: Tensor) -> Any:
-    """y = m · x + w on the mask; m is (C, H, W) or (1, H, W), 1 where observed."""
+@checked
+def inpainting(
+    sigma: NoiseLevel, mask: Annotated[Tensor, Rule("a tensor (C, H, W) or (1, H, W) of zeros and ones", _mask)]
+) -> Any:
+    """y = m · x + w on the mask; m is (C, H, W) or (1, H, W), 1 where observed.
+
+    Raises:
+        TypeError: If the mask is no tensor.
+        ValueError: If it has another shape, or values besides 0 and 1.
+    """
     shape = tuple(mask.shape)
     return deepinv.physics.Inpainting(img_size=shape, mask=mask, noise_model=gaussian_noise(sigma))

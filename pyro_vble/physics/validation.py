@@ -64,6 +64,11 @@ def validate_measurement(
     expected = max(float(p.mean.abs().max()) for p in p_probes)
     largest = float(y[observed].abs().max())
     noise = max(float(before_sensor(p).variance.max().sqrt()) for p in p_probes)
+    if noise == 0:
+        raise ValueError(
+            f"The noise's variance must be more than 0 in {y.dtype}; received one that is rounded to it; use ZeroNoise "
+            "for noise-free measurements, which has a floor of its own."
+        )
     if largest > _SCALE_LIMIT * expected + 6 * noise:
         raise ValueError(
             f"The image must be on the scale [0, 1]; received a measurement up to {largest:g}, where images in [0, 1] "
@@ -87,6 +92,11 @@ def _check_finite(physics: Any, probes: list[Tensor], observed: Tensor) -> None:
     beyond = 1.2 * probes[-1] - 0.1
     for image, where in ((probes[-1], "in [0, 1]"), (beyond, "a little beyond [0, 1], as decoded ones are")):
         signal = measure(physics, image)
+        if real_dtype(signal) != image.dtype:
+            raise ValueError(
+                f"physics.A must return numbers of its images' data type; received {signal.dtype} for {image.dtype}; "
+                "convert in A what it holds: self.kernel.to(x)."
+            )
         if signal.shape == observed.shape and not bool(signal[observed].isfinite().all()):
             raise ValueError(
                 f"physics.A must return finite values; received NaN or infinity for images {where}; clip them in A "

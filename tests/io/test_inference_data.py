@@ -63,7 +63,7 @@ def test_errors(posterior):
         posterior.to_arviz(3, region=(slice(64, 70), slice(0, 4)))
     with pytest.raises(ValueError, match="truth must have the image's shape"):
         posterior.to_arviz(3, truth=torch.rand(1, 3, 64, 64))
-    with pytest.raises(ValueError, match="include must name groups"):
+    with pytest.raises(ValueError, match="include must be a list of groups"):
         posterior.to_arviz(3, include=["posterier"])
     with pytest.raises(ValueError, match="one value for each of the image's 64"):
         posterior.to_arviz(3, coords={"row": np.arange(3)})
@@ -143,7 +143,7 @@ class TestStores:
         posterior.to_zarr(tmp_path / "whole.zarr", 3, include=["posterior"])
         with pytest.raises(FileExistsError, match=r"whole\.zarr exists"):
             posterior.to_zarr(tmp_path / "whole.zarr", 3)
-        with pytest.raises(ValueError, match="include must name groups"):
+        with pytest.raises(ValueError, match="include must be a list of groups"):
             posterior.to_zarr(tmp_path / "other.zarr", 3, include=["nothing"])
 
         def full(*args, **kwargs):

@@ -145,9 +145,9 @@ class TestErrors:
         ("arguments", "message"),
         [
             ({}, "neither alpha nor variance_decoder"),
-            ({"alpha": -1.0}, "alpha must be positive"),
+            ({"alpha": -1.0}, "alpha must be a positive, finite number"),
             ({"alpha": ALPHA, "distortion": "median"}, "distortion must be"),
-            ({"alpha": ALPHA, "rate_scale": 1.5}, r"rate_scale must lie in \(0, 1\]"),
+            ({"alpha": ALPHA, "rate_scale": 1.5}, r"rate_scale must be in \(0, 1\]"),
         ],
     )
     def test_arguments(self, arguments, message):

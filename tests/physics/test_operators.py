@@ -171,10 +171,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("build", "message"),
         [
-            (lambda: problems.gaussian_noise(-1), "noise level must not be negative"),
+            (lambda: problems.gaussian_noise(-1), "noise level, finite and not negative"),
             (lambda: problems.deblurring(0.1, torch.zeros(3, 3)), "blur kernel"),
-            (lambda: problems.gaussian_kernel(0), "must be positive"),
-            (lambda: problems.super_resolution(0.1, (3, 65, 64), 2), "divides the image's sides"),
+            (lambda: problems.gaussian_kernel(0), "blur_sigma must be a number of pixels from"),
+            (lambda: problems.super_resolution(0.1, (3, 65, 64), 2), "factor must divide the image's sides"),
         ],
     )
     def test_problems(self, build, message):

@@ -41,7 +41,7 @@ class TestGaussianBlur:
         assert torch.autograd.gradcheck(lambda w: physics.A(x, width=w), (width,))
 
     def test_widths_are_positive(self):
-        with pytest.raises(ValueError, match="width must be positive"):
+        with pytest.raises(ValueError, match="width must be a positive, finite number"):
             GaussianBlur(0.0)
 
 
