@@ -37,9 +37,21 @@ def build_guide(guide: Callable, model: nn.Module, y: Tensor) -> Callable:
         y: Measurement (B, ...).
     """
     kind = unwrapped(guide)
+    automatic = isinstance(kind, type) and issubclass(kind, AutoGuide)
+    arguments = (model,) if automatic else (model, y)
+    reason = None
     with local_parameters():  # fits of several images must not meet in Pyro's global store
-        automatic = isinstance(kind, type) and issubclass(kind, AutoGuide)
-        built = guide(model) if automatic else guide(model, y)
+        try:
+            built = guide(*arguments)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise  # from within: a mistake of the guide's own
+            reason = str(error)
+    if reason is not None:
+        raise TypeError(
+            f"guide must be a guide class, or a callable (model, y) -> guide; received {_name(guide)}, which cannot be "
+            f"called so ({reason}); write lambda model, y: ..."
+        )
     if not callable(built):
         raise TypeError(
             f"guide must make a guide, which is called with y; {_name(guide)} returned {type(built).__name__}; let it "

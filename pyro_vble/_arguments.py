@@ -262,7 +262,7 @@ def _image_size(value: Any) -> tuple[int, ...]:
     return size
 
 
-def _rate_scale(value: Any) -> float | tuple[float, ...]:
+def rate_scale_of(value: Any) -> float | tuple[float, ...]:
     scales = tuple(real(one) for one in (value if isinstance(value, tuple | list) else (value,)))
     if not scales or not all(0 < scale <= 1 for scale in scales):
         raise BrokenRuleError("value")
@@ -319,7 +319,8 @@ ImageSize = Annotated[
 ]
 Sizes = Annotated[tuple[int, ...], Rule("a tuple of whole numbers of at least 1", _sizes)]
 RateScale = Annotated[
-    Any, Rule("in (0, 1], or a tuple of such numbers", _rate_scale, "for a higher bitrate load a prior of larger alpha")
+    Any,
+    Rule("in (0, 1], or a tuple of such numbers", rate_scale_of, "for a higher bitrate load a prior of larger alpha"),
 ]
 Progress = Annotated[
     Any, Rule("True, False, or a callable that wraps the iterable of steps (such as tqdm)", _switch_or_callable)

@@ -21,11 +21,11 @@ from pyro_vble._arguments import (
     Seed,
     brief,
     checked,
-    real,
+    rate_scale_of,
 )
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble.ensemble import EnsemblePosterior
-from pyro_vble.guides import VBLE, MAPz, MeanFieldGuide
+from pyro_vble.guides import VBLE, MAPz
 from pyro_vble.guides._mean_field import LatentImageError
 from pyro_vble.guides.building import build_guide, check_can_scatter, scatter, unwrapped
 from pyro_vble.inference import best_rate_scale, fit_batch, resolve_device
@@ -44,10 +44,7 @@ def _scale(value: Any) -> Any:
         if value != "auto":
             raise BrokenRuleError("value")
         return value
-    scales = [real(scale) for scale in value] if isinstance(value, tuple) else [real(value)]
-    if not scales or not all(0 < scale <= 1 for scale in scales):
-        raise BrokenRuleError("value")
-    return tuple(scales) if isinstance(value, tuple) else scales[0]
+    return rate_scale_of(value)
 
 
 RateScale = Annotated[
@@ -138,10 +135,10 @@ def restore(
         >>> posterior.std(8).shape
         torch.Size([1, 3, 80, 70])
     """
-    if not callable(guide) or isinstance(guide, MeanFieldGuide):
+    if not callable(guide) or isinstance(guide, torch.nn.Module):
         raise TypeError(
             "guide must be a guide class, or any callable (model, y) -> guide; received "
-            f"{brief(guide) if isinstance(guide, str) else 'a guide that is already built'}; pass VBLE, VBLExz, MAPz, "
+            f"{'a guide that is already built' if callable(guide) else brief(guide)}; pass VBLE, VBLExz, MAPz, "
             "or functools.partial(VBLExz, free_mean=True)."
         )
     y, prior, device = _measurement_tensor(y), _prior(prior), resolve_device(device)
@@ -279,6 +276,8 @@ def _measurement_tensor(y: Any) -> Tensor:
         raise TypeError(f"y must be a floating-point tensor or array on the scale [0, 1]; received {kind}; {remedy}.")
     if y.layout is not torch.strided or y.is_quantized:
         raise TypeError(f"y must be a dense tensor; received one of layout {y.layout}; pass y.to_dense().")
+    if y.is_meta:
+        raise TypeError("y must hold values; received a tensor on the device 'meta', which has a shape alone.")
     if y.dim() < 2 or 0 in y.shape:
         raise ValueError(
             f"y must be a batch of measurements (B, C, H', W'), none of them empty; received shape {tuple(y.shape)}."

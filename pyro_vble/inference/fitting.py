@@ -123,6 +123,8 @@ def fit(
             "torch.inference_mode; build it outside, or within torch.inference_mode(False)."
         )
     precision = suited_precision(precision, model, y)
+    if not len(y):
+        raise ValueError(f"y must hold at least one measurement; received a batch of none, {tuple(y.shape)}.")
     if y.dtype != dtype_of(precision):
         raise ValueError(
             f"precision={precision!r} computes in {dtype_of(precision)}; received a measurement in {y.dtype}; convert "

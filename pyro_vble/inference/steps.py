@@ -76,6 +76,11 @@ class EagerSteps:
         """The gradient at the parameters; returns the loss."""
         with torch.enable_grad(), pyro.validation_enabled(validate):
             loss = self._loss()
+            if not loss.requires_grad:
+                raise ValueError(
+                    "A guide must have parameters that its distributions depend on; received one whose ELBO depends on "
+                    "none; make them with pyro.param, PyroParam or torch.nn.Parameter."
+                )
             loss.backward()
         return loss.detach()
 

@@ -8,22 +8,11 @@ from typing import Annotated, Any
 
 import torch
 
-from pyro_vble._arguments import BrokenRuleError, PathName, Positive, Rule, brief, checked, one_of, real
+from pyro_vble._arguments import PathName, Positive, RateScale, brief, checked, one_of
 from pyro_vble.io.checksums import Sha256, digest_of
 from pyro_vble.io.hub import cached, download, parse_hub_name
 from pyro_vble.io.prior_files import read_prior
 from pyro_vble.models import CAE, Prior, _compressai
-
-
-def _rate_scale(value: Any) -> Any:
-    """One number in (0, 1], or a tuple of them."""
-    numbers = [real(one) for one in (value if isinstance(value, tuple) else (value,))]
-    if not numbers or not all(0 < number <= 1 for number in numbers):
-        raise BrokenRuleError("value")
-    return tuple(numbers) if isinstance(value, tuple) else numbers[0]
-
-
-_RATE_SCALE = Rule("in (0, 1]", _rate_scale, "for a higher bitrate load a prior of larger alpha")
 
 
 @checked
@@ -33,7 +22,7 @@ def load_prior(
     alpha: Positive | None = None,
     architecture: Annotated[str, one_of(*_compressai.ZOO_CLASSES.values())] | None = None,
     distortion: Annotated[str, one_of("mean", "sum")] | None = None,
-    rate_scale: Annotated[Any, _RATE_SCALE] = 1.0,
+    rate_scale: RateScale = 1.0,
     sha256: Sha256 | None = None,
 ) -> Prior:
     """Load a generative prior by name or from a file.
