@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -219,7 +219,7 @@ def _flag(value: Any) -> bool:
 
 
 def _mapping_of_names(value: Any) -> dict[str, Any]:
-    if not hasattr(value, "items") or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise BrokenRuleError("type")
     return dict(value.items())
 

@@ -12,7 +12,7 @@ def real_tensor(value: Any) -> Tensor:
     """The value, if it is a dense tensor of real floating-point numbers, of a dimension and a value at least."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
         raise BrokenRuleError("type")
-    if not value.numel() or not value.dim():
+    if not value.numel() or not value.dim() or value.is_meta:
         raise BrokenRuleError("value")
     return value
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import pyro_vble as pv
 
 LIBRARY = pathlib.Path(pv.__file__).parent
-HOMES = tuple({LIBRARY, *((LIBRARY / part).resolve() for part in ("models", "guides"))})
+HOMES = tuple({LIBRARY, *(pathlib.Path(part.__file__).parent for part in (pv.models, pv.guides))})
 
 
 class Rude:
@@ -62,7 +62,8 @@ def junk(chance: random.Random, folder: pathlib.Path) -> Any:
     things = [
         None, "", "x", "auto", "mean", "x" * 3000, "a\0b", "\ud800", b"x", bytearray(b"x"), [], [0.5], [None], {},
         {"x": 1}, {1: 2}, (), (1, 2), (3, 32, 32), (1, 10**9, 10**9), (math.nan,), {1, 2}, frozenset("a"), object(),
-        Rude(), Rude, [Rude()], {"sigma": object()}, silent, print, range(3),
+        Rude(), Rude, [Rude()], {"sigma": object()}, {"sigma": Rude()}, silent, print, dict, range(3),
+        torch.nn.Identity(), torch.nn.Identity, lambda model, y: silent, torch.empty(1, 3, 32, 32, device="meta"),
         iter([]), slice(1), slice("a"), (slice(None), slice(None)), (slice(0.5), 3), ValueError("x"), Ellipsis,
         NotImplemented, pathlib, torch.float16, torch.device("cpu"), torch.device("meta"), "cuda:7", np.uint8,
     ]  # fmt: skip

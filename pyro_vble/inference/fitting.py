@@ -4,13 +4,13 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble._allocator import freed_memory_kept
-from pyro_vble._arguments import Count, Function, NotNegative, Positive, Progress, Seed, checked
+from pyro_vble._arguments import BrokenRuleError, Count, Function, NotNegative, Positive, Progress, Rule, Seed, checked
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble.guides._parameters import parameter_scope, parameters_of, with_own_parameters
 from pyro_vble.inference.precision import Precision, dtype_of, network_precision, suited_precision
@@ -20,6 +20,15 @@ from pyro_vble.inference.steps import steps_of
 from pyro_vble.inference.tempering import tempered
 from pyro_vble.physics import observed_mask
 from pyro_vble.seeding import seeded
+
+
+def _model(value: Any) -> Any:
+    if not callable(value) or not hasattr(value, "prior") or not hasattr(value, "physics"):
+        raise BrokenRuleError("type")
+    return value
+
+
+Model = Annotated[Any, Rule("a pyro_vble.models.RestorationModel", _model)]
 
 _MAX_ROLLBACKS = 5
 _SNAPSHOT_EVERY = 10
@@ -40,7 +49,7 @@ class FitDivergedError(RuntimeError):
 @one_at_a_time
 @checked
 def fit(
-    model: nn.Module,
+    model: Model,
     guide: Function,
     y: Tensor,
     *,

@@ -97,7 +97,7 @@ def write_image(
 def _data_type(dtype: Any) -> np.dtype:
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(
             f"dtype must be a NumPy data type; received {brief(dtype)}; pass for example np.uint8."
         ) from None

@@ -86,7 +86,7 @@ def save_prior(
         ValueError: If the data type is unknown, or a weight is not finite.
     """
     state, header = _cae_content(prior) if isinstance(prior, CAE) else _vae_content(prior)
-    header |= {key: str(value) for key, value in (metadata or {}).items()}
+    header |= {key: _as_text(key, value) for key, value in (metadata or {}).items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     # Single numbers are constants of the architecture, some too small for half precision, such as bounds of 1e-9.
     halved = {k: v.to(_HALVES[dtype]) for k, v in tensors.items() if v.is_floating_point() and v.numel() > 1}
@@ -95,6 +95,16 @@ def save_prior(
     header["checksum"] = tensors_checksum(tensors)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
+
+
+def _as_text(key: str, value: Any) -> str:
+    try:
+        return str(value)
+    except Exception as error:  # an object's own words may fail in any way
+        raise ValueError(
+            f"metadata must be of values that can be written as text; received for {key!r} {brief(value)}, which fails "
+            f"with {type(error).__name__}."
+        ) from error
 
 
 def read_prior(path: Path, alpha: float | None, architecture: str | None, distortion: str | None) -> Prior:

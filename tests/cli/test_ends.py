@@ -33,7 +33,10 @@ def folder(tmp_path):
 def started(folder, command=_COMMAND):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen((*command, *_OPTIONS, "--samples", "8"), cwd=folder, env=environment, text=True, **pipes)
+    # Python ignores SIGINT where its parent runs in a shell's background.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    options = {"cwd": folder, "env": environment, "text": True, "preexec_fn": heed}
+    return subprocess.Popen((*command, *_OPTIONS, "--samples", "8"), **options, **pipes)
 
 
 def assert_whole(out):

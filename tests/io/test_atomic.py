@@ -308,8 +308,10 @@ for k in range(100_000):
 
 
 def kill_at_a_random_moment(code, folder, trial, longest):
+    # Python ignores SIGINT where its parent runs in a shell's background.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", code.format(folder=str(folder))],
+        [sys.executable, "-c", heeding + code.format(folder=str(folder))],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -317,7 +319,7 @@ def kill_at_a_random_moment(code, folder, trial, longest):
     assert process.stdout.readline() == "writing\n"
     time.sleep(np.random.default_rng(trial).uniform(0, longest))
     process.send_signal((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[trial % 3])
-    process.wait()
+    process.wait(timeout=60)
     return sorted(name for name in names(folder) if name.endswith(".zarr"))
 
 
