@@ -21,6 +21,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 _F = TypeVar("_F", bound=Callable[..., Any])
 #: Says that a rule is broken by the kind of a value, or by the value itself.
 _Broken = Literal["type", "value"]
+# Characters of a value in an error message.
+_LONGEST = 160
 _MISSING = ("missing_argument", "missing_keyword_only_argument", "missing_positional_only_argument")
 _UNKNOWN = ("unexpected_keyword_argument", "unexpected_positional_argument", "multiple_argument_values")
 # Errors of pydantic's own types that are about a value; all others are about its type.
@@ -151,7 +153,8 @@ def brief(value: object) -> str:
             return f"a {str(dtype).removeprefix('torch.')} {kind} of shape {tuple(shape)}"
         printer = reprlib.Repr()
         printer.maxstring = printer.maxother = 120
-        return " ".join(printer.repr(value).split())
+        text = " ".join(printer.repr(value).split())
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
     except Exception:  # a repr may do anything
         return f"an object of type {type(value).__name__}"
 
