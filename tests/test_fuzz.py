@@ -290,8 +290,10 @@ def spliced(content: bytes, generator: np.random.Generator) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch):
+def _apart(monkeypatch, folder):
+    """No network, and a folder that accepted paths may be written in."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(folder)
 
 
 def test_right_calls_are_accepted(good, folder):
