@@ -126,7 +126,8 @@ def _initial_values(model: nn.Module, y: Tensor) -> dict[str, Tensor]:
 
 def _scattered_values(model: nn.Module, y: Tensor) -> dict[str, Tensor]:
     values = _initial_values(model, y)
-    std = model.initial_std(y, {site: values[site] for site in model.initial_latents(y)})
+    others = {*model.physics_priors, "x_decentered"}
+    std = model.initial_std(y, {site: value for site, value in values.items() if site not in others})
     for site, value in values.items():
         if site in model.physics_priors:
             transform = biject_to(model.physics_priors[site].support)

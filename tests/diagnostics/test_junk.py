@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
+from fuzzing import Rude, silent
 from helpers import linear_vae
 
 import pyro_vble as pv
@@ -22,25 +23,6 @@ from pyro_vble.guides import VBLE
 LIBRARY = Path(pv.__file__).parent
 SHAPE = (1, 1, 16, 16)
 SEED = 20
-
-
-class Rude:
-    """An object without manners."""
-
-    shape = "none"
-
-    def __repr__(self):
-        raise RuntimeError
-
-    def __len__(self):
-        raise OSError
-
-    def __iter__(self):
-        raise KeyError
-
-
-def _silent(*args, **kwargs):
-    """A function that gives nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +100,7 @@ def junk(chance: random.Random, truth: torch.Tensor):
     return chance.choice(
         [
             None, True, False, -1, 0, 1, 2.5, 10**40, 90, -0.1, 1.0, float("nan"), float("inf"), 1j, "", "x", b"x", [],
-            [0.5], {}, {"x": 1}, (), (1, 2), object(), Rude(), Rude, _silent, np.float64(0.5), np.int64(3), np.nan,
+            [0.5], {}, {"x": 1}, (), (1, 2), object(), Rude(), Rude, silent, np.float64(0.5), np.int64(3), np.nan,
             np.zeros(3), np.array([]), np.array(["a"]), truth.numpy(), truth[0], truth[..., 0], truth[..., :0],
             truth.long(), truth.bool(), truth.to(torch.complex64), truth.half(), truth.double(), truth[0, 0, 0, 0],
             torch.empty(0), torch.zeros(5), torch.zeros(2, *SHAPE), torch.full(SHAPE, float("nan")), unknown,
