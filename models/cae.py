@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from pyro_vble._arguments import Positive, RateScale, checked, instance_of, one_of
 from pyro_vble._precision import full_precision
 from pyro_vble.distributions import AutoregressiveGaussianUniform, FactorizedEntropy, GaussianUniform
-from pyro_vble.models import _compressai
-from pyro_vble.models._batching import batched
-from pyro_vble.models._prior import Prior
+from pyro_vble.models import networks
+from pyro_vble.models.batching import batched
+from pyro_vble.models.freezing import is_frozen, mark_frozen
+from pyro_vble.models.prior import Prior
 
 
 @checked
@@ -65,7 +66,7 @@ class CAE(Prior):
     """
 
     default_family = "uniform"
-    initial_width = {"uniform": 1.0, "gaussian": 12**-0.5}  # noqa: RUF012
+    initial_std = 12**-0.5  # that of the encoder's own U(-1/2, 1/2)
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class CAE(Prior):
         distortion: Annotated[str, one_of("mean", "sum")] = "mean",
         rate_scale: RateScale = 1.0,
     ) -> None:
-        _compressai.check_hyperprior(network)
+        networks.check_hyperprior(network)
         if alpha is None and variance_decoder is None:
             raise ValueError(
                 "p(x|z) needs a variance: received neither alpha nor variance_decoder; pass the bitrate parameter "
@@ -91,7 +92,7 @@ class CAE(Prior):
         weight = next(p for p in network.g_a.parameters() if p.dim() == 4)
         self.bands = weight.shape[1]
         self.register_buffer("_scale", weight.new_tensor(rate_scale).reshape(-1, 1, 1, 1), persistent=False)
-        if _compressai.has_context(network):
+        if networks.has_context(network):
             # The network masks this weight at every pass; the raster-order sampler reads it directly.
             context = network.context_prediction
             context.weight.data.mul_(context.mask)
@@ -129,6 +130,8 @@ class CAE(Prior):
             rate_scale=rate_scale,
         )
         scaled.name = self.name
+        if is_frozen(self):
+            mark_frozen(scaled.eval())
         return scaled
 
     def validate_image_shape(self, image_shape: tuple[int, int, int]) -> None:
@@ -148,14 +151,14 @@ class CAE(Prior):
         groups = self._bands(image_shape).groups
         height, width = (-(-side // self.stride) for side in image_shape[1:])
         channels = self.network.entropy_bottleneck.channels
-        p = FactorizedEntropy(self._cdf_logits, (*groups, channels, height, width), **self._options())
+        p = FactorizedEntropy(self._cdf_logits, (*groups, channels, height, width), **self.tensor_options())
         return p.to_event(3 + len(groups))
 
     def p_z(self, h: Tensor, image_shape: tuple[int, int, int] | None = None) -> dist.TorchDistribution:
         """The Gaussian-uniform convolution of z, with parameters from h (and from earlier z, with a context model)."""
         hyper = batched(self.network.h_s, h)
         groups = len(self._bands(image_shape).groups)
-        if _compressai.has_context(self.network):
+        if networks.has_context(self.network):
             p = AutoregressiveGaussianUniform(hyper, self.network.context_prediction, self._entropy_parameters)
             return p.to_event(groups)
         return GaussianUniform(*self._location_scale(hyper), validate_args=False).to_event(3 + groups)
@@ -195,7 +198,7 @@ class CAE(Prior):
         x = self.padded(x)
         x = self._bands(tuple(x.shape[-3:])).to_network(x if self.rate_scale == 1 else self._scale * x)
         z = batched(self.network.g_a, x)
-        h = batched(self.network.h_a, z if _compressai.has_means(self.network) else z.abs())
+        h = batched(self.network.h_a, z if networks.has_means(self.network) else z.abs())
         return {"h": h, "z": z}
 
     def padded(self, x: Tensor) -> Tensor:
@@ -212,7 +215,7 @@ class CAE(Prior):
             return self.network.entropy_bottleneck._logits_cumulative(h, stop_gradient=False)
 
     def _location_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        if _compressai.has_means(self.network):
+        if networks.has_means(self.network):
             scale, loc = parameters.chunk(2, dim=-3)
         else:
             scale, loc = parameters, torch.zeros_like(parameters)

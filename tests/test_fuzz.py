@@ -19,7 +19,6 @@ from pyro import distributions as dist
 
 import pyro_vble as pv
 from pyro_vble import diagnostics
-from pyro_vble.ensemble import EnsemblePosterior
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.io import images
 from pyro_vble.io.image_writing import write_image
@@ -33,6 +32,7 @@ from pyro_vble.models import (
     convolutional_vae,
 )
 from pyro_vble.physics import GaussianBlur, problems
+from pyro_vble.samples import Mixture
 from pyro_vble.training import load_recipe
 
 SEED = int(os.environ.get("PYRO_VBLE_FUZZ_SEED", "16"))
@@ -198,7 +198,7 @@ def calls(good: dict, folder: Path) -> list[Call]:
         Call("with_rate_scale", prior.with_rate_scale, (0.5,)),
         Call("RestorationModel", RestorationModel, (prior, physics), {"latent_image": False, "image_shape": None,
              "physics_priors": {"sigma": dist.HalfNormal(0.1)}}, {1: operators(), "physics_priors": priors}),
-        Call("EnsemblePosterior", EnsemblePosterior, ([posterior, posterior],)),
+        Call("Mixture", Mixture, ([posterior, posterior],)),
         Call("GaussianBlur", GaussianBlur, (1.0,), {"radius": 3, "noise_model": GaussianNoise(0.1)}),
         Call("gaussian_noise", problems.gaussian_noise, (0.1,)),
         Call("denoising", problems.denoising, (0.1,)),

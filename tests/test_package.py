@@ -82,7 +82,7 @@ def test_only_one_module_imports_compressai():
             line.strip().startswith(("import compressai", "from compressai")) for line in path.read_text().splitlines()
         )
     ]
-    assert importing == ["models/_compressai.py"]
+    assert importing == ["models/networks.py"]
 
 
 def test_the_wheel_holds_all_three_packages(tmp_path):

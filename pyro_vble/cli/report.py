@@ -22,7 +22,7 @@ from pyro_vble.diagnostics import PredictiveCheck, predictive_check
 from pyro_vble.figures import RestorationRow
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import ImageFile, write_image
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Fitted
 
 if TYPE_CHECKING:
     from pyro_vble.training import Calibration, Evaluation, TrainingResult
@@ -66,7 +66,7 @@ class Estimates:
 
 
 def estimates(
-    posterior: Posterior, num_samples: int, label: str, truth: Tensor | None = None, *, spread: bool = True
+    posterior: Fitted, num_samples: int, label: str, truth: Tensor | None = None, *, spread: bool = True
 ) -> Estimates:
     """Estimates and error bars of a posterior, with PSNR, SSIM and coverage where a truth is known.
 
@@ -168,7 +168,7 @@ def tell_if_unexplained(check: PredictiveCheck, causes: list[str]) -> None:
 
 def write_netcdf(
     path: Path,
-    posterior: Posterior,
+    posterior: Fitted,
     num_draws: int,
     truth: Tensor | None = None,
     coords: dict[str, np.ndarray] | None = None,

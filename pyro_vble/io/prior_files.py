@@ -24,8 +24,8 @@ from pyro_vble.models import (
     LearnedStandardDeviation,
     Prior,
     StandardDeviationDecoder,
-    _compressai,
     convolutional_vae,
+    networks,
 )
 
 _HUB_NAME = re.compile(r"(?:mbt|cheng)_(0\.\d+)_")
@@ -196,7 +196,7 @@ def _cae_content(prior: CAE) -> tuple[dict[str, Tensor], dict[str, str]]:
     }
     if prior.alpha is not None:
         header["alpha"] = str(prior.alpha)
-    state = _compressai.codec_state(prior.network)
+    state = networks.codec_state(prior.network)
     std = prior.variance_decoder
     if std is not None:
         header |= {"std_link": std.link, "std_floor": str(std.floor)}
@@ -262,7 +262,7 @@ def _cae(
         distortion = "sum" if told.startswith("sum") else "mean"
     std_state = _part(state, _VARIANCE_PREFIX)
     own = {key: value for key, value in state.items() if not key.startswith(_VARIANCE_PREFIX)}
-    network = _compressai.build_network(own, architecture or header.architecture)
+    network = networks.build_network(own, architecture or header.architecture)
     _check_kinds(network, own)
     if alpha is None and not std_state:
         raise ValueError(

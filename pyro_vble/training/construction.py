@@ -12,10 +12,10 @@ from pyro_vble.models import (
     LearnedStandardDeviation,
     Prior,
     StandardDeviationDecoder,
-    _compressai,
     convolutional_vae,
+    networks,
 )
-from pyro_vble.models._gdn import fuse_gdn
+from pyro_vble.models.gdn import fuse_gdn
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.optimisers import optimiser_of
@@ -77,7 +77,7 @@ def _networks(prior: Prior) -> list[torch.nn.Module]:
 
 
 def _cae(recipe: CAERecipe, init: Prior | None) -> CAE:
-    network = _compressai.new_network(recipe.network.architecture, recipe.network.N, recipe.network.M)
+    network = networks.new_network(recipe.network.architecture, recipe.network.N, recipe.network.M)
     if init is not None:
         source = init.network if isinstance(init, CAE) else init
         _take_weights(network, source, f"the recipe's network ({recipe.network})")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vble._precision import full_precision
 from pyro_vble.inference.precision import network_precision
-from pyro_vble.models import CAE, Prior, StandardDeviationDecoder, _compressai
+from pyro_vble.models import CAE, Prior, StandardDeviationDecoder, networks
 from pyro_vble.seeding import seeded
 from pyro_vble.training.crops import dequantized
 from pyro_vble.training.objective import NegativeELBO, SiteOfImages, encoder_of
@@ -166,7 +166,7 @@ def measure(
 def _checked_device(prior: Prior, precision: str) -> torch.device:
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision must be float32 or bfloat16; received {precision!r}.")
-    return prior._options()["device"]
+    return prior.tensor_options()["device"]
 
 
 def _floats(images: Iterable[Tensor], device: torch.device) -> Iterable[Tensor]:
@@ -180,7 +180,7 @@ def _quantised(prior: CAE, x: Tensor) -> list[float]:
     training = prior.network.training
     try:
         with full_precision(x):
-            decoded, bits = _compressai.quantized_autoencoding(prior.network.eval(), prior.padded(x))
+            decoded, bits = networks.quantized_autoencoding(prior.network.eval(), prior.padded(x))
     finally:
         prior.network.train(training)
     return [_psnr(decoded[..., :rows, :columns], x), bits / (rows * columns)]

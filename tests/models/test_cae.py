@@ -7,7 +7,7 @@ from helpers import ARCHITECTURES, small_network
 from pyro import poutine
 
 import pyro_vble as pv
-from pyro_vble.models import CAE, StandardDeviationDecoder, _compressai
+from pyro_vble.models import CAE, StandardDeviationDecoder, networks
 
 ALPHA = 0.025
 
@@ -137,7 +137,7 @@ def test_the_bundled_prior_beats_its_pixels(bundled, shared_data):
 
 class TestErrors:
     def test_a_network_without_hyper_latent(self):
-        factorized = _compressai.compressai().models.FactorizedPrior(8, 12)
+        factorized = networks.compressai().models.FactorizedPrior(8, 12)
         with pytest.raises(TypeError, match=r"hyperprior networks.*received FactorizedPrior"):
             CAE(factorized, ALPHA)
 

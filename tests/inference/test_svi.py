@@ -1,6 +1,5 @@
-"""Steps of a fit: the same as Pyro's, and without a word to the host."""
+"""Steps of Pyro's SVI as a fit takes them: the same losses, without a word to the host, and a way back."""
 
-import contextlib
 import warnings
 
 import deepinv
@@ -9,14 +8,24 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import small_network
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoIAFNormal
+from pyro.nn import PyroModule, PyroParam
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from pyro_vble.guides import VBLE, MAPz, VBLExz
-from pyro_vble.guides._parameters import parameter_scope
-from pyro_vble.inference import FitSettings, tempered
-from pyro_vble.inference.elbo import DeviceELBO, DeviceTraceELBO
-from pyro_vble.inference.snapshot import Snapshot
-from pyro_vble.inference.steps import CapturedSteps, EagerSteps, _elbo, _stream_on
+from pyro_vble.guides.parameters import local_parameters, parameter_scope
+from pyro_vble.inference import (
+    DeviceELBO,
+    DeviceTraceELBO,
+    FitSettings,
+    FitSVI,
+    ScheduledAdam,
+    StickingTheLandingELBO,
+    tempered,
+)
+from pyro_vble.inference.captured import CapturedSVI
+from pyro_vble.inference.elbo import elbo_for
 from pyro_vble.models import CAE, RestorationModel, convolutional_vae
 from pyro_vble.physics import GaussianBlur
 from pyro_vble.physics.problems import deblurring, gaussian_kernel, inpainting
@@ -87,7 +96,8 @@ def step_without_host(
         there.take(module)
     y = there.on_device(y)
     programs = tempered(model, kl_weight), tempered(guide, kl_weight)
-    loss = _elbo(FitSettings(num_particles=num_particles, elbo=elbo), guide, True)
+    settings = FitSettings(num_particles=num_particles, elbo=elbo)
+    loss = elbo_for(guide, settings, reparameterised=True, on_cuda=True)
     with there, parameter_scope(guide), pyro.validation_enabled(False):
         loss.differentiable_loss(*programs, y)  # what is made once, at the first step
         there.watching = True
@@ -102,7 +112,7 @@ class TestNoHost:
         step_without_host(VBLE, operator)
 
     @pytest.mark.parametrize("guide_class", [VBLE, VBLExz, MAPz])
-    @pytest.mark.parametrize("elbo", ["trace", "mean_field"])
+    @pytest.mark.parametrize("elbo", ["trace", "mean_field", "stl"])
     def test_guides(self, guide_class, elbo):
         step_without_host(guide_class, elbo=elbo)
 
@@ -143,160 +153,177 @@ class TestLoss:
             torch.testing.assert_close(one, other)
 
 
-def quadratic(device="cpu"):
-    p = torch.nn.Parameter(torch.full((4,), 3.0, device=device))
+class TestStickingTheLanding:
+    def problem(self):
+        """A Gaussian guide at, or off, the exact posterior N(1/2, 1/2) of z ~ N(0, 1), y = 1 ~ N(z, 1)."""
+
+        def model(y):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("y", dist.Normal(z, 1.0).to_event(1), obs=y)
+
+        guide = PyroModule()
+        guide.loc = torch.nn.Parameter(torch.full((3,), 0.5))
+        guide.scale = PyroParam(torch.full((3,), 0.5**0.5), dist.constraints.positive)
+        return model, guide
+
+    def gradient(self, kind, model, guide, seed, **options):
+        torch.manual_seed(seed)
+        loss = kind(**options).differentiable_loss(model, guide, torch.ones(3))
+        return loss.detach(), torch.cat(torch.autograd.grad(loss, list(guide.parameters())))
+
+    @pytest.fixture
+    def module_guide(self):
+        model, holder = self.problem()
+
+        class Guide(PyroModule):
+            def __init__(self):
+                super().__init__()
+                self.loc = holder.loc
+                self.scale = PyroParam(torch.full((3,), 0.5**0.5), dist.constraints.positive)
+
+            def forward(self, y):
+                pyro.sample("z", dist.Normal(self.loc, self.scale).to_event(1))
+
+        with local_parameters():
+            yield model, Guide()
+
+    def test_at_the_posterior_its_gradient_is_zero_whatever_the_draw(self, module_guide):
+        for seed in range(3):
+            _, quiet = self.gradient(StickingTheLandingELBO, *module_guide, seed)
+            _, noisy = self.gradient(Trace_ELBO, *module_guide, seed)
+            torch.testing.assert_close(quiet, torch.zeros(6), atol=1e-6, rtol=0)
+            assert float(noisy.abs().max()) > 0.01
+
+    @pytest.mark.parametrize("options", [{}, {"num_particles": 4, "vectorize_particles": True, "max_plate_nesting": 0}])
+    def test_off_it_the_loss_is_the_same_and_the_gradient_the_same_in_the_mean(self, module_guide, options):
+        model, guide = module_guide
+        with torch.no_grad():
+            guide.loc.add_(0.4)
+        found = {kind: [] for kind in (StickingTheLandingELBO, Trace_ELBO)}
+        for seed in range(400):
+            for kind, gradients in found.items():
+                loss, gradient = self.gradient(kind, model, guide, seed, **options)
+                gradients.append(gradient)
+                assert loss == pytest.approx(
+                    float(self.gradient(Trace_ELBO, model, guide, seed, **options)[0]), rel=1e-5
+                )
+        mean, expected = (torch.stack(gradients).mean(0) for gradients in found.values())
+        error = (torch.stack(found[Trace_ELBO]).var(0) + torch.stack(found[StickingTheLandingELBO]).var(0)).sqrt() / 20
+        assert bool(((mean - expected).abs() < 5 * error).all())
+
+    def test_functions_with_parameters_of_pyros_store(self):
+        model, _ = self.problem()
+
+        def guide(y):
+            loc = pyro.param("loc", torch.full((3,), 0.5))
+            pyro.sample("z", dist.Normal(loc, 0.5**0.5).to_event(1))
+
+        guide(None)
+        loss = StickingTheLandingELBO().differentiable_loss(model, guide, torch.ones(3))
+        (gradient,) = torch.autograd.grad(loss, [pyro.get_param_store()["loc"]])
+        torch.testing.assert_close(gradient, torch.zeros(3), atol=1e-6, rtol=0)
+
+    def test_a_flow_is_refused(self, cae, denoising):
+        import pyro_vble as pv
+
+        with pytest.raises(ValueError, match=r"elbo='stl' needs densities .* choose elbo='trace'"):
+            pv.restore(Y[:1], denoising, cae, AutoIAFNormal, elbo="stl", num_steps=2, progress=False)
+
+
+class Loss(Trace_ELBO):
+    """An ELBO of a function in place of programs."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        return self.function()
+
+
+def quadratic(kind=FitSVI, device="cpu", loss=None):
+    """Steps towards the minimum of a square, and what moves."""
     guide = torch.nn.Module()
-    guide.p = p
-    return p, guide, lambda: ((p - 1.0) ** 2).sum()
+    guide.p = p = torch.nn.Parameter(torch.full((4,), 3.0, device=device))
+    loss = loss or (lambda p: ((p - 1.0) ** 2).sum())
+    svi = kind(None, guide, ScheduledAdam((0.9, 0.99), lambda p: 1.0), Loss(lambda: loss(p)), of=guide)
+    svi.optim.rate = 0.1
+    return p, svi
 
 
-class TestSnapshot:
-    def test_takes_parameters_and_moments_back_in_place(self):
-        p, guide, loss = quadratic()
-        steps = EagerSteps(loss, guide, (0.9, 0.99))
+class TestState:
+    def test_parameters_and_moments_go_back_in_place(self):
+        p, svi = quadratic()
         for _ in range(3):
-            steps.step(0.1)
-        snapshot, storage = Snapshot(steps), p.data_ptr()
-        on, back = [[float(steps.step(0.1)) for _ in range(5)] for _ in range(2) if not snapshot.restore()]
+            svi.step()
+        saved, storage = svi.saved(), p.data_ptr()
+        on, back = [[float(svi.step()) for _ in range(5)] for _ in range(2) if not svi.restore(saved)]
         assert on == back
         assert p.data_ptr() == storage
 
-    def test_what_a_guide_adds_later_is_optimised_too(self):
-        p, _, loss = quadratic()
-        steps = EagerSteps(loss, lambda y: None, (0.9, 0.99))
-        assert steps.parameters == []
-        steps._take_in([p])
-        steps.step(0.1)
-        torch.testing.assert_close(p.detach(), torch.full((4,), 2.9))
+    def test_before_the_first_step_there_are_no_moments(self):
+        _, svi = quadratic()
+        saved = svi.saved()
+        on, back = [[float(svi.step()) for _ in range(5)] for _ in range(2) if not svi.restore(saved)]
+        assert on == back
 
+    def test_what_a_guide_makes_later_is_optimised_too(self):
+        def guide(y):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(3.0)), 1.0))
 
-class TestFallback:
-    """What happens where capture fails, with a CUDA that consists of nothing else."""
+        model = lambda y: pyro.sample("z", dist.Normal(0.0, 1.0))  # noqa: E731
+        svi = FitSVI(model, guide, ScheduledAdam((0.9, 0.99), lambda p: 1.0), Trace_ELBO(), of=guide)
+        svi.optim.rate = 0.1
+        svi.step(None)
+        assert float(pyro.param("loc")) == pytest.approx(2.9, abs=1e-5)
 
-    @pytest.fixture
-    def cuda(self, monkeypatch):
-        class Nothing:
-            def __init__(self, *_, **__):
-                pass
-
-            def wait_stream(self, other):
-                pass
-
-            def clone_state(self):
-                return "state"
-
-            def graphsafe_set_state(self, state):
-                Nothing.restored = state
-
-        class Refusal(contextlib.AbstractContextManager):
-            def __init__(self, graph, stream):
-                pass
-
-            def __enter__(self):
-                raise self.error
-
-            def __exit__(self, *_):
-                return None
-
-        here = lambda *_: contextlib.nullcontext()  # noqa: E731
-        for name, value in {
-            "Stream": Nothing,
-            "CUDAGraph": Nothing,
-            "graph": Refusal,
-            "current_stream": Nothing,
-            "stream": here,
-            "device": here,
-            "current_device": lambda: 0,
-            "default_generators": [Nothing()],
-            "set_stream": lambda stream: None,
-            "get_sync_debug_mode": lambda: Nothing.mode,
-            "set_sync_debug_mode": lambda mode: setattr(Nothing, "mode", mode),
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, value)
-        Refusal.error, Nothing.restored = RuntimeError("operation not permitted when stream is capturing\nmore"), None
-        Nothing.mode = 0
-        _stream_on.cache_clear()
-        yield Refusal, Nothing
-        _stream_on.cache_clear()
-
-    def test_one_warning_and_the_steps_of_an_eager_fit(self, cuda):
-        ends = []
-        for kind in (EagerSteps, CapturedSteps):
-            p, guide, loss = quadratic()
-            steps = kind(loss, guide, (0.9, 0.99))
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                losses = [float(steps.step(0.1)) for _ in range(12)]
-            ends.append((p.detach(), losses, [str(w.message) for w in caught if "CUDA graph" in str(w.message)]))
-        (eager, eager_losses, none), (fallen, losses, said) = ends
-        assert torch.equal(eager, fallen)
-        assert losses == eager_losses
-        assert none == []
-        assert len(said) == 1
-        assert "operation not permitted when stream is capturing. An operator" in said[0]
-        assert cuda[1].restored == "state"
-
-    def test_a_wait_is_found_before_anything_is_captured(self, cuda):
-        def waits(loss):
-            if cuda[1].mode == "error":
-                raise RuntimeError("called a synchronizing CUDA operation")
-            return loss
-
-        _, guide, loss = quadratic()
-        eager = EagerSteps(loss, guide, (0.9, 0.99))
-        expected = [float(eager.step(0.1)) for _ in range(6)]
-        _, guide, loss = quadratic()
-        steps = CapturedSteps(lambda: waits(loss()), guide, (0.9, 0.99))
-        with pytest.warns(UserWarning, match="called a synchronizing CUDA operation. An operator"):
-            assert [float(steps.step(0.1)) for _ in range(6)] == expected
-        assert cuda[1].restored is None
-        assert cuda[1].mode == 0
-
-    def test_exhausted_memory_is_none_of_it(self, cuda):
-        cuda[0].error = torch.OutOfMemoryError("CUDA out of memory")
-        _, guide, loss = quadratic()
-        steps = CapturedSteps(loss, guide, (0.9, 0.99))
-        steps.step(0.1), steps.step(0.1)
-        with pytest.raises(torch.OutOfMemoryError):
-            steps.step(0.1)
+    def test_an_interrupted_step_leaves_no_gradient_to_the_next_fit(self):
+        p, svi = quadratic()
+        svi.gradient()
+        assert p.grad is not None
+        svi.release()
+        assert p.grad is None
 
 
 @pytest.mark.cuda
 class TestCapture:
     def test_a_captured_step_is_an_eager_step(self):
         ends = []
-        for kind in (EagerSteps, CapturedSteps):
-            p, guide, loss = quadratic("cuda")
-            steps = kind(loss, guide, (0.9, 0.99))
-            losses = torch.stack([steps.step(0.1 / (k + 1)) for k in range(12)])
-            ends.append((p.detach().clone(), losses))
+        for kind in (FitSVI, CapturedSVI):
+            p, svi = quadratic(kind, "cuda")
+            losses = []
+            for k in range(12):
+                svi.optim.rate = 0.1 / (k + 1)
+                losses.append(svi.step())
+            ends.append((p.detach().clone(), torch.stack(losses)))
         torch.testing.assert_close(ends[0], ends[1])
 
     def test_a_second_fit_of_the_same_parameters_starts_without_gradients(self):
         ends = []
-        for kind in (EagerSteps, CapturedSteps):
-            p, guide, loss = quadratic("cuda")
+        for kind in (FitSVI, CapturedSVI):
+            p, svi = quadratic(kind, "cuda")
             for _ in range(2):
-                steps = kind(loss, guide, (0.9, 0.99))
                 for _ in range(5):
-                    steps.step(0.1)
-                steps.release()
+                    svi.step()
+                svi.release()
+                _, again = quadratic(kind, "cuda")
+                svi = kind(None, svi._guide_itself, again.optim, svi.elbo, of=svi._guide_itself)
             ends.append(p.detach().clone())
         torch.testing.assert_close(*ends)
 
     def test_replays_draw_anew(self):
-        p, guide, _ = quadratic("cuda")
-        steps = CapturedSteps(lambda: (p * torch.randn_like(p)).sum(), guide, (0.9, 0.99))
-        losses = torch.stack([steps.step(0.0) for _ in range(10)])
+        _, svi = quadratic(CapturedSVI, "cuda", lambda p: (p * torch.randn_like(p)).sum())
+        svi.optim.rate = 0.0
+        losses = torch.stack([svi.step() for _ in range(10)])
         assert len(losses.unique()) == 10
 
     def test_what_cannot_be_captured_goes_on_with_one_warning(self):
-        p, guide, loss = quadratic("cuda")
-        steps = CapturedSteps(lambda: loss() * float(loss().detach() > -1), guide, (0.9, 0.99))
+        square = lambda p: ((p - 1.0) ** 2).sum()  # noqa: E731
+        p, svi = quadratic(CapturedSVI, "cuda", lambda p: square(p) * float(square(p).detach() > -1))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in range(20):
-                steps.step(0.1)
+                svi.step()
         assert len([w for w in caught if "CUDA graph" in str(w.message)]) == 1
         assert float((p - 1).abs().max()) < 1.5
         assert torch.rand(3, device="cuda").isfinite().all()  # the generator answers

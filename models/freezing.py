@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vble.models import _compressai
-from pyro_vble.models._gdn import FrozenGDN, FusedGDN
+from pyro_vble.models import networks
+from pyro_vble.models.gdn import FrozenGDN, FusedGDN
 
 _FEW_CHANNELS = 4
 
@@ -30,11 +30,24 @@ def frozen(module: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if type(child) is nn.ConvTranspose2d and _upsamples_to_few_channels(child):
                 setattr(parent, name, SubpixelConvTranspose2d(child))
-            elif _compressai.is_gdn(child) or isinstance(child, FusedGDN):
+            elif networks.is_gdn(child) or isinstance(child, FusedGDN):
                 setattr(parent, name, FrozenGDN(child))
-            elif _compressai.is_masked_convolution(child):
+            elif networks.is_masked_convolution(child):
                 setattr(parent, name, _masked_once(child))
+    mark_frozen(copied)
     return copied
+
+
+def mark_frozen(module: nn.Module) -> None:
+    """Say of a module that ``frozen`` made it, or that it shares the networks of one that it made."""
+    module._is_frozen = True
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module is what ``frozen`` made, and still is: in evaluation mode, no weight with a gradient."""
+    if not getattr(module, "_is_frozen", False) or any(part.training for part in module.modules()):
+        return False
+    return not any(p.requires_grad for p in module.parameters())
 
 
 class SubpixelConvTranspose2d(nn.Module):
@@ -55,7 +68,7 @@ class SubpixelConvTranspose2d(nn.Module):
 
     Example:
         >>> import torch
-        >>> from pyro_vble.models._frozen import SubpixelConvTranspose2d
+        >>> from pyro_vble.models.freezing import SubpixelConvTranspose2d
         >>> layer = torch.nn.ConvTranspose2d(8, 3, 5, 2, 2, 1)
         >>> x = torch.randn(1, 8, 4, 6)
         >>> bool(torch.allclose(SubpixelConvTranspose2d(layer)(x), layer(x), atol=1e-5))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vble.models import _compressai
+from pyro_vble.models import networks
 
 
 class FusedGDN(nn.Module):
@@ -26,7 +26,7 @@ class FusedGDN(nn.Module):
     Example:
         >>> import torch
         >>> from compressai.layers import GDN
-        >>> from pyro_vble.models._gdn import FusedGDN
+        >>> from pyro_vble.models.gdn import FusedGDN
         >>> layer, x = GDN(4), torch.randn(1, 4, 5, 5)
         >>> bool(torch.allclose(FusedGDN(layer)(x), layer(x), atol=1e-6))
         True
@@ -59,7 +59,7 @@ class FrozenGDN(FusedGDN):
     Example:
         >>> import torch
         >>> from compressai.layers import GDN
-        >>> from pyro_vble.models._gdn import FrozenGDN
+        >>> from pyro_vble.models.gdn import FrozenGDN
         >>> layer, x = GDN(4, inverse=True), torch.randn(1, 4, 5, 5)
         >>> bool(torch.allclose(FrozenGDN(layer)(x), layer(x), atol=1e-6))
         True
@@ -89,7 +89,7 @@ def fuse_gdn(module: nn.Module) -> None:
     """Exchange CompressAI's layers within a module for :class:`FusedGDN`, of the same parameters and names."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if _compressai.is_gdn(child):
+            if networks.is_gdn(child):
                 setattr(parent, name, FusedGDN(child))
 
 

@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
+import torch
 from torch import Tensor, nn
 
 
 def local_parameters() -> contextlib.AbstractContextManager:
     """A scope in which Pyro modules are built and run with parameters of their own."""
     return pyro.settings.context(module_local_params=True)
+
+
+_MODULE = "module/"
 
 
 class StoredGuide:
@@ -24,7 +28,7 @@ class StoredGuide:
 
     Example:
         >>> import pyro, torch
-        >>> from pyro_vble.guides._parameters import StoredGuide
+        >>> from pyro_vble.guides.parameters import StoredGuide
         >>> def function(y):
         ...     return pyro.param("loc", torch.zeros(())) + y
         >>> guide = StoredGuide(function)
@@ -43,6 +47,7 @@ class StoredGuide:
             return self.function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        """Whatever else the function has."""
         if name == "function":  # not there yet: asked for while it is being copied or unpickled
             raise AttributeError(name)
         return getattr(self.function, name)
@@ -66,6 +71,26 @@ class StoredGuide:
             stored = list(pyro.get_param_store().named_parameters())
         own = list(self.function.parameters()) if isinstance(self.function, nn.Module) else []
         return list(dict.fromkeys([*own, *(value for _, value in stored)]))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The store's unconstrained values by name, and what a function that is a module holds."""
+        with self.scope():
+            stored = {name: value.detach() for name, value in pyro.get_param_store().named_parameters()}
+        own = self.function.state_dict() if isinstance(self.function, nn.Module) else {}
+        return stored | {f"{_MODULE}{name}": value for name, value in own.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take in the values that ``state_dict`` gave; the guide must have run once, which makes its parameters.
+
+        Raises:
+            KeyError: If they are not those of this guide.
+        """
+        own = self.state_dict()
+        if own.keys() != state.keys():
+            raise KeyError(f"The guide's parameters must be {', '.join(own)}; received {', '.join(state)}.")
+        for name, value in own.items():  # what they hold is the guide's own memory
+            value.copy_(state[name])
 
 
 def with_own_parameters(guide: Callable[..., Any]) -> Callable[..., Any]:

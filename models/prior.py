@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vble._arguments import Count, Flag, ImageSize, checked
-from pyro_vble.models._batching import Bands
+from pyro_vble.models.batching import Bands
 
 # How torch says that there is not memory enough, or that no machine has as much.
 _NO_MEMORY = (
@@ -39,8 +39,8 @@ class Prior(nn.Module, ABC):
 
     #: Variational family of the prior's own encoder: what guides take when none is named.
     default_family: str = "gaussian"
-    #: Initial width of a guide's factors for each family (full width; standard deviation).
-    initial_width: dict[str, float]
+    #: Standard deviation that a guide's factors start from, where nothing tells a better one.
+    initial_std: float
     #: Number of bands of the network's images.
     bands: int
     #: Name by which ``load_prior`` finds it again, if it has one.
@@ -128,7 +128,7 @@ class Prior(nn.Module, ABC):
     def _bands(self, image_shape: tuple[int, int, int] | None) -> Bands:
         return Bands(self.bands if image_shape is None else image_shape[0], self.bands)
 
-    def _options(self) -> dict[str, Any]:
+    def tensor_options(self) -> dict[str, Any]:
         """Data type and device of latents."""
         like = next(itertools.chain(self.parameters(), self.buffers()), torch.empty(0))
         return {"dtype": like.dtype, "device": like.device}

@@ -1,96 +1,43 @@
-"""Posteriors as files: safetensors, with JSON in the header."""
+"""Posteriors from their files."""
 
-import hashlib
-import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_vble import guides as guide_classes
-from pyro_vble._arguments import Flag, PathName, brief, checked
-from pyro_vble._version import __version__
-from pyro_vble.ensemble import EnsemblePosterior
-from pyro_vble.guides import MeanFieldGuide
+from pyro_vble._arguments import Flag, Function, PathName, brief, checked
+from pyro_vble._one_at_a_time import one_at_a_time
+from pyro_vble.guides.building import unwrapped
+from pyro_vble.guides.reference import maker_of
 from pyro_vble.inference import resolve_device
 from pyro_vble.inference.precision import Device, dtype_of
-from pyro_vble.io.atomic import atomic_path
-from pyro_vble.io.families import distribution_of, family_of
-from pyro_vble.io.posterior_files import (
-    FORMAT,
-    PosteriorHeader,
-    check_finite,
-    check_sizes,
-    part_of,
-    posterior_checksum,
-    read_posterior_file,
-    wrong,
-)
+from pyro_vble.io.families import distribution_of
+from pyro_vble.io.posterior_files import PosteriorHeader, check_sizes, part_of, read_posterior_file, wrong
 from pyro_vble.models import Prior, RestorationModel
+from pyro_vble.models.freezing import frozen
+from pyro_vble.models.identity import fingerprint
 from pyro_vble.physics import measure, operator_on
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Mixture, Posterior
+from pyro_vble.samples.saving import check_options, rebuilt
+
+# Of a prior's settings, those that a file may leave to be told.
+_TOLD = ("alpha", "distortion", "rate_scale")
 
 
-@checked
-def save_posterior(posterior: Any, path: PathName) -> None:
-    """Write a posterior to one file: the guides' parameters, the measurement, the ELBO traces and their description.
-
-    The prior is stored by name and fingerprint, the operator not at all.
-
-    Raises:
-        TypeError: If the guide, or the prior of a parameter inferred with the image, is none that can be built again
-            by name.
-        ValueError: If a parameter of the guide is not finite.
-        OSError: If the file cannot be written.
-    """
-    guide = posterior.guide
-    if _guide_classes().get(type(guide).__name__) is not type(guide):
-        raise TypeError(
-            f"Posteriors of this library's guides can be saved ({', '.join(_guide_classes())}); received "
-            f"{type(guide).__name__}; save guide.state_dict() yourself, or the whole posterior with cloudpickle."
-        )
-    prior = posterior.model.prior
-    header = {
-        "format": FORMAT,
-        "version": __version__,
-        "guide": type(guide).__name__,
-        "options": guide.options,
-        "prior": prior.name,
-        "prior_fingerprint": fingerprint(prior),
-        "prior_settings": prior.settings,
-        "image_shape": list(posterior.image_shape[1:]),
-        "precision": posterior.precision,
-        "seed": posterior.seed,
-        "num_fits": len(posterior.fits),
-        "seeds": [fit.seed for fit in posterior.fits],
-        "calibration": posterior.calibration and posterior.calibration.as_dict(),
-        "physics_priors": {name: family_of(name, p) for name, p in posterior.model.physics_priors.items()},
-        "interrupted": bool(getattr(posterior, "interrupted", False)),
-    }
-    tensors = {"y": posterior.y}
-    for k, fit in enumerate(posterior.fits):
-        state = fit.guide.state_dict()
-        check_finite(state)
-        tensors |= {f"guide{k}.{name}": value for name, value in state.items()}
-        tensors[f"elbo{k}"] = fit.elbo
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    header["checksum"] = posterior_checksum(header, tensors)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"pyro_vble": json.dumps(header)})
-
-
+@one_at_a_time
 @checked
 def load_posterior(
     path: PathName,
     *,
     prior: Prior | None = None,
     physics: Any = None,
+    guide: Function | None = None,
     device: Device = "cpu",
     allow_download: Flag = False,
-) -> Posterior:
+) -> Posterior | Mixture:
     """Read a posterior that :meth:`Posterior.save` wrote.
 
     Args:
@@ -98,14 +45,16 @@ def load_posterior(
         prior: The prior, where it was not loaded by name (one of your own).
         physics: The forward operator: what has to do with measurements needs it (``predictive``, ``draws``, most
             groups of ``to_arviz``, Markov chains, further fitting).
+        guide: What makes the guide, as ``restore`` takes it, where it is neither this library's nor Pyro's and its
+            module is not imported: a file cannot have anything imported by itself.
         device: Where to put it; "auto" is CUDA where there is one.
         allow_download: Whether a prior that the file names, and that is not on this machine, may be downloaded from
             the Hugging Face Hub or the CompressAI zoo.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of another kind, the prior is missing or another one, or the operator
-            does not measure such images so.
+        ValueError: If the file is damaged or of another kind, the prior or the guide is missing or another one, or the
+            operator does not measure such images so.
 
     Example:
         >>> import tempfile, torch, deepinv
@@ -120,40 +69,40 @@ def load_posterior(
     """
     device = resolve_device(device)
     header, tensors = read_posterior_file(path)
-    guide_class = _guide_classes().get(header.guide)
-    if guide_class is None:
-        raise wrong(path, f"its guide must be one of {', '.join(_guide_classes())}; it is {brief(header.guide)}")
+    maker = _maker(path, header) if guide is None else guide
     try:
         priors = {name: distribution_of(family) for name, family in header.physics_priors.items()}
-        options = _checked_options(guide_class, header.options)
+        check_options(maker)
         check_sizes(header, tensors)
     except (ValueError, TypeError) as error:
         raise wrong(path, str(error)) from error
     prior = _prior_of(path, header, prior, allow_download)
     dtype = dtype_of(header.precision)
     y = tensors["y"].to(device)
+    if physics is not None:
+        physics = operator_on(physics, device, dtype)
+        _check_measurement(path, physics, header.image_shape, y)
     try:
         prior.validate_image_shape(header.image_shape)
-        model = RestorationModel(prior, None, latent_image=guide_class.latent_image, image_shape=header.image_shape)
-        model.prior.to(device, dtype)
+        latent_image = header.latent_image
+        if latent_image is None:  # a file from before it was told
+            latent_image = getattr(unwrapped(maker), "latent_image", False)
+        own = frozen(prior).to(device, dtype)
+        model = RestorationModel(own, None, latent_image=latent_image, image_shape=header.image_shape)
         model.physics_priors = priors
-        guides = [
-            _guide(guide_class, model, y, options, part_of(tensors, f"guide{k}.")) for k in range(header.num_fits)
-        ]
+        model.physics = physics
+        states = [part_of(tensors, f"guide{k}.") for k in range(header.num_fits)]
+        guides = [rebuilt(maker, model, y, state) for state in states]
     except (ValueError, TypeError, RuntimeError, LookupError) as error:
         # A guide is built for whatever a file holds: what that raises is about the file.
         raise wrong(path, f"{' '.join(str(error).split())[:500]}") from error
-    if physics is not None:
-        model.physics = operator_on(physics, device, dtype)
-        _check_measurement(path, model.physics, header.image_shape, y)
-    told = {"precision": header.precision}
+    told = {"precision": header.precision, "maker": maker}
     fits = [
         Posterior(model, guide, y, elbo=tensors[f"elbo{k}"], seed=seed, **told)
         for k, (guide, seed) in enumerate(zip(guides, header.seeds, strict=True))
     ]
-    posterior = fits[0] if len(fits) == 1 else EnsemblePosterior(fits)
-    if header.interrupted:
-        posterior.interrupted = True
+    posterior = fits[0] if len(fits) == 1 else Mixture(fits)
+    posterior.interrupted = header.interrupted
     if header.calibration is None:
         return posterior
     from pyro_vble.diagnostics.conformal import Calibration
@@ -161,49 +110,17 @@ def load_posterior(
     return posterior.calibrated(Calibration.from_dict(header.calibration, f"the calibration in {path}"))
 
 
-def fingerprint(prior: torch.nn.Module) -> str:
-    """A short hash of a prior's weights: enough to tell one prior from another."""
-    digest = hashlib.sha256()
-    for name, value in sorted(prior.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _guide_classes() -> dict[str, type[MeanFieldGuide]]:
-    """The guides that a file can name."""
-    exported = {name: getattr(guide_classes, name) for name in guide_classes.__all__}
-    return {
-        name: found
-        for name, found in exported.items()
-        if isinstance(found, type) and issubclass(found, MeanFieldGuide) and found is not MeanFieldGuide
-    }
-
-
-def _checked_options(guide_class: type, options: dict[str, Any]) -> dict[str, Any]:
-    known = [p.name for p in inspect.signature(guide_class).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    if unknown := [name for name in options if name not in known]:
+def _maker(path: Path, header: PosteriorHeader) -> Callable:
+    told = header.guide
+    try:
+        return maker_of(told.module, told.name, told.options)
+    except LookupError as error:
+        if told.module in ("pyro_vble.guides", "pyro.infer.autoguide"):
+            raise wrong(path, f"its guide must be a guide class of {told.module}; it is {brief(told.name)}") from error
         raise ValueError(
-            f"{guide_class.__name__} has no option {brief(unknown[0])}; it has {', '.join(known) or 'none'}"
-        )
-    return options
-
-
-def _guide(
-    guide_class: type[MeanFieldGuide], model: RestorationModel, y: Tensor, options: dict[str, Any], state: Any
-) -> MeanFieldGuide:
-    """A guide with the parameters of a file, which must be its own, whole and finite."""
-    guide = guide_class(model, y, **options)
-    own = guide.state_dict()
-    if missing := sorted(own.keys() ^ state.keys()):
-        raise ValueError(f"its guide must have the parameters {', '.join(own)}; {brief(missing[0])} is not one of both")
-    for name, value in own.items():
-        found = state[name]
-        if (found.shape, found.dtype) != (value.shape, value.dtype):
-            raise ValueError(f"{name} must be {brief(value)}, as image_shape and precision want; it is {brief(found)}")
-    check_finite(state)
-    guide.load_state_dict(state)
-    return guide
+            f"{path} was fitted with the guide {brief(told.name)} of the module {brief(told.module)}, which is not "
+            "imported; import it, or pass guide=... as to restore."
+        ) from error
 
 
 @torch.no_grad()
@@ -219,12 +136,6 @@ def _check_measurement(path: Path, physics: Any, image_shape: tuple[int, int, in
             f"physics must measure images of shape {image_shape} as {path} holds them, {tuple(y.shape)}; its A gives "
             f"{found}; pass the operator of that fit."
         )
-
-
-# --- the prior ---
-
-# Of a prior's settings, those that a file may leave to be told.
-_TOLD = ("alpha", "distortion", "rate_scale")
 
 
 def _prior_of(path: Path, header: PosteriorHeader, prior: Prior | None, allow_download: bool) -> Prior:
