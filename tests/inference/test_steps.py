@@ -1,6 +1,5 @@
 """Steps of a fit: the same as Pyro's, and without a word to the host."""
 
-import contextlib
 import warnings
 
 import deepinv
@@ -16,7 +15,7 @@ from pyro_vble.guides._parameters import parameter_scope
 from pyro_vble.inference import FitSettings, tempered
 from pyro_vble.inference.elbo import DeviceELBO, DeviceTraceELBO
 from pyro_vble.inference.snapshot import Snapshot
-from pyro_vble.inference.steps import CapturedSteps, EagerSteps, _elbo, _stream_on
+from pyro_vble.inference.steps import CapturedSteps, EagerSteps, _elbo
 from pyro_vble.models import CAE, RestorationModel, convolutional_vae
 from pyro_vble.physics import GaussianBlur
 from pyro_vble.physics.problems import deblurring, gaussian_kernel, inpainting
@@ -168,97 +167,6 @@ class TestSnapshot:
         steps._take_in([p])
         steps.step(0.1)
         torch.testing.assert_close(p.detach(), torch.full((4,), 2.9))
-
-
-class TestFallback:
-    """What happens where capture fails, with a CUDA that consists of nothing else."""
-
-    @pytest.fixture
-    def cuda(self, monkeypatch):
-        class Nothing:
-            def __init__(self, *_, **__):
-                pass
-
-            def wait_stream(self, other):
-                pass
-
-            def clone_state(self):
-                return "state"
-
-            def graphsafe_set_state(self, state):
-                Nothing.restored = state
-
-        class Refusal(contextlib.AbstractContextManager):
-            def __init__(self, graph, stream):
-                pass
-
-            def __enter__(self):
-                raise self.error
-
-            def __exit__(self, *_):
-                return None
-
-        here = lambda *_: contextlib.nullcontext()  # noqa: E731
-        for name, value in {
-            "Stream": Nothing,
-            "CUDAGraph": Nothing,
-            "graph": Refusal,
-            "current_stream": Nothing,
-            "stream": here,
-            "device": here,
-            "current_device": lambda: 0,
-            "default_generators": [Nothing()],
-            "set_stream": lambda stream: None,
-            "get_sync_debug_mode": lambda: Nothing.mode,
-            "set_sync_debug_mode": lambda mode: setattr(Nothing, "mode", mode),
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, value)
-        Refusal.error, Nothing.restored = RuntimeError("operation not permitted when stream is capturing\nmore"), None
-        Nothing.mode = 0
-        _stream_on.cache_clear()
-        yield Refusal, Nothing
-        _stream_on.cache_clear()
-
-    def test_one_warning_and_the_steps_of_an_eager_fit(self, cuda):
-        ends = []
-        for kind in (EagerSteps, CapturedSteps):
-            p, guide, loss = quadratic()
-            steps = kind(loss, guide, (0.9, 0.99))
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                losses = [float(steps.step(0.1)) for _ in range(12)]
-            ends.append((p.detach(), losses, [str(w.message) for w in caught if "CUDA graph" in str(w.message)]))
-        (eager, eager_losses, none), (fallen, losses, said) = ends
-        assert torch.equal(eager, fallen)
-        assert losses == eager_losses
-        assert none == []
-        assert len(said) == 1
-        assert "operation not permitted when stream is capturing. An operator" in said[0]
-        assert cuda[1].restored == "state"
-
-    def test_a_wait_is_found_before_anything_is_captured(self, cuda):
-        def waits(loss):
-            if cuda[1].mode == "error":
-                raise RuntimeError("called a synchronizing CUDA operation")
-            return loss
-
-        _, guide, loss = quadratic()
-        eager = EagerSteps(loss, guide, (0.9, 0.99))
-        expected = [float(eager.step(0.1)) for _ in range(6)]
-        _, guide, loss = quadratic()
-        steps = CapturedSteps(lambda: waits(loss()), guide, (0.9, 0.99))
-        with pytest.warns(UserWarning, match="called a synchronizing CUDA operation. An operator"):
-            assert [float(steps.step(0.1)) for _ in range(6)] == expected
-        assert cuda[1].restored is None
-        assert cuda[1].mode == 0
-
-    def test_exhausted_memory_is_none_of_it(self, cuda):
-        cuda[0].error = torch.OutOfMemoryError("CUDA out of memory")
-        _, guide, loss = quadratic()
-        steps = CapturedSteps(loss, guide, (0.9, 0.99))
-        steps.step(0.1), steps.step(0.1)
-        with pytest.raises(torch.OutOfMemoryError):
-            steps.step(0.1)
 
 
 @pytest.mark.cuda

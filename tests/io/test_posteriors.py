@@ -165,7 +165,7 @@ class TestFilesOfOthers:
         "change",
         [
             {"image_shape": [3, 33, 64]},
-            {"precision": "bfloat16"},
+            {"precision": "float64"},
             {"seed": 1},
             {"prior_settings": {}},
             {"guide": "VBLE"},
