@@ -1,4 +1,4 @@
-"""The pieces of a step and of a sample, one by one: ``pytest benchmarks/micro.py`` (pytest-benchmark).
+"""The pieces of a step and of a sample, one by one: ``pytest -n 0 benchmarks/micro.py`` (pytest-benchmark).
 
 Pairs stand side by side: the layer of the network as it was trained and as it is run, a draw's ELBO with and without
 its gradient. Compare within one run; ``--benchmark-json FILE`` writes them.

@@ -1,6 +1,12 @@
 """Fixtures: priors, an operator, and where the shared images are."""
 
+import os
 from pathlib import Path
+
+# Tests run in two processes at once: one thread each, or the threads of one wait for those of the other. The variable
+# is read when torch is imported, and inherited by the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import deepinv
 import pyro
@@ -10,6 +16,9 @@ from helpers import small_network
 
 import pyro_vble as pv
 from pyro_vble.models import CAE
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # whatever a plugin has imported before
 
 
 @pytest.fixture(autouse=True)

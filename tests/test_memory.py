@@ -1,7 +1,6 @@
 """How much memory is free: of the machine, the container, the process, a GPU."""
 
 import resource
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,11 +34,16 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch, line, folder, names):
     assert free_memory(CPU) != 500_000
 
 
-def test_the_memory_of_a_gpu_is_asked_of_it(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 9))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2)
-    assert free_memory(SimpleNamespace(type="cuda")) == 6
+@pytest.mark.cuda
+def test_memory_of_a_gpu_that_its_allocator_keeps_is_free():
+    device, size = torch.device("cuda", 0), 2**30
+    torch.ones(1, device=device)  # what starting takes
+    before = free_memory(device)
+    tensor = torch.empty(size, dtype=torch.uint8, device=device)
+    assert before - free_memory(device) == pytest.approx(size, rel=0.1)
+    del tensor
+    assert torch.cuda.memory_reserved(device) >= size, "it is kept for the next tensor"
+    assert free_memory(device) == pytest.approx(before, rel=0.01)
 
 
 def test_a_limit_of_the_address_space_counts(monkeypatch):

@@ -1,5 +1,6 @@
 """How noisy an image is, estimated from itself."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,10 @@ from torch.nn import functional
 
 # Median of |w| over the standard deviation of Gaussian w.
 _MEDIAN = 0.6744897501960817
+# High-pass filters of Daubechies' wavelets, of two vanishing moments and of one.
+_ROOT = math.sqrt(3)
+_DB2 = torch.tensor([-1 - _ROOT, 3 + _ROOT, _ROOT - 3, 1 - _ROOT], dtype=torch.float64) / math.sqrt(32)
+_HAAR = torch.tensor([-1, 1], dtype=torch.float64) / math.sqrt(2)
 # Coefficients behind a median: with fewer it is off by more than a tenth.
 _FEWEST = 100
 # Bands whose finest detail is the same, as of a grey photograph saved in colour, are one.
@@ -91,10 +96,7 @@ def _strips(image: Tensor) -> Tensor:
 
 def _details(band: Tensor) -> Tensor | None:
     """The finest diagonal wavelet coefficients of observed windows; None if there are too few."""
-    import pywt
-
-    for name in ("db2", "haar"):
-        highpass = torch.tensor(pywt.Wavelet(name).dec_hi, dtype=band.dtype)
+    for highpass in (_DB2.to(band.dtype), _HAAR.to(band.dtype)):
         if min(band.shape) < len(highpass):
             continue
         kernel = torch.outer(highpass, highpass)[None, None]

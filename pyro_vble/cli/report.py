@@ -20,7 +20,9 @@ from pyro_vble._version import __version__
 from pyro_vble.cli.words import console, in_options, one_line, printable, say, warn
 from pyro_vble.diagnostics import PredictiveCheck, predictive_check
 from pyro_vble.figures import RestorationRow
+from pyro_vble.io import inference_data
 from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.draw_stream import DrawStream
 from pyro_vble.io.images import ImageFile, write_image
 from pyro_vble.samples import Fitted
 
@@ -175,11 +177,12 @@ def write_netcdf(
 ) -> None:
     """Write posterior draws as NetCDF, for ``arviz.from_netcdf``."""
     groups = ("posterior", "posterior_predictive", "sample_stats", "observed_data", "constant_data")
-    idata = posterior.to_arviz(num_draws, include=groups, truth=truth, coords=coords)
-    size = sum(idata[group].nbytes for group in idata.groups())
+    source = DrawStream(posterior, num_draws, None, set(groups), truth, coords, None)
+    datasets = inference_data.drawn(source)
+    size = sum(dataset.nbytes for dataset in datasets.values())
     with atomic_path(path) as temporary:
         _make_room(temporary, size)
-        idata.to_netcdf(str(temporary), engine="h5netcdf")
+        inference_data.write_netcdf(temporary, datasets, source.attrs)
 
 
 def _make_room(path: Path, size: int) -> None:

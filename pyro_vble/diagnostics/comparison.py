@@ -98,10 +98,9 @@ guide of bounded support |
         >>> sorted(table.index)
         ['VBLE', 'VBLExz']
     """
-    import pandas as pd
-
     with quiet_arviz():
         import arviz as az
+        import pandas as pd
 
     collection = isinstance(guides, Mapping | Sequence) and not isinstance(guides, str)
     members = list(guides.values() if isinstance(guides, Mapping) else guides) if collection else []

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from pyro_vble._arguments import BrokenRuleError, Count, CountOrZero, Number, PathName, Rule, brief, checked
+from pyro_vble._extras import extra
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.validated import problems_of
 from pyro_vble.metrics import BORDER, inner
@@ -170,6 +171,7 @@ class Calibration:
 
     @classmethod
     def _fit(cls, restored: Iterable[Any], bins: int, num_samples: int, border: int) -> Self:
+        _regressor()  # before the fits, if it is missing
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
         origins: dict[str, None] = {}  # as rate_scale="auto" chooses image by image
         for posterior, truth in map(_checked_pair, restored):
@@ -255,6 +257,7 @@ class Calibration:
         """
         if not path.is_file():
             raise FileNotFoundError(f"No calibration at {path}; `pyro-vble calibrate` makes one.")
+        _regressor()
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
@@ -290,8 +293,6 @@ class Calibration:
 
     def _factors(self, probability: float) -> np.ndarray:
         """Half width over standard deviation, group by group."""
-        from crepes import ConformalRegressor
-
         smallest = min(map(len, self.scores))
         if not 0 < probability <= smallest / (smallest + 1):
             raise ValueError(
@@ -299,10 +300,16 @@ class Calibration:
                 f"can tell; received {probability}; write 90 % as 0.9."
             )
         groups = np.arange(len(self.scores))
-        regressor = ConformalRegressor().fit(
+        regressor = _regressor()().fit(
             np.concatenate(self.scores), bins=np.repeat(groups, [len(s) for s in self.scores])
         )
         return regressor.predict_int(np.zeros(len(groups)), bins=groups, confidence=probability)[:, 1]
+
+
+def _regressor() -> Any:
+    with extra("diagnostics"):
+        from crepes import ConformalRegressor
+    return ConformalRegressor
 
 
 def _learn(pairs: Sequence[tuple[np.ndarray, np.ndarray]], bins: int) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from torch.distributions import biject_to
 
 from pyro_vble import metrics
 from pyro_vble._arguments import Count, CountOrZero, Flag, Seed, brief, checked, one_of, whole_from
+from pyro_vble._extras import extra
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import exact_convolutions
 from pyro_vble._tensors import RealTensor
@@ -151,8 +152,8 @@ def compare_with_reference(
         TypeError: If an argument has a wrong type.
         ValueError: If posteriors or the truth are of other images than the chains.
     """
-    import pandas as pd
-
+    with extra("diagnostics"):
+        import pandas as pd
     shape = tuple(reference.image.shape[2:])
     for name, posterior in posteriors.items():
         if not isinstance(posterior, Samples) or tuple(posterior.shape) != shape:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vble._arguments import Count, Seed, checked
+from pyro_vble._extras import extra
 from pyro_vble._streaming import streamed_quantiles
 from pyro_vble._tensors import OpenProbability, RealTensor
 from pyro_vble.diagnostics._source import SamplesLike, Source, draw_map
@@ -42,8 +43,8 @@ def crps(samples: SamplesLike, truth: RealTensor, *, num_samples: Count = 100, s
         >>> round(float(score.mean()), 1)                # 2 phi(0) - 1/sqrt(pi) = 0.234
         0.2
     """
-    import scoringrules
-
+    with extra("diagnostics"):
+        import scoringrules
     source = Source(samples, truth, num_samples, seed)
     if source.num_samples < 2:
         raise ValueError(f"The score needs at least 2 samples; received {source.num_samples}.")
@@ -94,8 +95,8 @@ def interval_score(
         >>> round(float(score.mean()), 1)
         0.8
     """
-    import scoringrules
-
+    with extra("diagnostics"):
+        import scoringrules
     source = Source(samples, truth, num_samples, seed)
     if isinstance(samples, Tensor):
         tail = (1 - probability) / 2

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyro_vble._arguments import checked
+from pyro_vble._extras import extra
 from pyro_vble.io.checksums import Sha256, digest_of
 
 _NAME = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^@]+\.\w+)(?:@(?P<revision>[\w./-]+))?")
@@ -60,10 +61,12 @@ def download(wanted: HubFile, *, sha256: Sha256 | None = None) -> tuple[Path, Hu
 
     Raises:
         ConnectionError: If the Hub cannot be reached; the message says how to do without.
+        ImportError: If the Hub's client is not installed.
         ValueError: If repository, revision or file do not exist, or the checksum is another.
     """
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    with extra("hub"):
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     if (path := cached(wanted)) is not None:
         # The cache names a file by its checksum, git's for small ones.
@@ -103,7 +106,8 @@ def download(wanted: HubFile, *, sha256: Sha256 | None = None) -> tuple[Path, Hu
 
 def cached(wanted: HubFile) -> Path | None:
     """The file in the Hub's cache, if it is there and its name means a commit: it needs no network."""
-    import huggingface_hub
+    with extra("hub"):
+        import huggingface_hub
 
     if wanted.revision is None or not _COMMIT.fullmatch(wanted.revision):
         return None

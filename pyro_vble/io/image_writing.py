@@ -8,11 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vble._arguments import PathName, Positive, brief, checked
+from pyro_vble._extras import extra
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.rasters import Raster
 
 _TIFF = (".tif", ".tiff")
 _TILE = 256
+_NODATA_TAG = 42113
 
 
 @checked
@@ -46,6 +48,7 @@ def write_image(
             what is said of bands, where the image has as many.
 
     Raises:
+        ImportError: If a raster is to be kept, and rasterio is not installed.
         TypeError: If an argument is of a wrong type.
         ValueError: If the suffix is not one of .png, .tif, .tiff or .npy, the values are no image's, or the file cannot
             say which of them are missing.
@@ -89,8 +92,10 @@ def write_image(
             np.save(temporary, array)
         elif suffix == ".png":
             _save_png(temporary, array, missing)
+        elif raster is None:
+            _save_tiff(temporary, array, missing, nodata)
         else:
-            temporary.write_bytes(_tiff(array, missing, nodata, scale, raster))
+            temporary.write_bytes(_geotiff(array, missing, nodata, scale, raster))
     return path
 
 
@@ -148,15 +153,44 @@ def _save_png(path: Path, array: np.ndarray, missing: np.ndarray) -> None:
     Image.fromarray(pixels).save(path, format="PNG")
 
 
-def _tiff(array: np.ndarray, missing: np.ndarray, nodata: float | None, scale: float, raster: Raster | None) -> bytes:
-    """A GeoTIFF, or a TIFF without georeference."""
-    import warnings
-
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
+def _save_tiff(path: Path, array: np.ndarray, missing: np.ndarray, nodata: float | None) -> None:
+    """Save a TIFF without georeference, as GDAL would write it."""
+    import tifffile
 
     count, height, width = array.shape
-    known = raster is not None and raster.count == count
+    tile = (_TILE, _TILE) if min(height, width) >= _TILE else None
+    common: dict[str, Any] = {"compression": "zlib", "tile": tile, "metadata": None, "software": False}
+    colour = count == 3 and array.dtype.kind in "ui"
+    layout: dict[str, Any] = {"photometric": "minisblack"}
+    if colour:
+        array, layout = array.transpose(1, 2, 0), {"photometric": "rgb", "planarconfig": "contig"}
+    elif count == 1:
+        array = array[0]
+    else:
+        layout |= {"planarconfig": "separate", "extrasamples": [0] * (count - 1)}
+    tags = [(_NODATA_TAG, "s", 0, str(nodata), False)] if nodata is not None and missing.any() else []
+    with tifffile.TiffWriter(path) as file:
+        file.write(
+            array,
+            predictor=2 if array.dtype.kind in "ui" else 3,
+            extratags=tags,
+            **layout,
+            **common,
+        )
+        if nodata is None and missing.any():
+            file.write(~missing.any(0), photometric="mask", subfiletype=4, **common)
+
+
+def _geotiff(array: np.ndarray, missing: np.ndarray, nodata: float | None, scale: float, raster: Raster) -> bytes:
+    """A GeoTIFF."""
+    import warnings
+
+    with extra("rasters"):
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning
+
+    count, height, width = array.shape
+    known = raster.count == count
     colour = count == 3 and array.dtype.kind in "ui" and not (known and "red" not in raster.colours)
     options: dict[str, Any] = {
         "driver": "GTiff",
@@ -173,17 +207,14 @@ def _tiff(array: np.ndarray, missing: np.ndarray, nodata: float | None, scale: f
     }
     if min(height, width) >= _TILE:
         options |= {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE}
-    named = raster is not None and raster.nodata is not None
-    if nodata is not None and (named or missing.any()):
+    if nodata is not None and (raster.nodata is not None or missing.any()):
         options["nodata"] = nodata
-    if raster is not None:
-        raster = raster.enlarged(height, width)
-        options |= {"crs": raster.crs, "transform": raster.transform} if raster.transform is not None else {}
+    raster = raster.enlarged(height, width)
+    options |= {"crs": raster.crs, "transform": raster.transform} if raster.transform is not None else {}
     with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(**options) as file:
-            if raster is not None:
-                _describe(file, raster, values=scale == raster.unit)
+            _describe(file, raster, values=scale == raster.unit)
             file.write(array)
             if nodata is None and missing.any():
                 file.write_mask(np.where(missing.any(0), 0, 255).astype(np.uint8))
@@ -192,7 +223,8 @@ def _tiff(array: np.ndarray, missing: np.ndarray, nodata: float | None, scale: f
 
 def _describe(file: Any, raster: Raster, *, values: bool) -> None:
     """Metadata of a raster; what is said of values only if they are on its scale."""
-    from rasterio.enums import ColorInterp
+    with extra("rasters"):
+        from rasterio.enums import ColorInterp
 
     if raster.gcps:
         file.gcps = (list(raster.gcps), raster.gcps_crs)

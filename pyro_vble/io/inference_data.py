@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vble._arguments import Count, Seed, checked
 from pyro_vble.io.draw_arguments import Coords, Groups, Region, Source, Truth
+from pyro_vble._extras import extra
 from pyro_vble.io.draw_stream import DrawStream
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ parameters inferred with the image, (image_batch) |
         seed: Seed of the draws.
 
     Raises:
+        ImportError: If ArviZ is not installed.
         TypeError: If an argument is of a wrong type.
         ValueError: If the region is empty, a group is unknown or needs the operator that a loaded posterior lacks, or
             truth or coordinates have another shape.
@@ -69,21 +72,26 @@ parameters inferred with the image, (image_batch) |
         >>> dict(idata.posterior["image"].sizes)
         {'chain': 1, 'draw': 10, 'image_batch': 1, 'band': 3, 'row': 8, 'col': 4}
     """
+    arviz()  # before the draws, if it is missing
+    source = DrawStream(posterior, num_samples, region, include, truth, coords, seed)
+    return from_datasets(drawn(source), source.attrs)
+
+
+def drawn(source: DrawStream) -> dict[str, "xarray.Dataset"]:
+    """All that a stream gives, by group."""
     import xarray as xr
 
-    source = DrawStream(posterior, num_samples, region, include, truth, coords, seed)
     parts: dict[str, list[xr.Dataset]] = {}
     for datasets in source.streamed():
         for group, dataset in datasets.items():
             parts.setdefault(group, []).append(dataset)
     joined = {group: xr.concat(many, "draw", data_vars="minimal") for group, many in parts.items()}
-    return from_datasets(joined | source.fixed(), source.attrs)
+    return joined | source.fixed()
 
 
 def from_datasets(groups: Mapping[str, "xarray.Dataset"], attrs: dict[str, Any]) -> "InferenceData":
     """Groups as what the installed ArviZ works on."""
-    with quiet_arviz():
-        import arviz as az
+    az = arviz()
     if hasattr(az, "InferenceData"):
         return az.InferenceData(**groups, attrs=attrs)
     import xarray as xr
@@ -93,9 +101,31 @@ def from_datasets(groups: Mapping[str, "xarray.Dataset"], attrs: dict[str, Any])
     return tree
 
 
+def arviz() -> Any:
+    """The package.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    with quiet_arviz():
+        import arviz
+    return arviz
+
+
+def write_netcdf(path: Path, groups: Mapping[str, "xarray.Dataset"], attrs: dict[str, Any]) -> None:
+    """Write groups as ArviZ does, and ``arviz.from_netcdf`` reads; it takes no ArviZ."""
+    import xarray as xr
+
+    xr.Dataset(attrs=attrs).to_netcdf(path, mode="w", engine="h5netcdf")
+    for group, dataset in groups.items():
+        numbers = [name for name, values in dataset.variables.items() if values.dtype.kind in "biuf"]
+        encoding = {name: {"zlib": True} for name in numbers}
+        dataset.to_netcdf(path, mode="a", group=group, engine="h5netcdf", encoding=encoding)
+
+
 @contextmanager
 def quiet_arviz() -> Iterator[None]:
     """A scope to import ArviZ in: at import it announces its version 1."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), extra("diagnostics"):
         warnings.simplefilter("ignore", FutureWarning)
         yield

@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vble._extras import extra
+
 # No longer true of what is written.
 _DERIVED = ("STATISTICS_", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUNIT", "TIFFTAG_SOFTWARE")
+# Tags of a position on the ground; those, and more, that GDAL understands; what it looks for beside a file.
+_GEOREFERENCE = {33550, 34735}
+_GDALS = {*_GEOREFERENCE, 33922, 34264, 42112, 50844}
+_NODATA = 42113
+_BESIDE = (".tfw", ".tifw", ".wld", ".rpb", ".RPB")
 _LAYOUTS = ('{"shape"', "shape=", "ImageJ=", "<?xml", "<OME")
 
 
@@ -86,10 +93,17 @@ def read_raster(path: Path) -> Raster | None:
     """Georeference and metadata of a TIFF, world files beside it included; None if it has none of them.
 
     Raises:
+        ImportError: If there is something to read, and rasterio is not installed.
         ValueError: If GDAL cannot read a file that is georeferenced.
     """
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+    try:
+        with extra("rasters"):
+            import rasterio
+            from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+    except ImportError:
+        if _says_more(path):
+            raise
+        return None  # a photograph's TIFF
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -102,7 +116,7 @@ def read_raster(path: Path) -> Raster | None:
             with source:
                 return _raster_of(source)
         except (RasterioIOError, rasterio.errors.CRSError) as error:
-            if _is_located(path):
+            if _GEOREFERENCE & _tags(path).keys():
                 raise ValueError(f"A georeferenced TIFF must be readable by GDAL; {path} is not ({error}).") from error
             return None
 
@@ -143,11 +157,19 @@ def _raster_of(source: Any) -> Raster | None:
     return raster if said or set(raster.scales) != {1.0} or set(raster.offsets) != {0.0} else None
 
 
-def _is_located(path: Path) -> bool:
+def _tags(path: Path) -> dict[int, Any]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        return bool(file.pages[0].tags.get(34735) or file.pages[0].tags.get(33550))
+        return {tag.code: tag.value for tag in file.pages[0].tags}
+
+
+def _says_more(path: Path) -> bool:
+    """Whether a TIFF, or a file beside it, says anything that only GDAL understands."""
+    tags = _tags(path)
+    nodata = str(tags.get(_NODATA, "nan")).strip("\0 ").lower()
+    beside = (path.with_name(path.name + ".aux.xml"), *(path.with_suffix(suffix) for suffix in _BESIDE))
+    return bool(_GDALS & tags.keys()) or nodata != "nan" or any(file.exists() for file in beside)
 
 
 def _moved(point: Any, down: float, right: float) -> Any:

@@ -3,10 +3,11 @@
 from typing import Any
 
 from pyro_vble._arguments import Count, PathName, Seed, brief, checked
+from pyro_vble._extras import extra
 from pyro_vble.io.atomic import atomic_folder
 from pyro_vble.io.draw_arguments import Coords, Groups, Region, Source, Truth
 from pyro_vble.io.draw_stream import DrawStream
-from pyro_vble.io.inference_data import from_datasets
+from pyro_vble.io.inference_data import arviz, from_datasets
 
 # Draws where nobody says how many, and as many as one likes can be had.
 _NUM_SAMPLES = 1000
@@ -40,6 +41,7 @@ def to_zarr(
 
     Raises:
         FileExistsError: If there is something at ``path``.
+        ImportError: If Zarr is not installed.
         ValueError: As :func:`to_inference_data` does.
 
     Example:
@@ -52,8 +54,8 @@ def to_zarr(
         ...     pv.open_zarr(f"{folder}/draws.zarr").posterior["image"].shape
         (1, 10, 1, 3, 64, 64)
     """
-    import zarr
-
+    with extra("zarr"):
+        import zarr
     with atomic_folder(path) as temporary:
         options: dict[str, Any] = {"store": str(temporary), "consolidated": False}
         num_samples = num_samples or posterior.stored or _NUM_SAMPLES
@@ -73,10 +75,14 @@ def open_zarr(path: PathName) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such folder.
+        ImportError: If Zarr or ArviZ is not installed.
         ValueError: If it is no whole store.
     """
     import xarray as xr
 
+    with extra("zarr"):
+        import zarr  # noqa: F401, xarray's engine
+    arviz()
     if not path.is_dir():
         raise FileNotFoundError(f"No Zarr store at {path}; give the path that Posterior.to_zarr wrote.")
     groups = sorted(child.name for child in path.iterdir() if child.is_dir())

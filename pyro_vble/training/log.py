@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pyro_vble._extras import extra
 from pyro_vble.io.atomic import atomic_path, errors_named
 
 COLUMNS = ("step", "seconds", "lr", "loss", "psnr", "rate", "images_per_second", "skipped", "validation_psnr")
@@ -52,10 +53,6 @@ class TrainingLog:
 
 
 def _board(folder: Path, step: int) -> Any:
-    try:
+    with extra("tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError(
-            "Logs for TensorBoard need it installed (pip install tensorboard); without it, log.csv holds the same."
-        ) from error
     return SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=step)

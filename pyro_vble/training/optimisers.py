@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_vble._extras import extra
 from pyro_vble.training.recipes import Schedule
 
 
@@ -20,10 +21,13 @@ def optimiser_of(schedule: Schedule, parameters: Sequence[nn.Parameter]) -> torc
     Args:
         schedule: Names the optimiser and its largest learning rate.
         parameters: What it optimises.
+
+    Raises:
+        ImportError: If the package that has it is not installed.
     """
     if schedule.optimiser == "soap":
-        from pytorch_optimizer import SOAP
-
+        with extra("training"):
+            from pytorch_optimizer import SOAP
         return SOAP(parameters, lr=schedule.lr, weight_decay=0.0)
     # The fused form is the one that can skip a step by itself.
     return torch.optim.Adam(parameters, lr=schedule.lr, fused=True)

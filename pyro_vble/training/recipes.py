@@ -1,14 +1,16 @@
 """Recipes: everything that decides how a prior is trained, but for the images."""
 
+import functools
 import importlib.resources
 import os
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pyro_vble._arguments import PathName, brief, checked
+from pyro_vble._extras import extra
 from pyro_vble.io.validated import problems_of
 
 _STRIDE = 64
@@ -169,6 +171,7 @@ def load_recipe(name: PathName) -> Recipe:
     """Read a recipe: one that comes with the package by name, or a YAML file by path.
 
     Raises:
+        ImportError: If PyYAML is not installed.
         ValueError: If there is no such recipe, it is no YAML, or a key in it is unknown, missing or impossible.
 
     Example:
@@ -185,23 +188,30 @@ def load_recipe(name: PathName) -> Recipe:
         raise ValueError(
             f"A recipe is one of {', '.join(available_recipes())}, or the path of a YAML file; received {brief(name)}."
         )
+    load, loader = _yaml()
     try:
-        plain = yaml.load(content, Loader=_Loader)
+        plain = load(content, Loader=loader)
     except Exception as error:  # PyYAML raises whatever its constructors do, from KeyError to RecursionError
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"A recipe must be YAML; {name} is not ({type(error).__name__}: {text}).") from error
     return parse_recipe(plain, name)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a word; this takes it for the number that it is in YAML 1.2."""
+@functools.cache
+def _yaml() -> tuple[Callable[..., Any], type]:
+    """The function that reads YAML, and a loader for it.
 
+    YAML 1.1 takes 1e-3 for a word; this takes it for the number that it is in YAML 1.2.
+    """
+    with extra("training"):
+        import yaml
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+    class Loader(yaml.SafeLoader):
+        pass
+
+    exponent = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
+    return yaml.load, Loader
 
 
 @checked

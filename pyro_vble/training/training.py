@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from pyro_vble._extras import extra
 from pyro_vble.inference.precision import resolve_device, resolve_precision
 from pyro_vble.io.atomic import atomic_path, remove_leftovers
 from pyro_vble.io.priors import load_prior
@@ -119,6 +119,7 @@ def train(
         ValueError: If the recipe, the images or the starting point cannot be used, or the output folder holds another
             training.
         FileNotFoundError: If a folder does not exist.
+        ImportError: If packages of the extra "training", or TensorBoard, are needed and not installed.
         TrainingDivergedError: If ten steps in a row were not finite.
 
     Example:
@@ -134,6 +135,8 @@ def train(
         (2, torch.Size([1, 1, 28, 28]))
     """
     started = time.monotonic() if started is None else started
+    with extra("training"):
+        import yaml
     output, name = Path(output), str(recipe) if isinstance(recipe, str | os.PathLike) else recipe.kind
     checkpoint = output / CHECKPOINT
     resuming = _resuming(checkpoint, resume)

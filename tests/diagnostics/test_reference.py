@@ -37,6 +37,7 @@ def reference(problem):
     return pv.reference_posterior(problem[0], num_samples=250, num_warmup=100, num_chains=2, seed=1, progress=False)
 
 
+@pytest.mark.slow
 def test_chains_find_the_posterior_that_a_mean_field_guide_does_not(problem, reference):
     posterior, mean, std = problem
     convergence = reference.convergence(patch=1)
@@ -47,6 +48,7 @@ def test_chains_find_the_posterior_that_a_mean_field_guide_does_not(problem, ref
     assert float((posterior.std(2000) / std - 1).abs().max()) > error, "there is something to be told apart"
 
 
+@pytest.mark.slow
 def test_the_table(problem, reference):
     posterior, mean, _ = problem
     table = compare_with_reference(reference, {"VBLE-xz": posterior}, truth=mean, seconds={"VBLE-xz": 1.0})
@@ -56,6 +58,18 @@ def test_the_table(problem, reference):
     assert table.loc["chains", "ess_bulk"] > 50
 
 
+def test_a_few_draws(problem):
+    """Too few to have converged, but what is made of them is there."""
+    posterior, mean, std = problem
+    chains = pv.reference_posterior(posterior, num_samples=20, num_warmup=30, num_chains=2, seed=1, progress=False)
+    assert chains.to_arviz().posterior["image"].shape == (2, 20, 1, *SHAPE)
+    assert float(((chains.mmse_x - mean) / std).abs().max()) < 3
+    table = compare_with_reference(chains, {"VBLE-xz": posterior}, truth=mean)
+    assert set(table.index) == {"chains", "VBLE-xz"}
+    assert table.loc["chains", "mean_error"] == 0
+
+
+@pytest.mark.slow
 def test_arviz_sees_chains(reference):
     import arviz as az
 

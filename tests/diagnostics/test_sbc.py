@@ -86,6 +86,7 @@ def test_point_masses_have_random_ranks():
     assert found.passes(0.999)["x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [VBLE, VBLExz])
 def test_fits_to_data_of_the_prior(guide):
     """W'W diagonal and A = I: VBLE's family holds the exact posterior of its model."""

@@ -84,7 +84,7 @@ def assert_close(found, expected, tolerance=0.02):
     assert float((found - expected).abs().max() / expected.abs().max()) < tolerance
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def problem(request):
     return Problem(request.param)
 

@@ -130,7 +130,10 @@ def test_impossible_scales(bundled, scale):
         pv.restore(torch.rand(2, 3, 64, 64), physics, bundled, rate_scale=scale, **FAST)
 
 
-def test_a_point_lets_vble_choose_and_the_priors_own_scale_does_not_matter(bundled):
+@pytest.mark.parametrize("scales", [(1.0, 0.25), pytest.param(None, marks=pytest.mark.slow)], ids=["two", "all"])
+def test_a_point_lets_vble_choose_and_the_priors_own_scale_does_not_matter(bundled, monkeypatch, scales):
+    if scales:
+        monkeypatch.setattr(pyro_vble.restoration, "best_rate_scale", partial(best_rate_scale, scales=scales))
     physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.05))
     y = torch.cat((torch.rand(1, 3, 64, 64), torch.full((1, 3, 64, 64), 0.4)))
     chosen = [

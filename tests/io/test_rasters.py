@@ -229,6 +229,8 @@ class TestMissing:
             again = read_image(write_image(tmp_path / f"x{suffix}", values, dtype=dtype))
             assert again.dtype == dtype
             assert torch.equal(again.values.isnan(), values.isnan())
+        with rasterio.open(tmp_path / "x.tif") as file:
+            np.testing.assert_array_equal(file.read_masks() == 0, values[0].isnan())
         if np.dtype(dtype).kind == "f":
             assert torch.equal(
                 read_image(write_image(tmp_path / "x.npy", values, dtype=dtype)).values.isnan(), values.isnan()

@@ -105,9 +105,10 @@ class TestCAE:
         # Smoothed; the first is the network as it was made.
         assert losses[-1] < 0.8 * losses[0]
 
-    def test_a_trained_prior_is_a_codec(self, photographs, tmp_path):
+    @pytest.mark.parametrize("steps", [10, pytest.param(150, marks=pytest.mark.slow)])
+    def test_a_trained_prior_is_a_codec(self, photographs, tmp_path, steps):
         """Compressed to bytes and back, the image is the one that rounded latents decode to, at the rate promised."""
-        result = train(recipe(steps=150), photographs, tmp_path / "out", progress=False)
+        result = train(recipe(steps=steps), photographs, tmp_path / "out", progress=False)
         network = pv.load_prior(result.path).network
         assert network.update()
         x = pv.io.images.read_image(photographs / "0.png").values[..., :64, :64]
@@ -227,11 +228,15 @@ class TestResuming:
             logs.append([{k: v for k, v in row.items() if k in ("step", "validation_psnr")} for row in rows])
         assert logs[0] == logs[1]
 
-    def test_killed_at_a_random_moment(self, photographs, tmp_path):
+    @pytest.mark.parametrize(
+        ("steps", "killed_at"), [(14, [8]), pytest.param(60, [8, 25], marks=pytest.mark.slow)], ids=["once", "twice"]
+    )
+    def test_killed_at_a_random_moment(self, photographs, tmp_path, steps, killed_at):
         """SIGKILL leaves no chance to tidy up; the same weights come out, bit for bit."""
         (tmp_path / "recipe.yaml").write_text(
             "kind: cae\nnetwork: {architecture: MeanScaleHyperprior, N: 8, M: 12}\nalpha: 0.025\n"
-            "data: {crop: 64, batch_size: 2}\nschedule: {steps: 60, lr: 1.0e-3, checkpoint_every: 3}\n"
+            "data: {crop: 64, batch_size: 2}\n"
+            f"schedule: {{steps: {steps}, lr: 1.0e-3, checkpoint_every: 3}}\n"
         )
         train(tmp_path / "recipe.yaml", photographs, tmp_path / "whole", progress=False)
         code = (
@@ -240,7 +245,7 @@ class TestResuming:
             "progress=lambda figures: print(figures['step'], flush=True))"
         )
         kills = 0
-        for last in (8, 25):
+        for last in killed_at:
             process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
             for line in process.stdout:
                 if int(line) >= last:
@@ -248,10 +253,10 @@ class TestResuming:
                     process.kill()
                     break
             kills += process.wait() == -signal.SIGKILL
-        assert kills == 2
+        assert kills == len(killed_at)
         assert not (tmp_path / "parts" / "card.json").exists()
         result = train(tmp_path / "recipe.yaml", photographs, tmp_path / "parts", resume=True, progress=False)
-        assert result.steps == 60
+        assert result.steps == steps
         assert_same_weights(tmp_path / "whole" / "prior.safetensors", tmp_path / "parts" / "prior.safetensors")
 
     def test_a_damaged_checkpoint(self, photographs, tmp_path):
@@ -342,19 +347,28 @@ def test_minutes_end_with_the_schedule_complete(photographs, tmp_path):
     assert_same_weights(again.path, result.path)
 
 
-def test_minutes_with_validation_images_of_uneven_sizes(photographs, tmp_path):
+@pytest.fixture
+def uneven(tmp_path):
+    """Validation images of uneven sizes."""
     (tmp_path / "validation").mkdir()
     for i, side in enumerate((64, 64, 400)):
         Image.fromarray(np.full((side, side, 3), 90, np.uint8)).save(tmp_path / "validation" / f"{i}.png")
+    return {"validation": tmp_path / "validation", "progress": False}
+
+
+@pytest.mark.slow
+def test_minutes_with_validation_images_of_uneven_sizes(photographs, uneven, tmp_path):
     start = time.monotonic()
-    common = {"validation": tmp_path / "validation", "progress": False}
-    assert train(recipe(), photographs, tmp_path / "out", minutes=0.2, **common).evaluation.num_images == 3
+    assert train(recipe(), photographs, tmp_path / "out", minutes=0.2, **uneven).evaluation.num_images == 3
     assert time.monotonic() - start < 0.2 * 60
+
+
+def test_minutes_that_cannot_be(photographs, uneven, tmp_path):
     for _ in range(2):
         with pytest.raises(ValueError, match="leaves too little for training"):
-            train(recipe(), photographs, tmp_path / "short", minutes=0.01, **common)
+            train(recipe(), photographs, tmp_path / "short", minutes=0.01, **uneven)
     with pytest.raises(ValueError, match="by steps or by minutes"):
-        train(recipe(), photographs, tmp_path / "both", minutes=1, steps=3, **common)
+        train(recipe(), photographs, tmp_path / "both", minutes=1, steps=3, **uneven)
 
 
 def test_the_figures_are_those_of_the_file(photographs, tmp_path):
