@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vble._one_at_a_time import program_lock
 from pyro_vble._precision import exact_convolutions
 from pyro_vble.physics.likelihood import likelihood
 from pyro_vble.physics.operators import copy_of, real_dtype, tensors_of
@@ -35,7 +36,7 @@ def is_divisible(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> 
     x = torch.rand(1, *image_shape, generator=generator, device="cpu").to(y.device, real_dtype(y))
     x = x.expand(len(y), *image_shape)
     try:
-        with exact_convolutions(y.device):
+        with program_lock, exact_convolutions(y.device):
             whole = _moments(physics, x)
             return all(
                 torch.allclose(of_all[image], of_one, atol=1e-4, equal_nan=True)

@@ -9,6 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vble._deprecated import moved
+from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import full_precision
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.models import CAE, DecoderStd, Prior, _compressai
@@ -41,6 +42,7 @@ class Evaluation:
     bpp_quantised: float | None = None
 
 
+@one_at_a_time
 @torch.no_grad()
 def evaluate(prior: Prior, images: Iterable[Tensor], *, precision: str = "float32", seed: int = 0) -> Evaluation:
     """Autoencode images with a prior: distortion, rate and evidence.
@@ -94,6 +96,7 @@ class VarianceRatios:
     ratio: tuple[float, ...]
 
 
+@one_at_a_time
 @torch.no_grad()
 def calibration(
     prior: Prior,
