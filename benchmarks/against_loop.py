@@ -63,10 +63,10 @@ def compare(
     torch.manual_seed(0)
     y = physics(truth)
     prior, guide = prior_of().to(device), GUIDES[guide_name]
-    std = None if guide is VBLE else (prior.variance_decoder or prior.gamma)
+    std = None if guide is VBLE else (prior.decoder_std or prior.gamma)
     network = prior.network.requires_grad_(False)
-    if prior.variance_decoder is not None:
-        prior.variance_decoder.requires_grad_(False)
+    if prior.decoder_std is not None:
+        prior.decoder_std.requires_grad_(False)
     problem = (network, physics.A, y, SIGMA)
     start = initial_image(physics, y, tuple(truth.shape[1:]))
     options = {"guide": guide, "seed": 0, "progress": False, "device": device, "tolerance": None}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vble._arguments import Count, Flag, ImageSize, checked
+from pyro_vble._deprecated import warn_moved
 from pyro_vble.models.batching import Bands
 
 # How torch says that there is not memory enough, or that no machine has as much.
@@ -45,6 +46,12 @@ class Prior(nn.Module, ABC):
     bands: int
     #: Name by which ``load_prior`` finds it again, if it has one.
     name: str | None = None
+    #: Standard deviation of p(x|z): a module from z, a number, or None where it follows from something else.
+    decoder_std: nn.Module | float | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder_std = None
 
     @abstractmethod
     def latent(self, image_shape: tuple[int, int, int]) -> Tensor:
@@ -135,8 +142,9 @@ class Prior(nn.Module, ABC):
 
     @property
     def std_decoder(self) -> nn.Module | None:
-        """The module that gives the standard deviation of p(x|z), if one does."""
-        return None
+        """Old name of ``decoder_std``, where that is a module."""
+        warn_moved("Prior.std_decoder", "Prior.decoder_std")
+        return self.decoder_std if isinstance(self.decoder_std, nn.Module) else None
 
     @property
     def settings(self) -> dict[str, Any]:

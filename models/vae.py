@@ -30,7 +30,7 @@ def _encoder(value: Any) -> Any:
 
 Network = Annotated[nn.Module, instance_of("a torch.nn.Module", nn.Module)]
 Encoder = Annotated[Any, Rule("a torch.nn.Module, or a function", _encoder)]
-DecoderStd = Annotated[
+NumberOrModule = Annotated[
     Any,
     Rule(
         "positive, a finite number or a torch.nn.Module", _std, "it is the standard deviation of p(x|z), in image units"
@@ -81,7 +81,7 @@ class VAE(Prior):
         encoder: Encoder,
         decoder: Network,
         latent_shape: Sizes,
-        decoder_std: DecoderStd,
+        decoder_std: NumberOrModule,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -129,11 +129,6 @@ class VAE(Prior):
     def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
         """Variance of p(z), which is one."""
         return {"z": torch.ones_like(latents["z"])}
-
-    @property
-    def std_decoder(self) -> nn.Module | None:
-        """``decoder_std``, where it is a module."""
-        return self.decoder_std if isinstance(self.decoder_std, nn.Module) else None
 
     @property
     def settings(self) -> dict[str, Any]:

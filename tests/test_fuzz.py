@@ -26,9 +26,9 @@ from pyro_vble.io.prior_files import save_prior
 from pyro_vble.models import (
     CAE,
     VAE,
+    DecoderStd,
     LearnedStandardDeviation,
     RestorationModel,
-    StandardDeviationDecoder,
     convolutional_vae,
 )
 from pyro_vble.physics import GaussianBlur, problems
@@ -187,11 +187,11 @@ def calls(good: dict, folder: Path) -> list[Call]:
         Call("load_card", pv.load_card, ("cae-bsd",)),
     ]  # fmt: skip
     building = [
-        Call("CAE", CAE, (small_network(), 0.1), {"variance_decoder": None, "distortion": "mean", "rate_scale": 1.0}),
+        Call("CAE", CAE, (small_network(), 0.1), {"decoder_std": None, "distortion": "mean", "rate_scale": 1.0}),
         Call("VAE", VAE, (LinearEncoder(64, 4), linear, (4,), 0.1)),
         Call("convolutional_vae", convolutional_vae, ((1, 8, 8), 4, (4,), 0.1)),
-        Call("StandardDeviationDecoder", StandardDeviationDecoder, (torch.nn.Conv2d(2, 3, 1), "exp", 1e-4)),
-        Call("starting_flat", StandardDeviationDecoder.starting_flat, (torch.nn.Conv2d(2, 3, 1), 0.1, "exp", 1e-4)),
+        Call("DecoderStd", DecoderStd, (torch.nn.Conv2d(2, 3, 1), "exp", 1e-4)),
+        Call("starting_flat", DecoderStd.starting_flat, (torch.nn.Conv2d(2, 3, 1), 0.1, "exp", 1e-4)),
         Call("LearnedStandardDeviation", LearnedStandardDeviation, (0.1,)),
         Call("Prior.sample", prior.sample, (2, (32, 32)), {"latent_image": True}),
         Call("Prior.sample", prior.sample, (2,), {"size": (2, 16, 32)}),

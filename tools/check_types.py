@@ -7,6 +7,7 @@ in ``pyproject.toml``.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,9 @@ def main() -> int:
     """Build the wheel, unpack it, and run pyright there; returns its exit status."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "dist", ROOT]
+        # A copy: what an earlier build left in the tree would go into the wheel.
+        tree = shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(".git", "build", "*.egg-info"))
+        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "dist", tree]
         subprocess.run(build, check=True)
         (wheel,) = (folder / "dist").glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

@@ -27,7 +27,7 @@ from pyro_vble.io.images import ImageFile, write_image
 from pyro_vble.samples import Fitted
 
 if TYPE_CHECKING:
-    from pyro_vble.training import Calibration, Evaluation, TrainingResult
+    from pyro_vble.training import Evaluation, TrainingResult, VarianceRatios
 
 #: Probability of the intervals and error quantiles that are written.
 PROBABILITY = 0.9
@@ -241,7 +241,7 @@ def training(result: "TrainingResult") -> None:
     if result.calibration is None:
         say(
             "Its error bars are one for all pixels. Next, for restorations as good as it can give: pyro-vble train "
-            f"decoder-std --init {result.path.parent}"
+            f"decoder_std --init {result.path.parent}"
         )
 
 
@@ -252,7 +252,7 @@ def tell_skipped(path: object, reason: str) -> None:
     )
 
 
-def evaluation(figures: "Evaluation", calibration: "Calibration | None", title: str) -> None:
+def evaluation(figures: "Evaluation", calibration: "VarianceRatios | None", title: str) -> None:
     """Print how good a prior is."""
     row = {"PSNR": f"{figures.psnr:.2f} dB", "KL, bits per pixel": f"{figures.rate:.3f}"}
     if figures.bpp_quantised is not None:

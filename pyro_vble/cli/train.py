@@ -12,7 +12,7 @@ from pyro_vble.cli import options
 train_app = typer.Typer(
     name="train",
     help="Train a prior on a folder of images: first its mean (**cae** or **vae**), then its error bars "
-    "(**decoder-std**).",
+    "(**decoder_std**).",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -94,11 +94,12 @@ def vae(
     _train("vae", **locals())
 
 
-@train_app.command()
+@train_app.command("decoder-std", hidden=True, deprecated=True)
+@train_app.command("decoder_std")
 def decoder_std(
     data: Data,
     output: Output,
-    recipe: RecipeName = "decoder-std-natural-cpu",
+    recipe: RecipeName = "decoder_std-natural-cpu",
     more: More = None,
     init: Annotated[
         str | None, typer.Option(help="The prior: a name, a file, or the folder of its training; not when resuming.")
@@ -117,7 +118,7 @@ def decoder_std(
     tensorboard: TensorBoard = False,
 ) -> None:
     """Train the decoder of standard deviations of a prior, everything else frozen."""
-    _train("decoder-std", **locals())
+    _train("decoder_std", **locals())
 
 
 def _train(

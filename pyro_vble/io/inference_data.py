@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vble._arguments import Count, Seed, checked
-from pyro_vble.io.draw_arguments import Coords, Groups, Region, Source, Truth
 from pyro_vble._extras import extra
+from pyro_vble.io.draw_arguments import Coords, Groups, Region, Source, Truth
 from pyro_vble.io.draw_stream import DrawStream
 
 if TYPE_CHECKING:

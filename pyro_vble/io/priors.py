@@ -34,7 +34,7 @@ def load_prior(
     - a local ``.safetensors`` file, alpha and architecture read from its header where it has them;
     - a local CompressAI checkpoint (``.pth``, ``.pt``, ``.tar``), read with ``weights_only=True``;
     - a local checkpoint in the layout of the published VBLE weights (``mbt_0.0483_bsd_std-diagonal...``), its
-      variance decoder included.
+      ``variance_decoder`` becoming ``decoder_std``.
 
     Args:
         name: Name or path.

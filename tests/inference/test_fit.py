@@ -405,6 +405,12 @@ class TestErrors:
         with pytest.raises(TypeError, match=r"received torch.complex64 tensor; give real and imaginary part"):
             pv.restore(torch.rand(1, 3, 64, 64).to(torch.complex64), PHYSICS, cae)
 
+    def test_operators_that_measure_complex_numbers(self, cae):
+        physics = Denoising(GaussianNoise(0.1))
+        physics.A = lambda x, **_: torch.fft.fft2(x)
+        with pytest.raises(ValueError, match=r"torch.complex64 for torch.float32; give real and imaginary part"):
+            pv.restore(torch.rand(1, 3, 64, 64), physics, cae, **QUIET)
+
     def test_zeros_under_speckle(self, cae):
         from deepinv.physics import GammaNoise
 

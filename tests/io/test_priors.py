@@ -158,14 +158,14 @@ def test_a_header_knows_better_than_a_name(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_prior_is_read_as_it_was_written(dtype, tmp_path):
-    from pyro_vble.models import StandardDeviationDecoder
+    from pyro_vble.models import DecoderStd
 
     network = small_network()
-    std = StandardDeviationDecoder.starting_flat(network.g_s, 0.03, floor=1e-3)
-    prior = CAE(network, ALPHA, variance_decoder=std)
+    std = DecoderStd.starting_flat(network.g_s, 0.03, floor=1e-3)
+    prior = CAE(network, ALPHA, decoder_std=std)
     save_prior(prior, tmp_path / "prior.safetensors", dtype=dtype)
     again = pv.load_prior(tmp_path / "prior.safetensors")
-    assert (again.alpha, again.variance_decoder.floor, again.variance_decoder.link) == (ALPHA, 1e-3, "sigmoid")
+    assert (again.alpha, again.decoder_std.floor, again.decoder_std.link) == (ALPHA, 1e-3, "sigmoid")
     parameters = dict(prior.named_parameters())
     for key, value in again.state_dict().items():
         if "quantiles" in key or value.numel() == 0:

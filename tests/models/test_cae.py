@@ -7,7 +7,7 @@ from helpers import ARCHITECTURES, small_network
 from pyro import poutine
 
 import pyro_vble as pv
-from pyro_vble.models import CAE, StandardDeviationDecoder, networks
+from pyro_vble.models import CAE, DecoderStd, networks
 
 ALPHA = 0.025
 
@@ -107,8 +107,8 @@ def test_the_padding_does_not_reach_the_crop_of_an_exact_size(cae):
     torch.testing.assert_close(cae.decode_mean(z, (3, 60, 100)), cae.decode_mean(z)[..., :60, :100])
 
 
-def test_variance_decoder(cae):
-    prior = CAE(cae.network, variance_decoder=StandardDeviationDecoder(small_network().g_s))
+def test_decoder_std(cae):
+    prior = CAE(cae.network, decoder_std=DecoderStd(small_network().g_s))
     x = prior.sample(2, (64, 64))
     mean, std = prior.decode(prior.encode(x)["z"])
     assert std.shape == mean.shape
@@ -144,7 +144,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({}, "neither alpha nor variance_decoder"),
+            ({}, "neither alpha nor decoder_std"),
             ({"alpha": -1.0}, "alpha must be a positive, finite number"),
             ({"alpha": ALPHA, "distortion": "median"}, "distortion must be"),
             ({"alpha": ALPHA, "rate_scale": 1.5}, r"rate_scale must be in \(0, 1\]"),
