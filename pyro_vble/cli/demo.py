@@ -12,14 +12,14 @@ from pyro_vble.cli.problems import PROBLEMS, Problem
 
 _IMAGES = ("cat", "astronaut", "coffee", "rocket", "retina", "camera")
 
+Degradation = Annotated[Problem, typer.Option(**options.choice(PROBLEMS, "How the photograph is degraded."))]
+
 
 def demo(
     output: Annotated[
         Path, typer.Option(**options.PATH, help="Output folder (created if missing): images, figure, draws, figures.")
     ] = Path("pyro-vble-demo"),
-    problem: Annotated[Problem, typer.Option(**options.choice(PROBLEMS, "How the photograph is degraded."))] = PROBLEMS[
-        "deblur"
-    ],
+    problem: Degradation = PROBLEMS["deblur"],
     image: Annotated[str, typer.Option(help=f"Photograph that scikit-image ships: {', '.join(_IMAGES)}.")] = "cat",
     size: Annotated[int, typer.Option(min=16, help="Side of the square cut from its centre, in pixels.")] = 256,
     noise: options.KnownNoise = 0.03,
