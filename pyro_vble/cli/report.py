@@ -19,7 +19,7 @@ from pyro_vble import metrics
 from pyro_vble._version import __version__
 from pyro_vble.cli.words import console, in_options, one_line, printable, say, warn
 from pyro_vble.diagnostics import PredictiveCheck, predictive_check
-from pyro_vble.figures import RestorationRow
+from pyro_vble.figures import RestorationRow, restoration_figure
 from pyro_vble.io import inference_data
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.draw_stream import DrawStream
@@ -147,6 +147,19 @@ def write_estimates(
     return paths
 
 
+def draw_figure(path: Path, y: Tensor, result: Estimates, missing: Tensor | None, title: str) -> None:
+    """Draw a restoration; missing pixels are grey and have no error."""
+    row = result.row
+    if missing is not None and bool(missing.any()):
+        row = replace(
+            row,
+            estimate=torch.where(missing[0], torch.nan, row.estimate),
+            samples=torch.where(missing[0], torch.nan, row.samples),
+            error_quantile=torch.where(missing[0], 0.0, row.error_quantile),
+        )
+    restoration_figure(path, y[0], [row], title=printable(title))
+
+
 def _bar_suffix(suffix: str) -> str:
     return ".npy" if suffix == ".npy" else ".tif"
 
@@ -199,14 +212,14 @@ def _make_room(path: Path, size: int) -> None:
 
 
 def write_metrics(path: Path, content: dict[str, Any]) -> None:
-    """Write figures as JSON, with versions and machine."""
+    """Write figures as JSON, with versions and machine; a path is its text."""
     content = content | {
         "pyro_vble": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_finite(content), indent=2) + "\n")
+        temporary.write_text(json.dumps(_finite(content), indent=2, default=str) + "\n")
 
 
 def print_table(rows: list[dict[str, Any]], title: str) -> None:
