@@ -74,8 +74,9 @@ def test_step(benchmark, guide, part):
     problem = Problem(bundled(), DEVICE, guide=GUIDES[guide])
     for _ in range(4):
         problem.step()
-    loss, parameters = problem.steps._loss, problem.steps.parameters
-    works = {"loss": loss, "loss and gradient": lambda: torch.autograd.grad(loss(), parameters), "step": problem.step}
+    svi, y = problem.svi, problem.y
+    loss = lambda: svi.elbo.differentiable_loss(svi.model, svi.guide, y)  # noqa: E731
+    works = {"loss": loss, "loss and gradient": lambda: svi.gradient(y), "step": problem.step}
     with network_precision(problem.precision, DEVICE):
         _timed(benchmark, works[part])
 

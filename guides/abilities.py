@@ -23,7 +23,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_vble.guides.constrained import SCATTERED_PARAMETER
 from pyro_vble.guides.factor import SCATTERED_WIDTHS
-from pyro_vble.guides.parameters import StoredGuide
+from pyro_vble.guides.parameters import StoredGuide, parameter_scope
 from pyro_vble.guides.starting import start_at
 from pyro_vble.seeding import forked_generators
 
@@ -78,7 +78,7 @@ def is_reparameterised(guide: Callable, y: Tensor) -> bool:
     """Whether every site of a guide is; Pyro's automatic guides make their parameters at this, their first call."""
     if isinstance(said := getattr(guide, "reparameterised", None), bool):
         return said
-    with forked_generators(y.device), torch.no_grad():
+    with forked_generators(y.device), torch.no_grad(), parameter_scope(guide):
         trace = poutine.trace(guide).get_trace(y)
     samples = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
     return all(site["fn"].has_rsample for site in samples)

@@ -5,6 +5,7 @@ import doctest
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import pyro_vble
+from tools import import_graph
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,20 +61,50 @@ def test_import_is_light():
     assert out.stdout.strip() == "[]"
 
 
-def test_layers_import_one_way():
-    """Models never import guides, inference or I/O; guides never import inference; the library imports no benchmark."""
-    forbidden = {
-        "models": ("pyro_vble.guides", "pyro_vble.inference", "pyro_vble.io", "pyro_vble.posterior"),
-        "guides": ("pyro_vble.inference", "pyro_vble.io", "pyro_vble.posterior", "pyro_vble.models"),
-        "pyro_vble": ("benchmarks",),
-        "pyro_vble/distributions": ("pyro_vble.models", "pyro_vble.guides", "pyro_vble.physics", "pyro_vble.inference"),
-        "pyro_vble/physics": ("pyro_vble.models", "pyro_vble.guides", "pyro_vble.inference", "pyro_vble.io"),
+def test_imports_run_down_and_never_in_a_circle():
+    """Rows and their order are in tools/import_graph.py; the library imports neither benchmarks nor tools."""
+    assert import_graph.back_arrows() == []
+    assert import_graph.circles() == []
+    outside = {
+        name: other
+        for name, path in import_graph.modules().items()
+        for other in ("benchmarks", "tools", "tests")
+        if re.search(rf"^\s*(from|import) {other}\b", path.read_text(), re.MULTILINE)
     }
-    for folder, names in forbidden.items():
-        for path in (ROOT / folder).rglob("*.py"):
-            lines = [line.strip() for line in path.read_text().splitlines()]
-            imports = [line for line in lines if line.startswith(("import ", "from "))]
-            assert not [line for line in imports for name in names if line.split()[1].startswith(name)], path
+    assert outside == {}
+
+
+def test_an_arrow_back_would_be_seen(monkeypatch):
+    rows = tuple(reversed(import_graph.ROWS))
+    monkeypatch.setattr(import_graph, "ROWS", rows)
+    assert ("pyro_vble.restoration", "pyro_vble.samples") in import_graph.back_arrows()
+
+
+def test_nothing_imports_another_packages_private_module():
+    """``pyro_vble._x`` is everybody's within the library; ``pyro_vble.package._x`` is that package's own."""
+    wrong = []
+    for name, path in import_graph.modules().items():
+        for other in import_graph.imports(path, import_graph.modules()):
+            package, _, last = other.rpartition(".")
+            if last.startswith("_") and package != "pyro_vble" and not name.startswith(f"{package}."):
+                wrong.append((name, other))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("pyro_vble.posterior:Posterior", "pyro_vble.samples:Posterior"),
+        ("pyro_vble.ensemble:EnsemblePosterior", "pyro_vble.samples:Mixture"),
+        ("pyro_vble.inference:fit", "pyro_vble:fit"),
+        ("pyro_vble.io.posteriors:load_posterior", "pyro_vble:load_posterior"),
+    ],
+)
+def test_old_names_work_and_warn(old, new):
+    (module, name), (home, other) = old.split(":"), new.split(":")
+    with pytest.warns(DeprecationWarning, match=rf"{name} has moved to .*; the old name goes in 0\.3"):
+        found = getattr(importlib.import_module(module), name)
+    assert found is getattr(importlib.import_module(home), other)
 
 
 def test_only_one_module_imports_compressai():

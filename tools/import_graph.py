@@ -22,12 +22,16 @@ FOUNDATIONS = (
     "pyro_vble._one_at_a_time",
     "pyro_vble._arguments",
     "pyro_vble.seeding",
+    "pyro_vble._shared_scope",
     "pyro_vble._allocator",
     "pyro_vble._precision",
     "pyro_vble._tensors",
     "pyro_vble._streaming",
     "pyro_vble.memory",
     "pyro_vble.metrics",
+    # Old names of modules, which find the new ones when they are asked.
+    "pyro_vble.posterior",
+    "pyro_vble.ensemble",
 )
 
 #: From the ground up; what stands in one row may be imported by the same row's later names only.

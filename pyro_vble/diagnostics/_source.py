@@ -60,6 +60,9 @@ class Source:
                 raise ValueError("truth must have a known value; received one of NaN alone.")
             truth = truth.to(samples.output_device)
         self.truth = truth
+        if samples.stored is not None:  # may be anything: looked at before any of it is used
+            for _ in self:
+                pass
 
     def __iter__(self) -> Iterator[Tensor]:
         """The samples, in chunks (n, B, C, H, W).

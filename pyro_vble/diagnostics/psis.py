@@ -121,9 +121,9 @@ def importance_sampling(
         k_hat=k_hat.to(device),
         log_weights=smoothed.to(device),
         elbo=raw.mean(0).to(device),
-        elbo_error=raw.std(0) / num_samples ** (0.5).to(device),
-        mean=mean.to(dtype).to(device),
-        std=(square - mean.square()).clamp_min(0).sqrt().to(dtype).to(device),
+        elbo_error=(raw.std(0) / num_samples**0.5).to(device),
+        mean=mean.to(device, dtype),
+        std=(square - mean.square()).clamp_min(0).sqrt().to(device, dtype),
         bounded=bounded_sites(posterior),
     )
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from pyro_vble._arguments import Count, Seed, checked
 from pyro_vble._extras import extra
-from pyro_vble._streaming import streamed_quantiles
 from pyro_vble._tensors import OpenProbability, RealTensor
 from pyro_vble.diagnostics._source import SamplesLike, Source, draw_map
 
@@ -98,11 +97,7 @@ def interval_score(
     with extra("diagnostics"):
         import scoringrules
     source = Source(samples, truth, num_samples, seed)
-    if isinstance(samples, Tensor):
-        tail = (1 - probability) / 2
-        low, high = streamed_quantiles(lambda: iter(source), torch.tensor([tail, 1 - tail]), source.num_samples)
-    else:  # a posterior's own, which may be calibrated
-        low, high = samples.interval(probability, num_samples, seed=seed)
+    low, high = samples.interval(probability, source.num_samples, seed=source.seed)
     return scoringrules.interval_score(source.truth, low, high, 1 - probability, backend="torch")
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from pyro_vble._arguments import Progress
 from pyro_vble.guides.abilities import is_reparameterised, rows, write_rows
 from pyro_vble.guides.parameters import parameter_scope
-from pyro_vble.inference.fit import Fit
 from pyro_vble.inference.fitting import fit_guide
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.inference.problem import Problem
+from pyro_vble.inference.result import Fit
 from pyro_vble.inference.settings import FitSettings
 from pyro_vble.memory import free_memory
 from pyro_vble.physics import is_divisible

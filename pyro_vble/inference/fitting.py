@@ -17,8 +17,8 @@ from pyro_vble.guides.parameters import parameter_scope, parameters_of, with_own
 from pyro_vble.inference.adam import ScheduledAdam, adam_for
 from pyro_vble.inference.captured import CapturedSVI
 from pyro_vble.inference.elbo import elbo_for
-from pyro_vble.inference.fit import Fit, FitDivergedError
 from pyro_vble.inference.precision import dtype_of, network_precision, suited_precision
+from pyro_vble.inference.result import Fit, FitDivergedError
 from pyro_vble.inference.settings import FitSettings
 from pyro_vble.inference.svi import FitSVI
 from pyro_vble.inference.tempering import tempered

@@ -10,8 +10,8 @@ from torch import nn
 from pyro_vble.guides.abilities import rows, write_rows
 from pyro_vble.inference.batches import fit_batch
 from pyro_vble.inference.evidence import elbo_by_image
-from pyro_vble.inference.fit import FitDivergedError
 from pyro_vble.inference.problem import Problem
+from pyro_vble.inference.result import FitDivergedError
 from pyro_vble.inference.settings import FitSettings
 from pyro_vble.seeding import derived_seed, seeded
 

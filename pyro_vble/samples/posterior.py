@@ -16,8 +16,8 @@ from pyro_vble._one_at_a_time import program_lock
 from pyro_vble.guides.abilities import guide_name
 from pyro_vble.guides.parameters import parameter_scope, parameters_of
 from pyro_vble.inference.draws import Draws, draw, latents_of
-from pyro_vble.inference.fit import Fit
 from pyro_vble.inference.precision import network_precision
+from pyro_vble.inference.result import Fit
 from pyro_vble.models.identity import prior_in_words
 from pyro_vble.physics import describe
 from pyro_vble.samples.fitted import Fitted

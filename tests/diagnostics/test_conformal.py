@@ -2,7 +2,6 @@ import dataclasses
 import json
 import re
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,22 +13,23 @@ from pyro_vble.diagnostics import Calibration, coverage_curve
 from pyro_vble.guides import VBLExz
 from pyro_vble.models import CAE
 from pyro_vble.physics.problems import deblurring, gaussian_kernel, super_resolution
+from pyro_vble.samples import Samples
 
 SHAPE = (1, 3, 80, 70)
 
 
-class Pretended:
-    """A posterior that says std where its errors are of another size, by a factor that grows with std."""
-
-    image_shape, seed = SHAPE, 0
-    guide = SimpleNamespace()
-    model = SimpleNamespace(prior=SimpleNamespace(name="none"), physics=None)
+class Pretended(Samples):
+    """Samples that say std where their errors are of another size, by a factor that grows with std."""
 
     def __init__(self, seed: int) -> None:
+        super().__init__(SHAPE, seed=0)
         generator = torch.Generator().manual_seed(seed)
         self._std = 0.01 + 0.1 * torch.rand(SHAPE, generator=generator)
         true = self._std * (1 + 20 * self._std)
         self.truth = true * torch.randn(SHAPE, generator=generator)
+
+    def chunks(self, num_samples, *, seed=None):
+        raise NotImplementedError
 
     def std(self, num_samples, *, seed):
         return self._std

@@ -41,8 +41,10 @@ def test_a_batch_is_fitted_in_parts(cae, monkeypatch):
     assert len(parts.guide.loc["z"]) == 3
     alone = pv.restore(y[2:], PHYSICS, cae, **QUICK | {"num_steps": 60})
     far = pv.restore(y, PHYSICS, cae, **QUICK | {"num_steps": 60})
-    close = (alone.mmse_z - far.mmse_z[2:]).abs().mean()
-    assert float(close) < 0.2 * float((alone.mmse_z - far.mmse_z[:1]).abs().mean())
+    own, other = (
+        (alone.guide.loc["z"] - far.guide.loc["z"][row]).square().mean() for row in (slice(2, 3), slice(0, 1))
+    )
+    assert float(own) < 0.5 * float(other), "each image's rows are written where it stands"
 
 
 def test_diagnostics_take_it(cae):
@@ -65,8 +67,11 @@ def test_with_a_linear_decoder_it_finds_the_exact_covariance(elbo):
     factor = posterior.guide.factors["z"].factor[0].detach()
     found = factor @ factor.T + posterior.guide.factors["z"].variance[0].detach().diag()
     expected = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + weight.T @ weight / 0.25)
-    # Of the gradient's noise the trace estimator keeps some to the end, sticking the landing none.
-    torch.testing.assert_close(found, expected, atol=0.03 if elbo == "trace" else 0.002, rtol=0)
+    # The trace estimator keeps its gradient's noise to the end: it comes within a tenth of the covariance that mean
+    # field leaves out. Sticking the landing has none left there.
+    torch.testing.assert_close(
+        found, expected, atol=0.1 * abs(float(expected[0, 1])) if elbo == "trace" else 0.002, rtol=0
+    )
 
 
 def test_moments_of_a_family_that_tells_only_its_distribution():

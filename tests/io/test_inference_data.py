@@ -113,7 +113,10 @@ def test_streamed_to_zarr_and_opened_lazily(posterior, tmp_path, monkeypatch):
 
 
 def test_a_store_appears_whole_or_not_at_all(posterior, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(posterior), "_predictive_chunks", lambda *a: (_ for _ in ()).throw(RuntimeError("full")))
+    def full(*_):
+        raise RuntimeError("full")
+
+    monkeypatch.setattr(type(posterior), "measurements", full)
     with pytest.raises(RuntimeError, match="full"):
         posterior.to_zarr(tmp_path / "draws.zarr", 3)
     assert list(tmp_path.iterdir()) == []
