@@ -14,7 +14,7 @@ from pyro_vble._streaming import streamed_quantiles
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.inference import FitSettings
 from pyro_vble.metrics import coverage, psnr
-from pyro_vble.models import CAE, _compressai
+from pyro_vble.models import CAE, networks
 from pyro_vble.physics import initial_image
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
@@ -35,7 +35,7 @@ def context_model() -> CAE:
     """The published experiments' larger network, N=192 M=320 with context model; random weights do for time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return CAE(_compressai.new_network("JointAutoregressiveHierarchicalPriors", 192, 320).eval(), alpha=0.0483)
+        return CAE(networks.new_network("JointAutoregressiveHierarchicalPriors", 192, 320).eval(), alpha=0.0483)
 
 
 def compare(
@@ -63,10 +63,10 @@ def compare(
     torch.manual_seed(0)
     y = physics(truth)
     prior, guide = prior_of().to(device), GUIDES[guide_name]
-    std = None if guide is VBLE else (prior.variance_decoder or prior.gamma)
+    std = None if guide is VBLE else (prior.decoder_std or prior.gamma)
     network = prior.network.requires_grad_(False)
-    if prior.variance_decoder is not None:
-        prior.variance_decoder.requires_grad_(False)
+    if prior.decoder_std is not None:
+        prior.decoder_std.requires_grad_(False)
     problem = (network, physics.A, y, SIGMA)
     start = initial_image(physics, y, tuple(truth.shape[1:]))
     options = {"guide": guide, "seed": 0, "progress": False, "device": device, "tolerance": None}

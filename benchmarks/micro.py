@@ -17,8 +17,8 @@ from pyro_vble._streaming import Moments, streamed_quantiles
 from pyro_vble.distributions._numerics import log_ndtr_difference
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.inference.precision import network_precision
-from pyro_vble.models._batching import batched
-from pyro_vble.models._frozen import frozen
+from pyro_vble.models.batching import batched
+from pyro_vble.models.freezing import frozen
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

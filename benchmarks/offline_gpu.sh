@@ -8,9 +8,9 @@
 #   2  $g keep images-2 && $g train cae:cae-natural-gpu natural 17 && $g watch cae-natural-gpu 20
 #                                                            [.offline-gpu/images-2]
 #   3  $g keep images-3 && $g watch cae-natural-gpu 560      [.offline-gpu/images-3]
-#   4  $g watch cae-natural-gpu 450 && $g train decoder-std:decoder-std-natural-gpu natural 4 --init
-#      /tmp/runs/cae-natural-gpu && $g watch decoder-std-natural-gpu 70
-#   5  $g watch decoder-std-natural-gpu 190; $g collect cae-natural-gpu decoder-std-natural-gpu; $g tests;
+#   4  $g watch cae-natural-gpu 450 && $g train decoder_std:decoder_std-natural-gpu natural 4 --init
+#      /tmp/runs/cae-natural-gpu && $g watch decoder_std-natural-gpu 70
+#   5  $g watch decoder_std-natural-gpu 190; $g collect cae-natural-gpu decoder_std-natural-gpu; $g tests;
 #      $g speed --quick
 # With more time the aerial prior comes between: `train cae:cae-aerial-gpu aerial 12 --init ...`. What was collected is
 # put together here by `cat trained.tar.* | tar x`, and bundled by `python -m benchmarks.zoo`.
@@ -95,7 +95,7 @@ tests() { $python -m pytest -q -o addopts=--import-mode=importlib -m cuda tests 
 
 # There: the benchmarks, their results into $OUT.
 speed() {
-    $python -m benchmarks.training --seconds 5 --recipes cae-natural-gpu decoder-std-natural-gpu --device "$device" \
+    $python -m benchmarks.training --seconds 5 --recipes cae-natural-gpu decoder_std-natural-gpu --device "$device" \
         --output "$OUT/training.json"
     $python -m benchmarks.speed --output "$OUT/speed.json" --device "$device" "$@"
 }

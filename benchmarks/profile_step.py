@@ -59,7 +59,7 @@ def parts(problem: Problem) -> dict[str, float]:
         "p(h)": (p_h.log_prob, h),
         "operator": (physics.A, x),
     }
-    if guide.latent_image and prior.std_decoder is not None:
+    if guide.latent_image and prior.decoder_std is not None:
         pieces["decoder of standard deviations"] = (lambda z: prior.decode_std(z, shape), z)
     times = {}
     with freed_memory_kept(), pyro.validation_enabled(False), network_precision(problem.precision, problem.device):

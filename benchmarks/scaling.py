@@ -12,10 +12,9 @@ from benchmarks.measuring import median_seconds, peak_memory, photograph, stopwa
 from benchmarks.published_loop import PublishedFit, published_elbo
 from pyro_vble._allocator import freed_memory_kept
 from pyro_vble.guides import VBLE
-from pyro_vble.guides._parameters import parameter_scope
+from pyro_vble.guides.parameters import parameter_scope
+from pyro_vble.inference import FitSettings, svi_of
 from pyro_vble.inference.precision import network_precision, resolve_precision
-from pyro_vble.inference.settings import FitSettings
-from pyro_vble.inference.steps import steps_of
 from pyro_vble.models import CAE, RestorationModel
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
@@ -50,13 +49,13 @@ class Problem:
         self.model = RestorationModel(prior, self.physics, latent_image=guide.latent_image)
         self.model.prior.to(device)
         self.guide = guide(self.model, self.y)
-        settings = FitSettings(num_particles=particles)
-        self.steps = steps_of(self.guide, self.y, settings, (self.model, self.guide), eager=eager)
+        self.svi = svi_of(self.model, self.guide, self.y, FitSettings(num_particles=particles), eager=eager)
+        self.svi.optim.rate = 0.1
 
     def step(self) -> None:
         """Take one step, as a fit does."""
         with network_precision(self.precision, self.device), parameter_scope(self.guide):
-            self.steps.step(0.1)
+            self.svi.step(self.y)
 
     def seconds(self, repeats: int = 7) -> float:
         """Median time of a step."""

@@ -36,7 +36,7 @@ def prior_of(name: str) -> Prior:
     recipe = load_recipe(name)
     if not isinstance(recipe, DecoderStdRecipe):
         return build_prior(recipe)
-    namesake = name.removeprefix("decoder-std-")
+    namesake = name.removeprefix("decoder_std-")
     return build_prior(recipe, build_prior(load_recipe(namesake if namesake.startswith("vae") else f"cae-{namesake}")))
 
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import pyro_vble as pv
-from pyro_vble.cli.models import measure
+from pyro_vble.cli.models import figures_of
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.prior_files import save_prior
 from pyro_vble.models import CAE
@@ -54,11 +54,11 @@ def main() -> None:
     images = read_images(options.test, bands=prior.bands)
     if options.held_out:
         images = images.split(options.held_out)[1]
-    full, _ = measure(prior, images, "float32")
+    full, _ = figures_of(prior, images, "float32")
     target = WEIGHTS / f"{options.name}.safetensors"
     save_prior(prior, target, dtype=options.dtype)
     shipped = pv.load_prior(target)
-    evaluation, calibrated = measure(shipped, images, "float32")
+    evaluation, calibrated = figures_of(shipped, images, "float32")
     parts = options.test.parts
     card = {
         "name": options.name,

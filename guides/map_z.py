@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from pyro_vble.guides._factors import PointFactor
-from pyro_vble.guides._mean_field import MeanFieldGuide, parameter_factors
+from pyro_vble.guides.mean_field import MeanFieldGuide
+from pyro_vble.guides.point import PointFactor
 
 
 class MAPz(MeanFieldGuide):
@@ -37,5 +37,5 @@ class MAPz(MeanFieldGuide):
     """
 
     def __init__(self, model: nn.Module, y: Tensor) -> None:
-        latents = {site: PointFactor(loc) for site, loc in model.initial_latents(y).items()}
-        super().__init__(model, parameter_factors(model, y, PointFactor) | latents)
+        start = model.start(y, informed=False)  # a point has no width to inform
+        super().__init__(model, {site: PointFactor(s.loc, s.std, s.support) for site, s in start.items()})

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vble.guides._mean_field import MeanFieldGuide, latent_factors
+from pyro_vble.guides.mean_field import FAMILIES, MeanFieldGuide, factor_of, latent_family
 
 
 class VBLE(MeanFieldGuide):
@@ -39,8 +39,9 @@ class VBLE(MeanFieldGuide):
     """
 
     def __init__(self, model: nn.Module, y: Tensor, *, family: str | None = None) -> None:
-        family = family or model.prior.default_family
-        super().__init__(model, latent_factors(model, y, family)[0])
+        family = latent_family(model.prior, family)
+        start = model.start(y)
+        super().__init__(model, {site: factor_of(start[site], FAMILIES[family]) for site in start})
         self.family = family
 
     @property

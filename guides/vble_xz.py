@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from pyro_vble.guides._factors import GaussianFactor
-from pyro_vble.guides._mean_field import MeanFieldGuide, latent_factors
+from pyro_vble.guides.gaussian import GaussianFactor
+from pyro_vble.guides.mean_field import FAMILIES, MeanFieldGuide, factor_of, latent_family
 
 _B_BOUNDS = (1e-4, 3.0)
 
@@ -49,11 +48,12 @@ class VBLExz(MeanFieldGuide):
     latent_image = True
 
     def __init__(self, model: nn.Module, y: Tensor, *, family: str | None = None, free_mean: bool = False) -> None:
-        family = family or model.prior.default_family
-        factors, std = latent_factors(model, y, family)
-        zero = factors["z"].loc.detach().new_zeros(len(y), *model.image_shape(y))
-        b = std.get("x_decentered", 1.0)
-        factors["x_decentered"] = GaussianFactor(zero, b, bounds=_B_BOUNDS, free_loc=free_mean)
+        family = latent_family(model.prior, family)
+        start = model.start(y)
+        e = start.pop("x_decentered", None)
+        factors = {site: factor_of(start[site], FAMILIES[family]) for site in start}
+        if e is not None:  # otherwise the model has no latent image, which is refused by name
+            factors["x_decentered"] = GaussianFactor(e.loc, e.std, bounds=_B_BOUNDS, free_loc=free_mean, informed=False)
         super().__init__(model, factors)
         self.family, self.free_mean = family, free_mean
 
@@ -81,8 +81,3 @@ class VBLExz(MeanFieldGuide):
     def options(self) -> dict[str, Any]:
         """Keyword arguments that build this guide again."""
         return {"family": self.family, "free_mean": self.free_mean}
-
-    @torch.no_grad()
-    def median(self, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Posterior medians by site, of the decentred image too."""
-        return super().loc

@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vble._arguments import Positive, RateScale, checked, instance_of, one_of
+from pyro_vble._deprecated import renamed_arguments, renamed_attributes
 from pyro_vble._precision import full_precision
 from pyro_vble.distributions import AutoregressiveGaussianUniform, FactorizedEntropy, GaussianUniform
-from pyro_vble.models import _compressai
-from pyro_vble.models._batching import batched
-from pyro_vble.models._prior import Prior
+from pyro_vble.models import networks
+from pyro_vble.models.batching import batched
+from pyro_vble.models.freezing import is_frozen, mark_frozen
+from pyro_vble.models.prior import Prior
 
 
+@renamed_arguments(variance_decoder="decoder_std")
+@renamed_attributes(variance_decoder="decoder_std")
 @checked
 class CAE(Prior):
     r"""The generative model p(x|z) p(z|h) p(h) of a hyperprior compressive autoencoder.
@@ -27,8 +31,9 @@ class CAE(Prior):
             \qquad (\mu, \sigma) = h_s(h) \\
         p(x|z) &= \mathcal N\big(D(z), \gamma^2 I\big), \qquad \gamma^2 = \frac{C}{2 \ln 2 \cdot \alpha \cdot 255^2}
 
-    or :math:`\mathcal N(D(z), \mathrm{diag}\,\sigma_\theta(z)^2)` with a variance decoder. C is the number of bands
-    if the network was trained with the squared error averaged over bands, as CompressAI does, and 1 if it was summed.
+    or :math:`\mathcal N(D(z), \mathrm{diag}\,\sigma_\theta(z)^2)` with a decoder of standard deviations. C is the
+    number of bands if the network was trained with the squared error averaged over bands, as CompressAI does, and 1 if
+    it was summed.
 
     Images have any size: they are padded to the network's stride and D(z) is cropped. h is (N, h/4, w/4) and z is
     (M, h, w) per image, with h = H/16 and w = W/16; images of other than 1 or the network's bands have one latent a
@@ -44,8 +49,8 @@ class CAE(Prior):
         network: A CompressAI ``ScaleHyperprior``, ``MeanScaleHyperprior``,
             ``JointAutoregressiveHierarchicalPriors``, ``Cheng2020Anchor`` or ``Cheng2020Attention``.
         alpha: Bitrate parameter that the network was trained with (CompressAI's lambda). May be None if there is a
-            variance decoder.
-        variance_decoder: Module from z (B, M, h, w) to the standard deviation (B, C, H, W) of p(x|z).
+            ``decoder_std``.
+        decoder_std: Standard deviation of p(x|z), a module from z (B, M, h, w) to (B, C, H, W); by default gamma.
         distortion: "mean" or "sum": how the training distortion treated the bands.
         rate_scale: s in (0, 1]: encode s·x, decode D(z)/s and σ/s, which makes the effective bitrate parameter
             s²·alpha without retraining. A tuple has one for each image of a batch.
@@ -65,33 +70,33 @@ class CAE(Prior):
     """
 
     default_family = "uniform"
-    initial_width = {"uniform": 1.0, "gaussian": 12**-0.5}  # noqa: RUF012
+    initial_std = 12**-0.5  # that of the encoder's own U(-1/2, 1/2)
 
     def __init__(
         self,
         network: Any,
         alpha: Positive | None = None,
         *,
-        variance_decoder: Annotated[nn.Module, instance_of("a torch.nn.Module, or None", nn.Module)] | None = None,
+        decoder_std: Annotated[nn.Module, instance_of("a torch.nn.Module, or None", nn.Module)] | None = None,
         distortion: Annotated[str, one_of("mean", "sum")] = "mean",
         rate_scale: RateScale = 1.0,
     ) -> None:
-        _compressai.check_hyperprior(network)
-        if alpha is None and variance_decoder is None:
+        networks.check_hyperprior(network)
+        if alpha is None and decoder_std is None:
             raise ValueError(
-                "p(x|z) needs a variance: received neither alpha nor variance_decoder; pass the bitrate parameter "
+                "p(x|z) needs a standard deviation: received neither alpha nor decoder_std; pass the bitrate parameter "
                 "the network was trained with, as in CAE(network, alpha=0.025)."
             )
         super().__init__()
         self.network = network
-        self.variance_decoder = variance_decoder
+        self.decoder_std = decoder_std
         self.alpha = alpha
         self.distortion = distortion
         self.rate_scale = rate_scale
         weight = next(p for p in network.g_a.parameters() if p.dim() == 4)
         self.bands = weight.shape[1]
         self.register_buffer("_scale", weight.new_tensor(rate_scale).reshape(-1, 1, 1, 1), persistent=False)
-        if _compressai.has_context(network):
+        if networks.has_context(network):
             # The network masks this weight at every pass; the raster-order sampler reads it directly.
             context = network.context_prediction
             context.weight.data.mul_(context.mask)
@@ -103,11 +108,6 @@ class CAE(Prior):
             return None
         bands = self.bands if self.distortion == "mean" else 1
         return math.sqrt(bands / (2 * math.log(2) * self.alpha * 255**2))
-
-    @property
-    def std_decoder(self) -> nn.Module | None:
-        """The variance decoder, if there is one."""
-        return self.variance_decoder
 
     @property
     def stride(self) -> int:
@@ -124,11 +124,13 @@ class CAE(Prior):
         scaled = CAE(
             self.network,
             self.alpha,
-            variance_decoder=self.variance_decoder,
+            decoder_std=self.decoder_std,
             distortion=self.distortion,
             rate_scale=rate_scale,
         )
         scaled.name = self.name
+        if is_frozen(self):
+            mark_frozen(scaled.eval())
         return scaled
 
     def validate_image_shape(self, image_shape: tuple[int, int, int]) -> None:
@@ -148,14 +150,14 @@ class CAE(Prior):
         groups = self._bands(image_shape).groups
         height, width = (-(-side // self.stride) for side in image_shape[1:])
         channels = self.network.entropy_bottleneck.channels
-        p = FactorizedEntropy(self._cdf_logits, (*groups, channels, height, width), **self._options())
+        p = FactorizedEntropy(self._cdf_logits, (*groups, channels, height, width), **self.tensor_options())
         return p.to_event(3 + len(groups))
 
     def p_z(self, h: Tensor, image_shape: tuple[int, int, int] | None = None) -> dist.TorchDistribution:
         """The Gaussian-uniform convolution of z, with parameters from h (and from earlier z, with a context model)."""
         hyper = batched(self.network.h_s, h)
         groups = len(self._bands(image_shape).groups)
-        if _compressai.has_context(self.network):
+        if networks.has_context(self.network):
             p = AutoregressiveGaussianUniform(hyper, self.network.context_prediction, self._entropy_parameters)
             return p.to_event(groups)
         return GaussianUniform(*self._location_scale(hyper), validate_args=False).to_event(3 + groups)
@@ -177,10 +179,10 @@ class CAE(Prior):
     def decode_std(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """The standard deviation of p(x|z), σ_θ(z)/s or γ/s, broadcastable to the image."""
         bands = self._bands(image_shape)
-        if self.variance_decoder is None:
+        if self.decoder_std is None:
             std = z.new_full((*z.shape[:-3], self.bands, 1, 1), self.gamma)
         else:
-            std = _crop(batched(self.variance_decoder, z), image_shape)
+            std = _crop(batched(self.decoder_std, z), image_shape)
         return self._unscaled(bands.std(std))
 
     # --- the encoder ---
@@ -195,7 +197,7 @@ class CAE(Prior):
         x = self.padded(x)
         x = self._bands(tuple(x.shape[-3:])).to_network(x if self.rate_scale == 1 else self._scale * x)
         z = batched(self.network.g_a, x)
-        h = batched(self.network.h_a, z if _compressai.has_means(self.network) else z.abs())
+        h = batched(self.network.h_a, z if networks.has_means(self.network) else z.abs())
         return {"h": h, "z": z}
 
     def padded(self, x: Tensor) -> Tensor:
@@ -203,6 +205,13 @@ class CAE(Prior):
         return F.pad(x, (0, -x.shape[-1] % self.stride, 0, -x.shape[-2] % self.stride), mode="replicate")
 
     # --- pieces of the network ---
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Checkpoints of trainings before 0.2 call the decoder of standard deviations ``variance_decoder``."""
+        old = f"{prefix}variance_decoder."
+        for key in [key for key in state_dict if key.startswith(old)]:
+            state_dict[f"{prefix}decoder_std.{key.removeprefix(old)}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _unscaled(self, x: Tensor) -> Tensor:
         return x if self.rate_scale == 1 else x / self._scale
@@ -212,7 +221,7 @@ class CAE(Prior):
             return self.network.entropy_bottleneck._logits_cumulative(h, stop_gradient=False)
 
     def _location_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        if _compressai.has_means(self.network):
+        if networks.has_means(self.network):
             scale, loc = parameters.chunk(2, dim=-3)
         else:
             scale, loc = parameters, torch.zeros_like(parameters)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vble._arguments import Count, ImageShape, Sizes, brief, checked
-from pyro_vble.models.vae import VAE, DecoderStd
+from pyro_vble.models.vae import VAE, NumberOrModule
 
 _STD_BOUNDS = (1e-4, 10.0)
 
@@ -59,7 +59,7 @@ def convolutional_vae(
     image_shape: ImageShape,
     num_latents: Count = 32,
     channels: Sizes = (32, 64, 128),
-    decoder_std: DecoderStd = 0.1,
+    decoder_std: NumberOrModule = 0.1,
 ) -> VAE:
     """A VAE of images of one small size, of strided 5x5 convolutions and a vector of latents.
 

@@ -4,7 +4,7 @@ import pyro
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vble.models._prior import Prior, check_prior
+from pyro_vble.models.prior import Prior, check_prior
 
 
 class ImageModel(nn.Module):

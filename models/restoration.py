@@ -1,7 +1,6 @@
 """The probabilistic program of an inverse problem."""
 
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -9,12 +8,13 @@ import torch
 from pyro import poutine
 from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vble._arguments import Flag, ImageShape, Named, checked
 from pyro_vble._precision import full_precision
-from pyro_vble.models._frozen import frozen
 from pyro_vble.models._information import posterior_std
-from pyro_vble.models._prior import check_prior
+from pyro_vble.models.freezing import frozen, is_frozen
+from pyro_vble.models.prior import check_prior
 from pyro_vble.physics import (
     check_image_shape,
     check_physics_priors,
@@ -29,6 +29,25 @@ from pyro_vble.physics import (
     prior_on,
     validate_measurement,
 )
+
+# Standard deviation that the factor of a parameter of operator or noise starts from, on the unconstrained scale.
+_PARAMETER_STD = 0.1
+
+
+class Start(NamedTuple):
+    """Where the factor of a site starts.
+
+    Attributes:
+        loc: Centre (B, *event), in the site's own units.
+        std: Standard deviation (B, *event); of a site that lives on part of the real line, of the unconstrained value.
+        informed: Whether prior and measurement tell the standard deviation, so that it starts near its optimum.
+        support: The site's support.
+    """
+
+    loc: Tensor
+    std: Tensor
+    informed: bool = False
+    support: constraints.Constraint = constraints.real
 
 
 @checked
@@ -46,7 +65,8 @@ class RestorationModel(nn.Module):
     Semi-blind: what is not known of the operator or the noise gets a prior, becomes a site of that name, one value an
     image, and is inferred with the image.
 
-    The model holds a frozen copy of the prior, so fitting never touches the prior it was given.
+    The model holds a frozen copy of the prior, so fitting never touches the prior it was given; a prior that is frozen
+    already is shared.
 
     References:
         | Variational Bayes image restoration with compressive autoencoders (Biquard et al., 2025), section III
@@ -96,7 +116,7 @@ class RestorationModel(nn.Module):
             )
         check_physics_priors(physics, physics_priors or {})
         super().__init__()
-        self.prior = frozen(prior)
+        self.prior = prior if is_frozen(prior) else frozen(prior)
         self.physics = physics
         self.latent_image = latent_image
         self.physics_priors = dict(physics_priors or {})
@@ -107,7 +127,10 @@ class RestorationModel(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """The joint model, y observed; returns the image x, (*, B, C, H, W)."""
         with pyro.plate("image", len(y), dim=-1):
-            x, p_y = self._measurement(y)
+            parameters = self._sampled_parameters(y)
+            z = self.prior.latent(self.image_shape(y))
+            x = self._image(y, z)
+            p_y = self._likelihood(y, x, parameters)
             observed = observed_mask(self.physics, y)
             pyro.sample("y", p_y.mask(observed).to_event(y.dim() - 1), obs=fill_unobserved(y, observed))
         return x
@@ -118,7 +141,9 @@ class RestorationModel(nn.Module):
         Given z, without the sites of the latents.
         """
         with pyro.plate("image", len(y), dim=-1):
-            return self._measurement(y, z)[1]
+            parameters = self._sampled_parameters(y)
+            z = self.prior.latent(self.image_shape(y)) if z is None else z
+            return self._likelihood(y, self._image(y, z), parameters)
 
     def image(self, y: Tensor, z: Tensor | None = None) -> Tensor:
         """The generative part alone, p(x|z) p(z|h) p(h), for a measurement of this shape; returns x.
@@ -126,7 +151,14 @@ class RestorationModel(nn.Module):
         Given z, p(x|z) alone.
         """
         with pyro.plate("image", len(y), dim=-1):
+            z = self.prior.latent(self.image_shape(y)) if z is None else z
             return self._image(y, z)
+
+    def unmeasured(self, y: Tensor) -> Tensor:
+        """All latent sites of the model, in order, for a measurement of this shape; needs no operator; returns x."""
+        with pyro.plate("image", len(y), dim=-1):
+            self._sampled_parameters(y)
+            return self._image(y, self.prior.latent(self.image_shape(y)))
 
     def image_shape(self, y: Tensor) -> tuple[int, int, int]:
         """(C, H, W) of the image that measurements of this shape come from."""
@@ -155,7 +187,7 @@ class RestorationModel(nn.Module):
             ValueError: If y does not fit the operator, the prior or the scale [0, 1], or observes nothing.
             TypeError: If the noise model is unknown.
         """
-        dtype = self.prior._options()["dtype"]
+        dtype = self.prior.tensor_options()["dtype"]
         if y.is_floating_point() and y.dtype != dtype:
             raise TypeError(
                 f"y and the prior must have one data type; received y in {y.dtype} for a prior in {dtype}; convert y, "
@@ -168,32 +200,59 @@ class RestorationModel(nn.Module):
             validate_measurement(self.physics, y, image_shape, parameters)
         return self.prior.encode(consistent_image(self.physics, y, image_shape, parameters))
 
-    def initial_std(self, y: Tensor, latents: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Standard deviations by site that guides start from, where the model can tell them.
+    def start(self, y: Tensor, *, informed: bool = True) -> dict[str, Start]:
+        """Where the factors of a guide start, by site, in the order in which the model samples them.
 
-        Those of a decoder that is linear about ``latents``: 1 over prior's and measurement's information.
+        Centres are the encoder's view of a first guess at the image. Standard deviations are those that a decoder that
+        is linear there would have, where the model tells them (``informed``), else the prior's initial one.
+
+        Args:
+            y: Measurement (B, ...).
+            informed: Whether to look for those standard deviations, which takes a decoding and its gradient.
+
+        Raises:
+            ValueError: As :meth:`initial_latents` does.
+            TypeError: As :meth:`initial_latents` does.
         """
-        return posterior_std(self, y, latents)
+        parameters, latents = self.initial_parameters(y), self.initial_latents(y)
+        found = posterior_std(self, y, latents) if informed else {}
+        start = {}
+        for site, value in parameters.items():
+            # Bounds of a support may be tensors, and belong where the measurement is.
+            support = prior_on(self.physics_priors[site], value).support
+            start[site] = Start(value, torch.full_like(value, _PARAMETER_STD), support=support)
+        for site, loc in latents.items():
+            std = found.get(site)
+            std = torch.full_like(loc, self.prior.initial_std) if std is None else std
+            start[site] = Start(loc, std, informed=site in found)
+        if self.latent_image:
+            zero = next(iter(latents.values())).new_zeros(len(y), *self.image_shape(y))
+            std = found.get("x_decentered", torch.ones_like(zero))
+            start["x_decentered"] = Start(zero, std, informed="x_decentered" in found)
+        return start
 
-    def _measurement(self, y: Tensor, z: Tensor | None = None) -> tuple[Tensor, dist.TorchDistribution]:
+    def _sampled_parameters(self, y: Tensor) -> dict[str, Tensor]:
+        """Sample the unknown parameters of operator and noise."""
+        return {name: pyro.sample(name, p) for name, p in self._physics_priors_on(y).items()}
+
+    def _image(self, y: Tensor, z: Tensor) -> Tensor:
+        """x ~ p(x|z), or x = D(z)."""
+        shape = self.image_shape(y)
+        if not self.latent_image:
+            return self.prior.image(z, shape, latent_image=False)
+        with poutine.reparam(config={"x": LocScaleReparam(centered=0.0)}):
+            return self.prior.image(z, shape, latent_image=True)
+
+    def _likelihood(self, y: Tensor, x: Tensor, parameters: dict[str, Tensor]) -> dist.TorchDistribution:
+        """p(y|A(x)), elementwise."""
         if self.physics is None:
             raise ValueError(
                 "A likelihood needs an operator; this model has physics=None, as after loading a posterior; pass "
                 "physics=... to load_posterior or RestorationModel."
             )
-        parameters = {name: pyro.sample(name, p) for name, p in self._physics_priors_on(y.real).items()}
-        x = self._image(y, z)
         with full_precision(x):
             signal = measure(self.physics, x, operator_arguments(self.physics, parameters))
-            return x, likelihood(self.physics, signal, parameters, event_dim=y.dim() - 1)
-
-    def _image(self, y: Tensor, z: Tensor | None = None) -> Tensor:
-        shape = self.image_shape(y)
-        program = self.prior if z is None else functools.partial(self.prior.image, z)
-        if not self.latent_image:
-            return program(shape, latent_image=False)
-        with poutine.reparam(config={"x": LocScaleReparam(centered=0.0)}):
-            return program(shape, latent_image=True)
+            return likelihood(self.physics, signal, parameters, event_dim=y.dim() - 1)
 
     def _physics_priors_on(self, like: Tensor) -> dict[str, dist.TorchDistribution]:
         """Priors of the unknown parameters where a tensor is; moved there once, not at every step."""

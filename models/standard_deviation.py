@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vble._arguments import NotNegative, Positive, checked, instance_of, one_of
+from pyro_vble._deprecated import moved
 
 #: Links by name, with their inverses.
 LINKS = {
@@ -20,7 +21,7 @@ Network = Annotated[nn.Module, instance_of("a torch.nn.Module", nn.Module)]
 
 
 @checked
-class StandardDeviationDecoder(nn.Module):
+class DecoderStd(nn.Module):
     r"""A decoder of standard deviations, one per pixel and band.
 
     .. math:: \sigma_\theta(z) = \mathrm{link}\big(f_\theta(z)\big) + \sigma_{\min}
@@ -42,8 +43,8 @@ class StandardDeviationDecoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> from pyro_vble.models import StandardDeviationDecoder
-        >>> std = StandardDeviationDecoder(torch.nn.Conv2d(2, 3, 1))
+        >>> from pyro_vble.models import DecoderStd
+        >>> std = DecoderStd(torch.nn.Conv2d(2, 3, 1))
         >>> std(torch.randn(1, 2, 4, 4)).shape
         torch.Size([1, 3, 4, 4])
     """
@@ -61,7 +62,7 @@ class StandardDeviationDecoder(nn.Module):
     @checked
     def starting_flat(
         cls, decoder: Network, std: Positive, link: Link = "sigmoid", floor: NotNegative = 2e-4
-    ) -> "StandardDeviationDecoder":
+    ) -> "DecoderStd":
         """A copy of ``decoder``, features and all, that answers ``std`` everywhere: where training starts.
 
         Raises:
@@ -74,7 +75,7 @@ class StandardDeviationDecoder(nn.Module):
         if not layers or layers[-1].bias is None:
             raise ValueError(
                 "A decoder of standard deviations is made from one whose last layer is a convolution (or linear) with "
-                f"a bias; received {type(decoder).__name__}; build StandardDeviationDecoder(network) yourself."
+                f"a bias; received {type(decoder).__name__}; build DecoderStd(network) yourself."
             )
         with torch.no_grad():
             layers[-1].weight.zero_()
@@ -111,3 +112,6 @@ class LearnedStandardDeviation(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """The standard deviation of p(x|z), (B, 1, 1, 1)."""
         return self.value.to(z.dtype).expand(len(z), 1, 1, 1)
+
+
+__getattr__ = moved(__name__, {"StandardDeviationDecoder": "pyro_vble.models:DecoderStd"})

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vble._arguments import BrokenRuleError, Rule, Sizes, brief, checked, instance_of, real
-from pyro_vble.models._batching import batched
-from pyro_vble.models._frozen import frozen
-from pyro_vble.models._prior import Prior
+from pyro_vble.models.batching import batched
+from pyro_vble.models.freezing import frozen
+from pyro_vble.models.prior import Prior
 
 
 def _std(value: Any) -> float | nn.Module:
@@ -30,7 +30,7 @@ def _encoder(value: Any) -> Any:
 
 Network = Annotated[nn.Module, instance_of("a torch.nn.Module", nn.Module)]
 Encoder = Annotated[Any, Rule("a torch.nn.Module, or a function", _encoder)]
-DecoderStd = Annotated[
+NumberOrModule = Annotated[
     Any,
     Rule(
         "positive, a finite number or a torch.nn.Module", _std, "it is the standard deviation of p(x|z), in image units"
@@ -74,14 +74,14 @@ class VAE(Prior):
         torch.Size([5, 1, 8, 8])
     """
 
-    initial_width = {"gaussian": 0.05, "uniform": 0.05 * 12**0.5}  # noqa: RUF012
+    initial_std = 0.05
 
     def __init__(
         self,
         encoder: Encoder,
         decoder: Network,
         latent_shape: Sizes,
-        decoder_std: DecoderStd,
+        decoder_std: NumberOrModule,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -105,7 +105,7 @@ class VAE(Prior):
     def latent(self, image_shape: tuple[int, int, int]) -> Tensor:
         """Sample z ~ N(0, I) for one image (C, H, W)."""
         shape = (*self._bands(image_shape).groups, *self.latent_shape)
-        zero = torch.zeros((), **self._options())
+        zero = torch.zeros((), **self.tensor_options())
         return pyro.sample("z", dist.Normal(zero, zero + 1).expand(shape).to_event(len(shape)))
 
     def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
@@ -131,11 +131,6 @@ class VAE(Prior):
         return {"z": torch.ones_like(latents["z"])}
 
     @property
-    def std_decoder(self) -> nn.Module | None:
-        """``decoder_std``, where it is a module."""
-        return self.decoder_std if isinstance(self.decoder_std, nn.Module) else None
-
-    @property
     def settings(self) -> dict[str, Any]:
         """The decoder's standard deviation, where it is a number."""
         return {} if isinstance(self.decoder_std, nn.Module) else {"decoder_std": float(self.decoder_std)}
@@ -148,7 +143,7 @@ class VAE(Prior):
         # Frozen: a decoder in training mode would learn from this latent.
         rule = f"The decoder must turn z of shape (B, *{self.latent_shape}) into images (B, C, H, W)"
         try:
-            out = frozen(self.decoder)(torch.zeros(1, *self.latent_shape, **self._options()))
+            out = frozen(self.decoder)(torch.zeros(1, *self.latent_shape, **self.tensor_options()))
         except Exception as error:  # a network may refuse in any way
             raise ValueError(f"{rule}; it raised {type(error).__name__}: {brief(str(error))}.") from error
         if not isinstance(out, Tensor) or out.dim() != 4 or len(out) != 1:

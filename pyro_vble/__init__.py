@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from pyro_vble._one_at_a_time import program_lock
     from pyro_vble.diagnostics.comparison import compare_guides
     from pyro_vble.diagnostics.reference import reference_posterior
-    from pyro_vble.inference import FitDivergedError, fit
+    from pyro_vble.fitting import fit
+    from pyro_vble.inference import FitDivergedError
     from pyro_vble.io.cards import load_card
-    from pyro_vble.io.posteriors import load_posterior
     from pyro_vble.io.priors import available_priors, load_prior
     from pyro_vble.io.zarr_store import open_zarr
-    from pyro_vble.posterior import Posterior
+    from pyro_vble.loading import load_posterior
     from pyro_vble.restoration import restore
+    from pyro_vble.samples import Posterior
 
 __all__ = [
     "FitDivergedError",
@@ -47,12 +48,12 @@ __all__ = [
 # Where each public name lives. Resolved on first use: torch, pyro and deepinv take seconds to import.
 _HOMES = {
     "FitDivergedError": "pyro_vble.inference",
-    "Posterior": "pyro_vble.posterior",
+    "Posterior": "pyro_vble.samples",
     "available_priors": "pyro_vble.io.priors",
     "compare_guides": "pyro_vble.diagnostics.comparison",
-    "fit": "pyro_vble.inference",
+    "fit": "pyro_vble.fitting",
     "load_card": "pyro_vble.io.cards",
-    "load_posterior": "pyro_vble.io.posteriors",
+    "load_posterior": "pyro_vble.loading",
     "load_prior": "pyro_vble.io.priors",
     "open_zarr": "pyro_vble.io.zarr_store",
     "program_lock": "pyro_vble._one_at_a_time",
@@ -69,6 +70,7 @@ _SUBPACKAGES = (
     "metrics",
     "models",
     "physics",
+    "samples",
     "training",
 )
 

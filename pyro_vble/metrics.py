@@ -111,3 +111,10 @@ def _known(truth: Tensor, **finite: Tensor) -> Tensor:
     if not bool(known.any()):
         raise ValueError("truth must have a known value inside its border; received one of NaN alone there.")
     return known
+
+
+def patch_means(x: Tensor, patch: int) -> Tensor:
+    """Means of patches (*, C, H // patch, W // patch) of images (*, C, H, W)."""
+    height, width = (side // patch * patch for side in x.shape[-2:])
+    tiles = x[..., :height, :width].unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))
+    return tiles.mean((-3, -1))

@@ -1,8 +1,7 @@
 """Restoring an image in one call."""
 
-import functools
 import os
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,18 +23,16 @@ from pyro_vble._arguments import (
     rate_scale_of,
 )
 from pyro_vble._one_at_a_time import one_at_a_time
-from pyro_vble.ensemble import EnsemblePosterior
 from pyro_vble.guides import VBLE, MAPz
-from pyro_vble.guides._mean_field import LatentImageError
-from pyro_vble.guides.building import build_guide, check_can_scatter, scatter, unwrapped
-from pyro_vble.inference import best_rate_scale, fit_batch, resolve_device
+from pyro_vble.guides.abilities import check_can_scatter, scatter
+from pyro_vble.guides.building import unwrapped
+from pyro_vble.inference import FitDivergedError, FitSettings, Problem, best_rate_scale, fit_batch, resolve_device
 from pyro_vble.inference.batches import is_out_of_memory
 from pyro_vble.inference.precision import Device, Precision, dtype_of, resolve_precision, suited_precision
 from pyro_vble.inference.settings import ELBOName, Schedule
-from pyro_vble.models import CAE, Prior, RestorationModel
-from pyro_vble.models._prior import check_prior
-from pyro_vble.physics import operator_on, part_of
-from pyro_vble.posterior import Posterior
+from pyro_vble.models import CAE, Prior
+from pyro_vble.models.prior import check_prior
+from pyro_vble.samples import Mixture, Posterior
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
 
@@ -75,7 +72,7 @@ def restore(
     device: Device = "auto",
     precision: Precision = "auto",
     progress: Progress = True,
-) -> Posterior:
+) -> Posterior | Mixture:
     r"""Restore an image from a measurement: the variational posterior q(x) ≈ p(x|y).
 
     .. math:: y = A(x) + w, \qquad p(x, z, h \mid y) \propto p(y|x)\, p(x|z)\, p(z|h)\, p(h)
@@ -142,13 +139,28 @@ def restore(
             "or functools.partial(VBLExz, free_mean=True)."
         )
     y, prior, device = _measurement_tensor(y), _prior(prior), resolve_device(device)
+    settings = FitSettings(
+        num_steps=num_steps,
+        lr=lr,
+        schedule=schedule,
+        num_particles=num_particles,
+        kl_weight=kl_weight,
+        elbo=elbo,
+        tolerance=tolerance,
+    )
     # A caller's autograd mode is not the fit's: under inference_mode nothing would have a gradient.
     with torch.inference_mode(False), torch.enable_grad():
-        settings = {"num_steps": num_steps, "lr": lr, "schedule": schedule, "num_particles": num_particles}
-        settings |= {"kl_weight": kl_weight, "elbo": elbo, "tolerance": tolerance, "progress": progress}
-        where = {"device": device, "precision": precision, "image_shape": image_shape, "physics_priors": physics_priors}
         try:
-            return _restored(y, physics, prior, guide, rate_scale, num_fits, seed, where, settings)
+            dtype = dtype_of(resolve_precision(precision, prior, device))
+            known = {"dtype": dtype, "image_shape": image_shape, "physics_priors": physics_priors}
+            problem = Problem.on(device, y, physics, prior, guide, **known)
+            posterior = _restored(problem, settings, rate_scale, num_fits, seed, precision, progress)
+            for one in (posterior, *posterior.fits):
+                one.output_device = y.device
+            return posterior
+        except FitDivergedError as error:
+            error.posterior = Posterior.of(error.fit, guide)
+            raise
         except RuntimeError as error:
             # Also where a guide is built, which decodes the whole image: a fit says so itself.
             if not is_out_of_memory(error):
@@ -161,95 +173,46 @@ def restore(
 
 
 def _restored(
-    y: Tensor,
-    physics: Any,
-    prior: Prior,
-    guide: Callable,
+    problem: Problem,
+    settings: FitSettings,
     rate_scale: Any,
     num_fits: int,
     seed: int | None,
-    where: dict[str, Any],
-    settings: dict[str, Any],
-) -> Posterior:
-    device, requested = where["device"], where["precision"]
-    precision = resolve_precision(requested, prior, device)
-    dtype = dtype_of(precision)
-    competing = rate_scale == "auto" and isinstance(prior, CAE)
-
-    data = y.detach().to(device, dtype, copy=True)
-    operator = operator_on(physics, device, dtype)
-
-    def build(
-        rate_scale: Any, guide: Callable = guide, images: slice | None = None
-    ) -> tuple[RestorationModel, Callable]:
-        y, physics = (data, operator) if images is None else (data[images], part_of(operator, images, len(data)))
-        if images is not None and isinstance(rate_scale, tuple):
-            rate_scale = rate_scale[images]
-        scaled = prior.with_rate_scale(rate_scale) if competing or rate_scale != 1 else prior
-
-        def build_model(latent_image: bool) -> RestorationModel:
-            model = RestorationModel(
-                scaled,
-                physics,
-                latent_image=latent_image,
-                image_shape=where["image_shape"],
-                physics_priors=where["physics_priors"],
-            )
-            model.prior.to(device, dtype)
-            return model
-
-        return model_and_guide(guide, build_model, y)
-
-    def fit(
-        model: RestorationModel, fitted_guide: Callable, y: Tensor, guide: Callable = guide, **settings: Any
-    ) -> Posterior:
-        scale = getattr(model.prior, "rate_scale", 1.0)
-        return fit_batch(lambda images: build(scale, guide, images), model, fitted_guide, y, **settings)
-
-    model, fitted_guide = build(1.0 if rate_scale == "auto" else rate_scale)
-    if num_fits > 1:
-        check_can_scatter(fitted_guide)
-    precision = suited_precision(requested, model, data)
-    settings = settings | {"precision": precision}
+    precision: str,
+    progress: Any,
+) -> Posterior | Mixture:
+    competing = rate_scale == "auto" and isinstance(problem.prior, CAE)
+    if not competing and rate_scale not in ("auto", 1):
+        problem = problem.at(rate_scale)
+    model, guide = (problem.model(), None) if competing else problem.build()
+    problem = replace(problem, image_shape=model.image_shape(problem.y))  # known from here on, and checked
+    precision = suited_precision(precision, model, problem.y)
     if competing:
-        brief_fits = {key: settings[key] for key in ("lr", "num_particles", "elbo", "precision")} | {"seed": seed}
-        if unwrapped(guide) is MAPz:  # a point has no evidence: VBLE judges for it
-            judging = {"fit": functools.partial(fit, guide=VBLE)}
-            judge, _ = best_rate_scale(functools.partial(build, guide=VBLE), data, **judging, **brief_fits)
-            model, fitted_guide = build(judge.prior.rate_scale)
-        else:
-            model, fitted_guide = best_rate_scale(build, data, fit=fit, **brief_fits)
-    chosen = getattr(model.prior, "rate_scale", 1.0)
-    seed = fresh_seed() if seed is None and num_fits > 1 else seed
+        # A point has no evidence: VBLE judges for it.
+        judged = replace(problem, guide=VBLE) if unwrapped(problem.guide) is MAPz else problem
+        best, model, guide = best_rate_scale(judged, settings, precision=precision, seed=seed)
+        problem = replace(best, guide=problem.guide)
+        if judged.guide is not problem.guide:
+            model, guide = problem.build()
+    if num_fits > 1:
+        check_can_scatter(guide)
+        seed = fresh_seed() if seed is None else seed
     fits = []
     for k in range(num_fits):
         if k:
-            model, fitted_guide = build(chosen)
+            model, guide = problem.build()
             with seeded(derived_seed(seed, "scatter", k)):
-                scatter(fitted_guide, model, data)
-        fits.append(fit(model, fitted_guide, data, **settings | {"seed": derived_seed(seed, "fit", k) if k else seed}))
-        fits[-1].output_device = y.device
-        if fits[-1].interrupted:
+                scatter(guide, model, problem.y)
+        own = derived_seed(seed, "fit", k) if k else seed
+        fit = fit_batch(problem, model, guide, settings, precision=precision, seed=own, progress=progress)
+        if fit.interrupted and fits:
             break
-    interrupted = fits[-1].interrupted
-    if num_fits == 1:
-        return fits[0]
-    posterior = EnsemblePosterior(fits[:-1] if interrupted and len(fits) > 1 else fits)
-    posterior.output_device, posterior.interrupted = y.device, interrupted
+        fits.append(Posterior.of(fit, problem.guide))
+        if fit.interrupted:
+            break
+    posterior = fits[0] if num_fits == 1 else Mixture(fits)
+    posterior.interrupted = fit.interrupted
     return posterior
-
-
-def model_and_guide(
-    guide: Callable, build_model: Callable[[bool], RestorationModel], y: Tensor
-) -> tuple[RestorationModel, Callable]:
-    """A guide and the model it wants, which ``build_model`` makes with the image as a latent or without."""
-    latent_image = getattr(unwrapped(guide), "latent_image", False)
-    model = build_model(latent_image)
-    try:
-        return model, build_guide(guide, model, y)
-    except LatentImageError:  # a callable that hides which guide it makes
-        model = build_model(not latent_image)
-        return model, build_guide(guide, model, y)
 
 
 def _measurement_tensor(y: Any) -> Tensor:

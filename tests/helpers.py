@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pyro_vble.models import VAE, _compressai
+from pyro_vble.models import VAE, networks
 
 ARCHITECTURES = {
     "ScaleHyperprior": (8, 12),
@@ -18,7 +18,7 @@ def small_network(architecture: str = "MeanScaleHyperprior") -> nn.Module:
     """A CompressAI network of random weights, a few channels wide."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return getattr(_compressai.compressai().models, architecture)(*ARCHITECTURES[architecture]).eval()
+        return getattr(networks.compressai().models, architecture)(*ARCHITECTURES[architecture]).eval()
 
 
 class LinearEncoder(nn.Linear):

@@ -35,7 +35,7 @@ def test_statistics_are_the_mixtures(ensemble):
 
 
 def test_every_fit_has_its_share_however_small_the_chunks(ensemble, monkeypatch):
-    monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr("pyro_vble.samples.posterior._PIXELS_AT_ONCE", {"cpu": 1})
     with torch.no_grad():
         for k, fit in enumerate(ensemble.fits):
             fit.guide.factors["x_decentered"].loc.fill_(100.0 * k)

@@ -19,7 +19,6 @@ from pyro import distributions as dist
 
 import pyro_vble as pv
 from pyro_vble import diagnostics
-from pyro_vble.ensemble import EnsemblePosterior
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.io import images
 from pyro_vble.io.image_writing import write_image
@@ -27,12 +26,13 @@ from pyro_vble.io.prior_files import save_prior
 from pyro_vble.models import (
     CAE,
     VAE,
+    DecoderStd,
     LearnedStandardDeviation,
     RestorationModel,
-    StandardDeviationDecoder,
     convolutional_vae,
 )
 from pyro_vble.physics import GaussianBlur, problems
+from pyro_vble.samples import Mixture
 from pyro_vble.training import load_recipe
 
 SEED = int(os.environ.get("PYRO_VBLE_FUZZ_SEED", "16"))
@@ -187,18 +187,18 @@ def calls(good: dict, folder: Path) -> list[Call]:
         Call("load_card", pv.load_card, ("cae-bsd",)),
     ]  # fmt: skip
     building = [
-        Call("CAE", CAE, (small_network(), 0.1), {"variance_decoder": None, "distortion": "mean", "rate_scale": 1.0}),
+        Call("CAE", CAE, (small_network(), 0.1), {"decoder_std": None, "distortion": "mean", "rate_scale": 1.0}),
         Call("VAE", VAE, (LinearEncoder(64, 4), linear, (4,), 0.1)),
         Call("convolutional_vae", convolutional_vae, ((1, 8, 8), 4, (4,), 0.1)),
-        Call("StandardDeviationDecoder", StandardDeviationDecoder, (torch.nn.Conv2d(2, 3, 1), "exp", 1e-4)),
-        Call("starting_flat", StandardDeviationDecoder.starting_flat, (torch.nn.Conv2d(2, 3, 1), 0.1, "exp", 1e-4)),
+        Call("DecoderStd", DecoderStd, (torch.nn.Conv2d(2, 3, 1), "exp", 1e-4)),
+        Call("starting_flat", DecoderStd.starting_flat, (torch.nn.Conv2d(2, 3, 1), 0.1, "exp", 1e-4)),
         Call("LearnedStandardDeviation", LearnedStandardDeviation, (0.1,)),
         Call("Prior.sample", prior.sample, (2, (32, 32)), {"latent_image": True}),
         Call("Prior.sample", prior.sample, (2,), {"size": (2, 16, 32)}),
         Call("with_rate_scale", prior.with_rate_scale, (0.5,)),
         Call("RestorationModel", RestorationModel, (prior, physics), {"latent_image": False, "image_shape": None,
              "physics_priors": {"sigma": dist.HalfNormal(0.1)}}, {1: operators(), "physics_priors": priors}),
-        Call("EnsemblePosterior", EnsemblePosterior, ([posterior, posterior],)),
+        Call("Mixture", Mixture, ([posterior, posterior],)),
         Call("GaussianBlur", GaussianBlur, (1.0,), {"radius": 3, "noise_model": GaussianNoise(0.1)}),
         Call("gaussian_noise", problems.gaussian_noise, (0.1,)),
         Call("denoising", problems.denoising, (0.1,)),

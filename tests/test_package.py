@@ -84,7 +84,7 @@ def test_only_one_module_imports_compressai():
             line.strip().startswith(("import compressai", "from compressai")) for line in path.read_text().splitlines()
         )
     ]
-    assert importing == ["models/_compressai.py"]
+    assert importing == ["models/networks.py"]
 
 
 def test_every_folder_of_code_is_a_package_of_the_wheel():

@@ -14,7 +14,7 @@ from pyro_vble import _streaming
 from pyro_vble._streaming import Moments, streamed_quantiles
 from pyro_vble.guides import VBLExz
 from pyro_vble.models import RestorationModel
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Posterior
 
 PHYSICS = Denoising(GaussianNoise(0.1))
 
@@ -47,8 +47,7 @@ def gaussian_posterior():
 class TestStatistics:
     def test_they_are_those_of_the_samples_of_the_same_seed(self, posterior):
         n = 37
-        posterior._kept = None
-        x = torch.cat(list(posterior._chunks(n, None)))
+        x = torch.cat(list(posterior.chunks(n)))
         torch.testing.assert_close(posterior.sample(n), x)
         torch.testing.assert_close(posterior.mmse_x(n), x.mean(0), rtol=0, atol=1e-5)
         torch.testing.assert_close(posterior.std(n), x.std(0), rtol=1e-4, atol=1e-5)
@@ -88,21 +87,21 @@ class TestStatistics:
         assert not torch.equal(posterior.sample(3), posterior.sample(3))
 
     def test_draws_are_validated_once_and_the_setting_stays(self, posterior, monkeypatch):
-        monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 1})
-        original, validated = Posterior._images, []
+        monkeypatch.setattr("pyro_vble.samples.posterior._PIXELS_AT_ONCE", {"cpu": 1})
+        original, validated = Posterior.images_and_latents, []
 
         def images(self, n):
             validated.append(is_validation_enabled())
             return original(self, n)
 
-        monkeypatch.setattr(Posterior, "_images", images)
+        monkeypatch.setattr(Posterior, "images_and_latents", images)
         with pyro.validation_enabled(True):
-            for _ in posterior._chunks(3, 5):
+            for _ in posterior.chunks(3, seed=5):
                 assert is_validation_enabled()
         assert validated == [True, False, False]
 
     def test_numpy_seeds_are_seeds(self, posterior, monkeypatch):
-        monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 1})
+        monkeypatch.setattr("pyro_vble.samples.posterior._PIXELS_AT_ONCE", {"cpu": 1})
         drawn = posterior.sample(4, seed=np.int64(5))
         assert torch.equal(drawn, posterior.sample(4, seed=5))
         assert float(drawn.std(0).mean()) > 0
@@ -116,10 +115,10 @@ class TestStatistics:
         assert not torch.allclose(posterior.mmse_x(5), before)
 
     def test_samples_too_many_to_keep_are_drawn_once_for_both_moments(self, posterior, monkeypatch):
-        monkeypatch.setattr("pyro_vble.posterior._KEEP_VALUES", 0)
+        monkeypatch.setattr("pyro_vble.samples.kept._KEEP_VALUES", 0)
         passes = []
-        original = Posterior._chunked
-        monkeypatch.setattr(Posterior, "_chunked", lambda self, *a: (passes.append(a), original(self, *a))[1])
+        original = Posterior.mapped
+        monkeypatch.setattr(Posterior, "mapped", lambda self, *a, **k: (passes.append(a), original(self, *a, **k))[1])
         posterior.mmse_x(6), posterior.std(6), posterior.error_quantile(0.9, 6)
         assert len(passes) == 2, "one pass for the moments, one for the errors"
         with torch.no_grad():
@@ -204,8 +203,8 @@ class TestStreaming:
     def test_memory_does_not_grow_with_the_number_of_samples(self, gaussian_posterior, monkeypatch):
         """The largest number of values alive in chunks and state is the same for 1,000 and for 10,000 samples."""
         posterior, _, _ = gaussian_posterior
-        monkeypatch.setattr("pyro_vble.posterior._KEEP_VALUES", 0)
-        monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 64 * 16})
+        monkeypatch.setattr("pyro_vble.samples.kept._KEEP_VALUES", 0)
+        monkeypatch.setattr("pyro_vble.samples.posterior._PIXELS_AT_ONCE", {"cpu": 64 * 16})
         peaks = {}
         for n in (1000, 10_000):
             sizes = []

@@ -7,16 +7,19 @@ from typing import Annotated
 import typer
 
 from pyro_vble.cli import options
-from pyro_vble.cli.options import GuideName, Problem
+from pyro_vble.cli.guides import GUIDES
+from pyro_vble.cli.problems import PROBLEMS, Problem
 
 _IMAGES = ("cat", "astronaut", "coffee", "rocket", "retina", "camera")
+
+Degradation = Annotated[Problem, typer.Option(**options.choice(PROBLEMS, "How the photograph is degraded."))]
 
 
 def demo(
     output: Annotated[
         Path, typer.Option(**options.PATH, help="Output folder (created if missing): images, figure, draws, figures.")
     ] = Path("pyro-vble-demo"),
-    problem: Annotated[Problem, typer.Option(help="How the photograph is degraded.")] = Problem.deblur,
+    problem: Degradation = PROBLEMS["deblur"],
     image: Annotated[str, typer.Option(help=f"Photograph that scikit-image ships: {', '.join(_IMAGES)}.")] = "cat",
     size: Annotated[int, typer.Option(min=16, help="Side of the square cut from its centre, in pixels.")] = 256,
     noise: options.KnownNoise = 0.03,
@@ -45,15 +48,16 @@ def demo(
     from pyro_vble.io.images import write_image
     from pyro_vble.seeding import seeded
 
-    labels = {"VBLE": GuideName.vble, "VBLE-xz": GuideName.vble_xz}
+    labels = {"VBLE": GUIDES["vble"], "VBLE-xz": GUIDES["vble-xz"]}
     names = ["truth.png", "measurement.png", "figure.png", "posterior.nc", "metrics.json"]
     names += [name for label in labels for name in report.file_names(".png", stem=label.lower() + "_")]
     prepare_folder(output, names, [])
     options.check_computing(device, precision)
     truth = _photograph(image, size)
-    physics, description = _degradation(problem, truth.shape, noise, seed)
+    problem = problem.having(**problem.example)
+    description = problem.title.format(noise=noise, **problem.settings)
     with seeded(seed):
-        y = physics(truth)
+        physics, y = problem.simulate(truth, noise)
     prior_model = pv.load_prior(prior, alpha=alpha)
     say(f"{description} of scikit-image's '{image}', prior {prior}")
 
@@ -61,13 +65,13 @@ def demo(
 
     before = metrics.psnr(initial_image(physics, y, tuple(truth.shape[1:])), truth)
     results, posteriors, seconds = [], {}, {}
-    for label, name in labels.items():
+    for label, guide in labels.items():
         start = time.perf_counter()
         posterior = pv.restore(
             y,
             physics,
             prior_model,
-            guide=options.guide_of(name),
+            guide=guide.load(),
             num_steps=steps,
             seed=seed,
             device=device,
@@ -143,22 +147,3 @@ def _photograph(name: str, size: int):
     top, left = ((side - size) // 2 for side in array.shape[:2])
     crop = array[top : top + size, left : left + size]
     return torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
-
-
-def _degradation(problem: Problem, shape, noise: float, seed: int):
-    """The operator of a problem, and its description."""
-    import torch
-
-    from pyro_vble.physics import problems
-    from pyro_vble.seeding import seeded
-
-    if problem is Problem.denoise:
-        return problems.denoising(noise), f"Denoising (noise {noise:g})"
-    if problem is Problem.deblur:
-        kernel = problems.gaussian_kernel(1.5)
-        return problems.deblurring(noise, kernel), f"Deblurring (Gaussian of 1.5 pixels, noise {noise:g})"
-    if problem is Problem.super_resolve:
-        return problems.super_resolution(noise, tuple(shape[1:]), 2), f"Super-resolution x2 (noise {noise:g})"
-    with seeded(seed):
-        mask = (torch.rand(1, *shape[2:]) < 0.5).float().expand(*shape[1:]).clone()
-    return problems.inpainting(noise, mask), f"Inpainting (half of the pixels, noise {noise:g})"

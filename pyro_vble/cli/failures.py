@@ -26,6 +26,7 @@ _NAMED = (
 # RuntimeErrors of torch's file writers and readers, and of memory that ran out below Python.
 _WRITING = re.compile(r"inline_container|PytorchStream|iostream|file write failed|No space left|File too large")
 _MEMORY = re.compile(r"allocate memory|out of memory|ALLOC_FAILED|DefaultCPUAllocator")
+_NO_MEMORY = "Memory ran out; cut the image into smaller ones, or take fewer --samples."
 _LONGEST = 2000
 
 
@@ -45,7 +46,7 @@ def explanation(error: BaseException) -> str | None:
         return "A file is nested too deeply to be read; check --calibration, --recipe and --prior."
     text = str(error)
     if isinstance(error, RuntimeError) and _MEMORY.search(text):
-        return "Memory ran out; cut the image into smaller ones, or take fewer --samples."
+        return _NO_MEMORY
     known = {kind.__name__ for kind in type(error).__mro__} & set(_NAMED)
     if not (known or isinstance(error, _OF_USERS) or (isinstance(error, RuntimeError) and _WRITING.search(text))):
         return None
@@ -57,7 +58,7 @@ def explanation(error: BaseException) -> str | None:
             text += "; make room, or choose another --output"
         text += "."
     if isinstance(error, MemoryError) and not text:
-        text = "Memory ran out; cut the image into smaller ones, or take fewer --samples."
+        text = _NO_MEMORY
     text = in_options(one_line(text)) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 

@@ -10,8 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vble.cli.fit import Fit
+from pyro_vble.cli.words import say, stage
+from pyro_vble.inference import resolve_device
 from pyro_vble.memory import free_memory
 
+# Up to so many pixels nobody waits long, and any machine has memory enough.
+_QUICK = 2**18
 # Sides of the squares that are restored for a trial: what the larger takes more than the smaller is the pixels' share.
 _SIDES = (64, 256)
 _TRIAL_STEPS, _TRIAL_SAMPLES = 4, 4
@@ -88,6 +93,30 @@ def forecast(
         passes = (1 if samples * bands * pixels <= _KEPT_VALUES else 2) + 2 * (samples > _SORTED)
         seconds = (steps * large.step + samples * passes * large.sample) * pixels / _SIDES[1] ** 2
     return Forecast(seconds, max(fit, sampling), free_memory(device))
+
+
+def tell_forecast(shape: tuple[int, int, int], prior: Any, fit: Fit) -> None:
+    """Say how long a large image (C, H, W) takes and how much memory.
+
+    Raises:
+        MemoryError: If it surely does not fit.
+    """
+    if shape[1] * shape[2] < _QUICK or getattr(prior, "image_shape", None) is not None:
+        return
+    samples, device = fit.samples if fit.guide.spread else 1, resolve_device(fit.device)
+    settings = {"steps": fit.steps, "samples": samples, "device": device, "precision": fit.precision}
+    with stage("Estimating time and memory"):
+        expected = forecast(shape, prior, fit.guide.load(), **settings)
+    free = "" if expected.free is None else f"; {expected.free / 1e9:.1f} GB are free"
+    if not expected.fits:
+        remedies = ["cut the image into smaller ones"]
+        remedies += ["--samples 20"] if samples > 20 else []
+        remedies += ["--device cuda on a machine with a GPU"] if device.type == "cpu" else ["--device cpu"]
+        raise MemoryError(
+            f"Restoring {shape[2]}x{shape[1]} pixels needs about {expected.needed / 1e9:.1f} GB of memory{free}; "
+            f"{', or '.join(remedies)}."
+        )
+    say(f"{shape[2]}x{shape[1]} pixels take {expected}{free}.")
 
 
 class _Trial:

@@ -76,11 +76,11 @@ def evaluate(
     options.check_computing(device, precision)
     network = load_prior(prior, alpha=alpha).to(resolve_device(device))
     images = read_images(folder, bands=network.bands, scale=scale)
-    figures = measure(network, images, precision)
+    figures = figures_of(network, images, precision)
     report.evaluation(*figures, title=f"{prior} on {len(images.images)} images")
 
 
-def measure(prior: Any, images: Any, precision: str) -> tuple[Any, Any]:
+def figures_of(prior: Any, images: Any, precision: str) -> tuple[Any, Any]:
     """Evaluation of a prior on whole images, and its calibration if it has error bars of its own."""
     from pyro_vble.training import evaluation
 
@@ -92,4 +92,4 @@ def measure(prior: Any, images: Any, precision: str) -> tuple[Any, Any]:
         return (images.middle(i, side, _SQUARE) for i in usable)
 
     # A VAE of small images has learnt the width of their digital steps.
-    return evaluation.measure(prior, whole, dequantize=one_size is not None, precision=precision)
+    return evaluation.evaluate_with_calibration(prior, whole, dequantize=one_size is not None, precision=precision)

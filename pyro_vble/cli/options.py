@@ -1,37 +1,19 @@
 """Options that the commands share, and the rules that hold for all of them."""
 
+import functools
+import inspect
 import math
 import os
-from enum import StrEnum
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-# A Gaussian blur wider than this has more pixels than an image of any use.
-_WIDEST_BLUR = 1000.0
 _MANY = 1_000_000
 # What white may be: within it no value of a file becomes infinite or 0.
 _SCALES = 1e-12, 1e20
-
-
-class Problem(StrEnum):
-    """What happened to the image."""
-
-    denoise = "denoise"
-    deblur = "deblur"
-    super_resolve = "super-resolve"
-    inpaint = "inpaint"
-
-
-class GuideName(StrEnum):
-    """The variational family."""
-
-    vble = "vble"
-    vble_xz = "vble-xz"
-    vble_xz_free = "vble-xz-free"
-    map_z = "map-z"
 
 
 # --- rules ---
@@ -82,24 +64,16 @@ def _noise_level(value: float | None) -> float | None:
     return value
 
 
-def _blur_width(value: float) -> float:
-    if not 0 < value <= _WIDEST_BLUR:
-        raise typer.BadParameter(
-            f"the blur's standard deviation must be positive and finite, at most {_WIDEST_BLUR:g} pixels; received "
-            f"{value:g}."
-        )
-    return value
-
-
-def _rate_scale(value: str) -> str:
-    if value != "auto":
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 < number <= 1:
-            raise typer.BadParameter(f"it must be a number in (0, 1], or auto; received {value!r}.")
-    return value
+def _rate_scale(value: str) -> float | str:
+    if value == "auto":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 1:
+        raise typer.BadParameter(f"it must be a number in (0, 1], or auto; received {value!r}.")
+    return number
 
 
 #: A file or folder: whatever was typed, if anything was.
@@ -127,15 +101,6 @@ Noise = Annotated[
 KnownNoise = Annotated[
     float, typer.Option(callback=_noise_level, help="Noise level (standard deviation) on the scale [0, 1].")
 ]
-BlurSigma = Annotated[
-    float,
-    typer.Option(callback=_blur_width, help="deblur: standard deviation of a Gaussian blur, in pixels."),
-]
-Kernel = Annotated[
-    Path | None,
-    typer.Option(**PATH, help="deblur: point-spread function, an image or .npy, instead of --blur-sigma."),
-]
-Factor = Annotated[int, typer.Option(min=2, max=64, help="super-resolve: enlargement.")]
 Scale = Annotated[
     float | None,
     typer.Option(callback=_scale, help="Pixel value of white, e.g. 4095 for 12-bit data. Default: the type's largest."),
@@ -161,37 +126,24 @@ Seed = Annotated[int, typer.Option(min=-(2**63), max=2**64 - 1, help="The same s
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, float64 or bfloat16 (of the networks).")]
 
-# What belongs to one problem only.
-_OF_PROBLEM = {"blur_sigma": Problem.deblur, "kernel": Problem.deblur, "factor": Problem.super_resolve}
-# What a point estimate has no use for.
-_OF_SPREAD = ("samples", "draws", "calibration")
+
+# --- what was asked ---
 
 
-def refuse_unused(context: typer.Context, problem: Problem, guide: GuideName | None = None) -> None:
-    """Refuse options that were given and would be ignored.
+def option_name(name: str) -> str:
+    """An option as it is typed.
 
-    Raises:
-        ValueError: If there is one.
+    Example:
+        >>> from pyro_vble.cli.options import option_name
+        >>> option_name("blur_sigma")
+        '--blur-sigma'
     """
-    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
-    for name, owner in _OF_PROBLEM.items():
-        if name in given and problem is not owner:
-            raise ValueError(
-                f"{_option(name)} belongs to --problem {owner.value}; received it with {problem.value}; leave it out."
-            )
-    if {"kernel", "blur_sigma"} <= given:
-        raise ValueError("--kernel stands in place of --blur-sigma; received both; leave one out.")
-    if guide is GuideName.map_z:
-        for name in _OF_SPREAD:
-            if name in given:
-                raise ValueError(
-                    f"--guide map-z is one image without samples and error bars; received {_option(name)}, which "
-                    "belongs to those; leave it out, or choose another guide."
-                )
-
-
-def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def given(context: typer.Context) -> set[str]:
+    """Names of the options that were typed."""
+    return {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
 
 
 def check_computing(device: str, precision: str) -> None:
@@ -208,18 +160,60 @@ def check_computing(device: str, precision: str) -> None:
         raise ValueError(f"--precision must be one of {', '.join(choices)}; received {precision!r}.")
 
 
-def rate_scale_of(value: str) -> float | str:
-    """A rate scale as ``restore`` takes it."""
-    return value if value == "auto" else float(value)
+# --- ways to ask ---
 
 
-def guide_of(name: GuideName) -> Any:
-    """The guide that a name stands for."""
-    from pyro_vble.guides import VBLE, MAPz, VBLExz
+@dataclass(frozen=True)
+class Entry:
+    """One of several things to choose.
 
-    return {
-        GuideName.vble: VBLE,
-        GuideName.vble_xz: VBLExz,
-        GuideName.vble_xz_free: partial(VBLExz, free_mean=True),
-        GuideName.map_z: MAPz,
-    }[name]
+    Attributes:
+        name: What it is called on the command line.
+        help: What it is, in a few words.
+    """
+
+    name: str
+    help: str
+
+    def __str__(self) -> str:
+        """The name."""
+        return self.name
+
+
+def choice(entries: Mapping[str, Entry], purpose: str) -> dict[str, Any]:
+    """For typer: an option whose value is one of these entries, chosen by its name."""
+
+    def entry(name: str | Entry) -> Entry:
+        found = entries.get(str(name))  # a default is an entry already
+        if found is None:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, entries))}.")
+        return found
+
+    meanings = "; ".join(f"{name}: {value.help}" for name, value in entries.items())
+    return {"parser": entry, "metavar": f"<{'|'.join(entries)}>", "help": f"{purpose} {meanings}."}
+
+
+def unfolded(**groups: Callable[..., Any]) -> Callable[[Callable], Callable]:
+    """Have a command take the options that some of its parameters are made of, in place of those parameters.
+
+    Args:
+        groups: For such a parameter the class or function that makes it, whose own parameters become options.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        own = inspect.signature(command).parameters
+        parts = {name: inspect.signature(make).parameters for name, make in groups.items()}
+        asked: dict[str, inspect.Parameter] = {}
+        for name, parameter in own.items():
+            asked |= parts.get(name, {name: parameter})
+
+        @functools.wraps(command)
+        def run(**values: Any) -> Any:
+            made = {name: make(**{part: values[part] for part in parts[name]}) for name, make in groups.items()}
+            return command(**{name: made[name] if name in made else values[name] for name in own})
+
+        run.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in asked.values()])
+        run.__annotations__ = {p.name: p.annotation for p in asked.values()}
+        return run
+
+    return decorate

@@ -19,15 +19,15 @@ from pyro_vble import metrics
 from pyro_vble._version import __version__
 from pyro_vble.cli.words import console, in_options, one_line, printable, say, warn
 from pyro_vble.diagnostics import PredictiveCheck, predictive_check
-from pyro_vble.figures import RestorationRow
+from pyro_vble.figures import RestorationRow, restoration_figure
 from pyro_vble.io import inference_data
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.draw_stream import DrawStream
 from pyro_vble.io.images import ImageFile, write_image
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Fitted
 
 if TYPE_CHECKING:
-    from pyro_vble.training import Calibration, Evaluation, TrainingResult
+    from pyro_vble.training import Evaluation, TrainingResult, VarianceRatios
 
 #: Probability of the intervals and error quantiles that are written.
 PROBABILITY = 0.9
@@ -68,7 +68,7 @@ class Estimates:
 
 
 def estimates(
-    posterior: Posterior, num_samples: int, label: str, truth: Tensor | None = None, *, spread: bool = True
+    posterior: Fitted, num_samples: int, label: str, truth: Tensor | None = None, *, spread: bool = True
 ) -> Estimates:
     """Estimates and error bars of a posterior, with PSNR, SSIM and coverage where a truth is known.
 
@@ -147,6 +147,19 @@ def write_estimates(
     return paths
 
 
+def draw_figure(path: Path, y: Tensor, result: Estimates, missing: Tensor | None, title: str) -> None:
+    """Draw a restoration; missing pixels are grey and have no error."""
+    row = result.row
+    if missing is not None and bool(missing.any()):
+        row = replace(
+            row,
+            estimate=torch.where(missing[0], torch.nan, row.estimate),
+            samples=torch.where(missing[0], torch.nan, row.samples),
+            error_quantile=torch.where(missing[0], 0.0, row.error_quantile),
+        )
+    restoration_figure(path, y[0], [row], title=printable(title))
+
+
 def _bar_suffix(suffix: str) -> str:
     return ".npy" if suffix == ".npy" else ".tif"
 
@@ -170,7 +183,7 @@ def tell_if_unexplained(check: PredictiveCheck, causes: list[str]) -> None:
 
 def write_netcdf(
     path: Path,
-    posterior: Posterior,
+    posterior: Fitted,
     num_draws: int,
     truth: Tensor | None = None,
     coords: dict[str, np.ndarray] | None = None,
@@ -199,14 +212,14 @@ def _make_room(path: Path, size: int) -> None:
 
 
 def write_metrics(path: Path, content: dict[str, Any]) -> None:
-    """Write figures as JSON, with versions and machine."""
+    """Write figures as JSON, with versions and machine; a path is its text."""
     content = content | {
         "pyro_vble": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_finite(content), indent=2) + "\n")
+        temporary.write_text(json.dumps(_finite(content), indent=2, default=str) + "\n")
 
 
 def print_table(rows: list[dict[str, Any]], title: str) -> None:
@@ -241,7 +254,7 @@ def training(result: "TrainingResult") -> None:
     if result.calibration is None:
         say(
             "Its error bars are one for all pixels. Next, for restorations as good as it can give: pyro-vble train "
-            f"decoder-std --init {result.path.parent}"
+            f"decoder_std --init {result.path.parent}"
         )
 
 
@@ -252,7 +265,7 @@ def tell_skipped(path: object, reason: str) -> None:
     )
 
 
-def evaluation(figures: "Evaluation", calibration: "Calibration | None", title: str) -> None:
+def evaluation(figures: "Evaluation", calibration: "VarianceRatios | None", title: str) -> None:
     """Print how good a prior is."""
     row = {"PSNR": f"{figures.psnr:.2f} dB", "KL, bits per pixel": f"{figures.rate:.3f}"}
     if figures.bpp_quantised is not None:

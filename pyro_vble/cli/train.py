@@ -1,6 +1,7 @@
 """``pyro-vble train``: make a prior of one's own."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from pyro_vble.cli import options
 train_app = typer.Typer(
     name="train",
     help="Train a prior on a folder of images: first its mean (**cae** or **vae**), then its error bars "
-    "(**decoder-std**).",
+    "(**decoder_std**).",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -20,86 +21,70 @@ train_app = typer.Typer(
 _WRITTEN = ("prior.safetensors", "training.ckpt", "card.json", "recipe.yaml", "log.csv")
 
 RecipeName = Annotated[str, typer.Option(help="Recipe that comes with the package, or a YAML file.")]
-Data = Annotated[
-    list[Path],
-    typer.Option(**options.PATH, help="Folder of images (or idx file) to train on; more may follow it."),
-]
-More = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[DIR]...", parser=options.path_given, help="Further folders of images."),
-]
-Output = Annotated[
-    Path,
-    typer.Option(**options.PATH, help="Output folder (created if missing): weights, checkpoint, log and card."),
-]
 Init = Annotated[
     str | None, typer.Option(help="Start from this prior: a name, a file, or the folder of another training.")
 ]
-Validation = Annotated[
-    Path | None,
-    typer.Option(**options.PATH, help="Validation images; by default some of the training images are held out."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume the training in the output folder.")]
-Steps = Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Number of steps, in place of the recipe's.")]
-Minutes = Annotated[
-    float | None,
-    typer.Option(callback=options.positive, help="End after so many minutes, in place of a number of steps."),
-]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        "--lr",
-        callback=options.positive,
-        help="Largest learning rate, in place of the recipe's; less from a good --init.",
-    ),
-]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard as well.")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every training is asked; each field is an option."""
+
+    data: Annotated[
+        list[Path],
+        typer.Option(**options.PATH, help="Folder of images (or idx file) to train on; more may follow it."),
+    ]
+    output: Annotated[
+        Path,
+        typer.Option(**options.PATH, help="Output folder (created if missing): weights, checkpoint, log and card."),
+    ]
+    more: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]...", parser=options.path_given, help="Further folders of images."),
+    ] = None
+    validation: Annotated[
+        Path | None,
+        typer.Option(**options.PATH, help="Validation images; by default some of the training images are held out."),
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the training in the output folder.")] = False
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Number of steps, in place of the recipe's.")
+    ] = None
+    minutes: Annotated[
+        float | None,
+        typer.Option(callback=options.positive, help="End after so many minutes, in place of a number of steps."),
+    ] = None
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            callback=options.positive,
+            help="Largest learning rate, in place of the recipe's; less from a good --init.",
+        ),
+    ] = None
+    device: options.Device = "auto"
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard as well.")] = False
 
 
 @train_app.command()
-def cae(
-    data: Data,
-    output: Output,
-    recipe: RecipeName = "cae-natural-cpu",
-    more: More = None,
-    init: Init = None,
-    validation: Validation = None,
-    resume: Resume = False,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    lr: LearningRate = None,
-    device: options.Device = "auto",
-    tensorboard: TensorBoard = False,
-) -> None:
+@options.unfolded(run=Run)
+def cae(recipe: RecipeName = "cae-natural-cpu", init: Init = None, *, run: Run) -> None:
     """Train a compressive autoencoder."""
-    _train("cae", **locals())
+    _train("cae", recipe, init, run)
 
 
 @train_app.command()
-def vae(
-    data: Data,
-    output: Output,
-    recipe: RecipeName = "vae-mnist",
-    more: More = None,
-    init: Init = None,
-    validation: Validation = None,
-    resume: Resume = False,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    lr: LearningRate = None,
-    device: options.Device = "auto",
-    tensorboard: TensorBoard = False,
-) -> None:
+@options.unfolded(run=Run)
+def vae(recipe: RecipeName = "vae-mnist", init: Init = None, *, run: Run) -> None:
     """Train a variational autoencoder."""
-    _train("vae", **locals())
+    _train("vae", recipe, init, run)
 
 
-@train_app.command()
+@train_app.command("decoder-std", hidden=True, deprecated=True)
+@train_app.command("decoder_std")
+@options.unfolded(run=Run)
 def decoder_std(
-    data: Data,
-    output: Output,
-    recipe: RecipeName = "decoder-std-natural-cpu",
-    more: More = None,
+    recipe: RecipeName = "decoder_std-natural-cpu",
     init: Annotated[
         str | None, typer.Option(help="The prior: a name, a file, or the folder of its training; not when resuming.")
     ] = None,
@@ -108,28 +93,14 @@ def decoder_std(
         str | None,
         typer.Option(help="Start from this prior's decoder of standard deviations, in place of --init's own or none."),
     ] = None,
-    validation: Validation = None,
-    resume: Resume = False,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    lr: LearningRate = None,
-    device: options.Device = "auto",
-    tensorboard: TensorBoard = False,
+    *,
+    run: Run,
 ) -> None:
     """Train the decoder of standard deviations of a prior, everything else frozen."""
-    _train("decoder-std", **locals())
+    _train("decoder_std", recipe, init, run, alpha, init_std=init_std)
 
 
-def _train(
-    kind: str,
-    recipe: str,
-    data: list[Path],
-    more: list[Path] | None,
-    init: str | None,
-    output: Path,
-    alpha: float | None = None,
-    **settings: Any,
-) -> None:
+def _train(kind: str, recipe: str, init: str | None, run: Run, alpha: float | None = None, **priors: Any) -> None:
     started = time.monotonic()
     keep_freed_memory()
     from pyro_vble import load_prior
@@ -140,14 +111,13 @@ def _train(
     needed = load_recipe(recipe).kind
     if needed != kind:
         raise ValueError(f"`train {kind}` follows recipes of its kind; {recipe} is for `train {needed}`.")
-    options.check_computing(settings["device"], "auto")
+    options.check_computing(run.device, "auto")
     # A training that is resumed has its own files for inputs.
-    read = (
-        [] if settings["resume"] else [recipe, *(_weights(name) for name in (init, settings.get("init_std")) if name)]
-    )
-    prepare_folder(output, _WRITTEN, map(Path, read))
+    read = [] if run.resume else [recipe, *(_weights(name) for name in (init, *priors.values()) if name)]
+    prepare_folder(run.output, _WRITTEN, map(Path, read))
     start = init if init is None or alpha is None else load_prior(init, alpha=alpha)
-    result = train(recipe, [*data, *(more or [])], output, init=start, started=started, **settings)
+    settings = {name: value for name, value in vars(run).items() if name not in ("data", "more", "output")} | priors
+    result = train(recipe, [*run.data, *(run.more or [])], run.output, init=start, started=started, **settings)
     report.training(result)
 
 

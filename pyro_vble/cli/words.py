@@ -70,13 +70,16 @@ def printable(text: str) -> str:
 
 
 def in_options(message: str) -> str:
-    """A message of the library with its arguments named as the command line names them.
+    """A message of the library with its arguments named as the command line names them, and no call for an example.
 
     Example:
         >>> from pyro_vble.cli.words import in_options
         >>> in_options('num_steps must be 1 or more; choose precision="bfloat16".')
         '--steps must be 1 or more; choose --precision bfloat16.'
+        >>> in_options("It does not tell alpha; pass alpha=..., for example load_prior(path, alpha=0.025).")
+        'It does not tell alpha; pass --alpha.'
     """
+    message = re.sub(r",? (for example|as in) [\w.]+\([^()]*\)", "", message)
     message = re.sub(rf"^({_NAMES})(?= must)", lambda found: _OPTIONS[found[1]], message)
     message = re.sub(rf"\b({_NAMES})=\.\.\.", lambda found: _OPTIONS[found[1]], message)
     quoted = rf"""\b({_NAMES})=(["']?)([-+\w.:]*[\w])\2"""

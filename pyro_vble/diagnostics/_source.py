@@ -1,6 +1,6 @@
 """Where samples come from: a posterior, or a tensor of samples from anywhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -9,30 +9,28 @@ from torch import Tensor
 from pyro_vble._arguments import BrokenRuleError, Rule
 from pyro_vble._streaming import Moments, joined
 from pyro_vble._tensors import real_tensor
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Fitted, Samples, StoredSamples
 from pyro_vble.seeding import derived_seed, seeded
 
-_AT_ONCE = 16
 
-
-def _posterior(value: Any) -> Posterior:
-    if not isinstance(value, Posterior):
+def _fitted(value: Any) -> Fitted:
+    if not isinstance(value, Fitted):
         raise BrokenRuleError("type")
     return value
 
 
-def _samples(value: Any) -> Posterior | Tensor:
-    if isinstance(value, Posterior):
+def _samples(value: Any) -> Samples:
+    if isinstance(value, Samples):
         return value
     if real_tensor(value).dim() < 2:
         raise BrokenRuleError("value")
-    return value
+    return StoredSamples(value)
 
 
-OnePosterior = Annotated[Posterior, Rule("a posterior, as restore returns it", _posterior)]
+OnePosterior = Annotated[Fitted, Rule("a posterior, as restore returns it", _fitted)]
 #: A posterior, or samples (n, B, C, H, W).
-Samples = Annotated[
-    Posterior | Tensor,
+SamplesLike = Annotated[
+    Samples | Tensor,
     Rule("a posterior, or a tensor of samples (n, B, C, H, W) of floating-point numbers", _samples),
 ]
 
@@ -41,27 +39,18 @@ class Source:
     """Samples to be gone through in chunks, as often as needed, always the same.
 
     Args:
-        samples: A posterior, or samples (n, B, C, H, W).
+        samples: The samples.
         truth: The true image (B, C, H, W), if there is one.
-        num_samples: How many to draw from a posterior; all of a tensor are used.
+        num_samples: How many to draw from a posterior; all of those that are stored are used.
         seed: Seed of the draws.
 
     Raises:
         ValueError: If samples and truth do not belong to the same images, or no value of the truth is known.
     """
 
-    def __init__(
-        self, samples: Posterior | Tensor, truth: Tensor | None, num_samples: int, seed: int | None = None
-    ) -> None:
-        if isinstance(samples, Posterior):
-            seed = samples._lasting_seed(seed)
-            self._chunks: Callable[[], Iterator[Tensor]] = lambda: (
-                samples._out(chunk) for chunk in samples._chunks(num_samples, seed)
-            )
-            self.num_samples, shape, device = num_samples, samples.image_shape, samples.output_device
-        else:
-            self._chunks = lambda: iter(samples.split(_AT_ONCE))
-            self.num_samples, shape, device = len(samples), tuple(samples.shape[1:]), samples.device
+    def __init__(self, samples: Samples, truth: Tensor | None, num_samples: int, seed: int | None = None) -> None:
+        self.samples, self.seed = samples, samples.lasting_seed(seed) if samples.stored is None else seed
+        self.num_samples, shape = samples.stored or num_samples, samples.shape
         if truth is not None:
             if tuple(truth.shape) != tuple(shape):
                 raise ValueError(
@@ -69,8 +58,8 @@ class Source:
                 )
             if not bool(truth.isfinite().any()):
                 raise ValueError("truth must have a known value; received one of NaN alone.")
-            truth = truth.to(device)
-        self.truth, self.seed = truth, seed
+            truth = truth.to(samples.output_device)
+        self.truth = truth
 
     def __iter__(self) -> Iterator[Tensor]:
         """The samples, in chunks (n, B, C, H, W).
@@ -78,12 +67,12 @@ class Source:
         Raises:
             ValueError: If one is not finite.
         """
-        for chunk in self._chunks():
+        for chunk in self.samples.chunks(self.num_samples, seed=self.seed):
             if not bool(chunk.isfinite().all()):
                 raise ValueError(
                     "samples must be finite; received NaN or infinite ones; NaN may be in the truth alone."
                 )
-            yield chunk
+            yield chunk.to(self.samples.output_device)
 
     def all(self) -> Tensor:
         """All samples at once."""

@@ -19,8 +19,8 @@ from pyro_vble.diagnostics.psis import bounded_sites, k_hat_limit, smoothed_weig
 from pyro_vble.diagnostics.sbc import spread
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.physics import observed_mask
-from pyro_vble.posterior import Posterior
 from pyro_vble.restoration import restore
+from pyro_vble.samples import Posterior
 
 
 @checked
@@ -124,9 +124,9 @@ guide of bounded support |
         seconds = time.perf_counter() - start
         if posterior.interrupted:  # half a fit compares with none
             raise KeyboardInterrupt
-        if truth is not None and tuple(truth.shape) != posterior.image_shape:
+        if truth is not None and tuple(truth.shape) != posterior.shape:
             raise ValueError(
-                f"truth must have the shape of the image, {posterior.image_shape}; received {tuple(truth.shape)}."
+                f"truth must have the shape of the image, {posterior.shape}; received {tuple(truth.shape)}."
             )
         rows[name], losses[name] = _evaluated(posterior, truth, num_samples, block, max_units)
         rows[name]["seconds"] = seconds

@@ -2,13 +2,11 @@
 
 import json
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, zip_longest
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -19,11 +17,9 @@ from torch import Tensor
 from pyro_vble._arguments import BrokenRuleError, Count, CountOrZero, Number, PathName, Rule, brief, checked
 from pyro_vble._extras import extra
 from pyro_vble.io.atomic import atomic_path
-from pyro_vble.io.posteriors import fingerprint
 from pyro_vble.io.validated import problems_of
 from pyro_vble.metrics import BORDER, inner
-from pyro_vble.posterior import Posterior
-from pyro_vble.seeding import fresh_seed
+from pyro_vble.samples import Samples
 
 _FORMAT = "pyro-vble calibration 1"
 _SCORES_PER_BIN = 500
@@ -179,23 +175,21 @@ class Calibration:
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
         origins: dict[str, None] = {}  # as rate_scale="auto" chooses image by image
         for posterior, truth in map(_checked_pair, restored):
-            if tuple(truth.shape) != posterior.image_shape:
+            if tuple(truth.shape) != posterior.shape:
                 raise ValueError(
-                    f"Each truth must have its image's shape {posterior.image_shape}; received {tuple(truth.shape)}."
+                    f"Each truth must have its image's shape {posterior.shape}; received {tuple(truth.shape)}."
                 )
             if 2 * border >= min(truth.shape[-2:]):
                 raise ValueError(
                     f"border must leave some of every image; received {border} for one of {tuple(truth.shape[-2:])} "
                     "pixels."
                 )
-            seed = (
-                fresh_seed() if posterior.seed is None else posterior.seed
-            )  # mean and standard deviation of the same samples
-            std = posterior.std(num_samples, seed=seed)
-            error = (truth - posterior.mmse_x(num_samples, seed=seed)).abs()
+            seed, n = posterior.lasting_seed(None), posterior.stored or num_samples
+            std = posterior.std(n, seed=seed)  # mean and standard deviation of the same samples
+            error = (truth - posterior.mmse_x(n, seed=seed)).abs()
             if not bool((std > 0).any()):
                 raise ValueError("A posterior without spread cannot be calibrated; use VBLE or VBLExz, not MAPz.")
-            origins[made_with(posterior)] = None
+            origins[posterior.made_with] = None
             for one in range(len(truth)):
                 pair = _finite(*(inner(v[one], border).double().cpu().numpy().ravel() for v in (std, error)))
                 if not len(pair[0]):
@@ -233,6 +227,14 @@ class Calibration:
         """Lowest and highest predicted standard deviation of each group, and half width over it."""
         bounds = (0.0, *self.edges, math.inf)
         return list(zip(bounds[:-1], bounds[1:], self._factors(probability).tolist(), strict=True))
+
+    def suits(self, made_with: str) -> bool:
+        """Whether it was made with samples of the same guide, prior and operator, as ``Samples.made_with`` tells."""
+        made = self.made_with.split(_OR)
+        if not self.made_with or _HASH.search(self.made_with):
+            return not self.made_with or made_with in made
+        # One from before arrays and priors of one's own were told by their values.
+        return _without_hashes(made_with) in map(_without_hashes, made)
 
     @checked
     def save(self, path: PathName) -> None:
@@ -343,38 +345,11 @@ def _checked_pair(pair: Any) -> tuple[Any, Tensor]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"Each must be a pair of posterior and truth; received {brief(pair)}.")
     posterior, truth = pair
-    if not all(hasattr(posterior, name) for name in ("std", "mmse_x", "image_shape")):
+    if not isinstance(posterior, Samples):
         raise TypeError(f"Each posterior must be one, as restore returns it; received {brief(posterior)}.")
     if not isinstance(truth, Tensor):
         raise TypeError(f"Each truth must be a tensor (B, C, H, W); received {brief(truth)}.")
     return posterior, truth
-
-
-def was_made_with(calibration: Calibration, posterior: Posterior) -> bool:
-    """Whether a calibration was made with posteriors like this one."""
-    own, made = made_with(posterior), calibration.made_with.split(_OR)
-    if _HASH.search(calibration.made_with):
-        return own in made
-    # One from before arrays and priors of one's own were told by their values.
-    return _without_hashes(own) in map(_without_hashes, made)
-
-
-def made_with(posterior: Posterior) -> str:
-    """What a posterior was made with, in words: of a calibration it must be the same."""
-    from pyro_vble.physics import describe
-
-    guide, prior = posterior.guide, posterior.model.prior
-    options = {**getattr(guide, "options", {}), **getattr(prior, "settings", {})}
-    told = ", ".join(f"{name}={value}" for name, value in options.items())
-    return f"{type(guide).__name__}, prior {_named(prior)} ({told}), {describe(posterior.model.physics)}"
-
-
-def _named(prior: Any) -> str:
-    """A prior by name; one from a file, or of one's own, by a hash of its weights too, wherever the file lies."""
-    name = str(prior.name)
-    if isinstance(prior, torch.nn.Module) and (prior.name is None or os.path.isabs(name)):
-        return f"{Path(name).name} #{fingerprint(prior)[:8]}"
-    return name
 
 
 def _without_hashes(text: str) -> str:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pyro_vble._arguments import BrokenRuleError, Count, CountOrZero, Probability, Rule, Seed, brief, checked, real
 from pyro_vble._tensors import OpenProbability, RealTensor
-from pyro_vble.diagnostics._source import Samples, Source, axes
+from pyro_vble.diagnostics._source import SamplesLike, Source, axes
 from pyro_vble.diagnostics.pit import known_values, num_independent, pit
 from pyro_vble.metrics import BORDER, inner
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Samples
 
 _LEVELS = (*(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
 
@@ -62,7 +62,7 @@ class CoverageCurve:
 
 @checked
 def coverage_curve(
-    samples: Samples,
+    samples: SamplesLike,
     truth: RealTensor,
     *,
     levels: Levels = _LEVELS,
@@ -105,7 +105,7 @@ def coverage_curve(
         True
     """
     nominal = np.array(levels, dtype=float)
-    if isinstance(samples, Posterior) and samples.calibration is not None:
+    if samples.calibration is not None:
         nominal = nominal[nominal <= _highest_level(samples.calibration)]
         if not nominal.size:
             raise ValueError(
@@ -131,7 +131,7 @@ def _highest_level(calibration: Any) -> float:
 
 
 def _calibrated_levels(
-    posterior: Posterior, truth: Tensor, nominal: np.ndarray, num_samples: int, seed: int | None
+    posterior: Samples, truth: Tensor, nominal: np.ndarray, num_samples: int, seed: int | None
 ) -> Tensor:
     """The smallest of the nominal levels whose interval holds the pixel; 1 if none does."""
     source = Source(posterior, truth, num_samples, seed)

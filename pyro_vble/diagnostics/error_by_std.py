@@ -8,7 +8,7 @@ import torch
 
 from pyro_vble._arguments import Count, CountOrZero, Seed, checked
 from pyro_vble._tensors import RealTensor
-from pyro_vble.diagnostics._source import Samples, Source, axes
+from pyro_vble.diagnostics._source import SamplesLike, Source, axes
 from pyro_vble.metrics import BORDER, inner
 
 
@@ -32,7 +32,7 @@ class ErrorByStd:
 
 @checked
 def error_by_std(
-    samples: Samples,
+    samples: SamplesLike,
     truth: RealTensor,
     *,
     bins: Count = 10,

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from pyro_vble._arguments import Count, CountOrZero, Probability, Seed, checked
-from pyro_vble._streaming import streamed_quantiles
 from pyro_vble._tensors import RealTensor
-from pyro_vble.diagnostics._source import Samples, Source, draw_map
+from pyro_vble.diagnostics._source import SamplesLike, Source, draw_map
 from pyro_vble.diagnostics.pit import known_values
 from pyro_vble.metrics import BORDER, inner
-from pyro_vble.posterior import Posterior
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class ErrorQuantile:
 
 @checked
 def error_quantile(
-    samples: Samples,
+    samples: SamplesLike,
     truth: RealTensor,
     probability: Probability = 0.9,
     *,
@@ -70,11 +68,7 @@ def error_quantile(
     """
     source = Source(samples, truth, num_samples, seed)
     mean, truth = source.moments().mean, source.truth
-    if isinstance(samples, Posterior):
-        predicted = samples.error_quantile(probability, num_samples, seed=source.seed)
-    else:
-        errors = lambda: ((chunk - mean).abs() for chunk in source)  # noqa: E731
-        predicted = streamed_quantiles(errors, torch.tensor([probability]), source.num_samples)[0]
+    predicted = samples.error_quantile(probability, source.num_samples, seed=source.seed)
     error = (truth - mean).abs()
     below = torch.where(error.isfinite(), (error <= predicted).to(error), torch.nan)
     share = float(known_values(inner(below, border)).mean(dtype=float))

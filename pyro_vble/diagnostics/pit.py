@@ -10,12 +10,12 @@ from torch import Tensor
 
 from pyro_vble._arguments import Count, CountOrZero, Seed, checked
 from pyro_vble._tensors import OpenProbability, RealTensor
-from pyro_vble.diagnostics._source import Samples, Source, axes
+from pyro_vble.diagnostics._source import SamplesLike, Source, axes
 from pyro_vble.metrics import BORDER, inner
 
 
 @checked
-def pit(samples: Samples, truth: RealTensor, *, num_samples: Count = 100, seed: Seed | None = None) -> Tensor:
+def pit(samples: SamplesLike, truth: RealTensor, *, num_samples: Count = 100, seed: Seed | None = None) -> Tensor:
     r"""The randomised probability integral transform of every pixel, (B, C, H, W) in (0, 1).
 
     .. math:: u_i = \frac{\#\{j : x_i^{(j)} < x_i\} + v_i (1 + \#\{j : x_i^{(j)} = x_i\})}{n + 1},
@@ -77,7 +77,7 @@ class PITHistogram:
 
 @checked
 def pit_histogram(
-    samples: Samples,
+    samples: SamplesLike,
     truth: RealTensor,
     *,
     bins: Count = 20,

@@ -11,7 +11,7 @@ from pyro_vble._arguments import Count, CountOrZero, Positive, Seed, checked
 from pyro_vble.diagnostics import _structure
 from pyro_vble.diagnostics._source import OnePosterior, draw_map
 from pyro_vble.physics import observed_mask
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Posterior
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def predictive_check(posterior: OnePosterior, *, num_samples: Count = 100, seed:
         >>> print(check.reasons()[0][:15])
         the residual is
     """
-    chunks = posterior._chunked(num_samples, posterior._lasting_seed(seed), _residuals)
+    chunks = posterior.mapped(_residuals, num_samples, seed=posterior.lasting_seed(seed))
     real, replicated, sums, neighbours, power, image_residual = zip(*chunks, strict=True)
     y = posterior.y
     observed = observed_mask(posterior.model.physics, y)
@@ -200,7 +200,7 @@ def predictive_check(posterior: OnePosterior, *, num_samples: Count = 100, seed:
         rise,
         torch.cat(image_residual).mean(0),
     )
-    return PredictiveCheck(*map(posterior._out, found))
+    return PredictiveCheck(*(value.to(posterior.output_device) for value in found))
 
 
 @checked
@@ -224,7 +224,7 @@ def _residuals(fit: Posterior, n: int) -> tuple[Tensor, ...]:
     square of the image's own residual.
     """
     y = fit.y
-    p_y, latents = fit._replayed(fit.model.measurement, n)
+    p_y, latents = fit.replay(fit.model.measurement, n)
     p_y = p_y.expand((n, *y.shape))
     observed = observed_mask(fit.model.physics, y).expand(p_y.batch_shape)
     mean, std = p_y.mean, p_y.variance.sqrt()

@@ -15,7 +15,7 @@ from pyro_vble._arguments import Seed, checked, whole_from
 from pyro_vble.diagnostics._source import OnePosterior
 from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Posterior
 
 
 def k_hat_limit(num_samples: int) -> float:
@@ -102,28 +102,28 @@ def importance_sampling(
         >>> found.log_weights.shape, bool(found.trustworthy)
         (torch.Size([30, 1]), False)
     """
-    if len(posterior.fits) > 1:
+    if not isinstance(posterior, Posterior):
         raise ValueError(
             f"posterior must be one fit, a mixture has no density; received {len(posterior.fits)} fits; weight each: "
             "posterior.fits[k]."
         )
-    seed = posterior._lasting_seed(seed)
+    seed = posterior.lasting_seed(seed)
     raw = torch.cat([chunk.log_weights for chunk in posterior.draws(num_samples, seed=seed)]).double()
     smoothed, k_hat = smoothed_weights(raw)
     mean, square, start = 0.0, 0.0, 0
-    for chunk in posterior._chunks(num_samples, seed):
+    for chunk in posterior.chunks(num_samples, seed=seed):
         weights = smoothed[start : start + len(chunk)].exp()[..., None, None, None]
         x = chunk.double()  # of squares less a squared mean little is left
         mean, square = mean + (weights * x).sum(0), square + (weights * x.square()).sum(0)
         start += len(chunk)
-    dtype, out = chunk.dtype, posterior._out
+    dtype, device = chunk.dtype, posterior.output_device
     return ImportanceSampling(
-        k_hat=out(k_hat),
-        log_weights=out(smoothed),
-        elbo=out(raw.mean(0)),
-        elbo_error=out(raw.std(0) / num_samples**0.5),
-        mean=out(mean.to(dtype)),
-        std=out((square - mean.square()).clamp_min(0).sqrt().to(dtype)),
+        k_hat=k_hat.to(device),
+        log_weights=smoothed.to(device),
+        elbo=raw.mean(0).to(device),
+        elbo_error=raw.std(0) / num_samples ** (0.5).to(device),
+        mean=mean.to(dtype).to(device),
+        std=(square - mean.square()).clamp_min(0).sqrt().to(dtype).to(device),
         bounded=bounded_sites(posterior),
     )
 
@@ -139,7 +139,7 @@ def bounded_sites(posterior: Posterior) -> tuple[str, ...]:
 
     It is asked for its density there, on the unconstrained scale of the prior's own support: whatever its class says.
     """
-    trace = posterior._guide_trace(_FEW)
+    trace = posterior.guide_trace(_FEW)
     priors = posterior.model.physics_priors
     auxiliary = any(site["infer"].get("is_auxiliary") for site in trace.nodes.values() if site["type"] == "sample")
     found = []

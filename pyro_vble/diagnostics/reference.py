@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -18,94 +17,16 @@ from pyro_vble._arguments import Count, CountOrZero, Flag, Seed, brief, checked,
 from pyro_vble._extras import extra
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import exact_convolutions
-from pyro_vble._streaming import sorted_quantiles
-from pyro_vble._tensors import OpenProbability, RealTensor
-from pyro_vble._version import __version__
+from pyro_vble._tensors import RealTensor
 from pyro_vble.diagnostics._source import OnePosterior
-from pyro_vble.diagnostics.sbc import patch_means
 from pyro_vble.inference.draws import latents_of
-from pyro_vble.io.inference_data import quiet_arviz
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Posterior, ReferencePosterior, Samples
 from pyro_vble.seeding import derived_seed, seeded
 
 if TYPE_CHECKING:
-    from arviz import InferenceData
+    pass
 
 _PILOT_DRAWS = 200
-
-
-@dataclass(frozen=True)
-class ReferencePosterior:
-    """Draws of Markov chains from p(x, z, h | y).
-
-    Attributes:
-        image: Images (chains, draws, B, C, H, W).
-        latents: Latents by site, each (chains, draws, B, *event).
-        y: The measurement.
-        seconds: Time of all chains, warm-up included.
-        acceptance: Mean acceptance probability of each chain, (chains,).
-        num_divergent: Number of divergent transitions after warm-up.
-    """
-
-    image: Tensor
-    latents: dict[str, Tensor]
-    y: Tensor
-    seconds: float
-    acceptance: Tensor
-    num_divergent: int
-
-    @property
-    def samples(self) -> Tensor:
-        """Images of all chains, (chains * draws, B, C, H, W): what the diagnostics take."""
-        return self.image.flatten(0, 1)
-
-    @property
-    def mmse_x(self) -> Tensor:
-        """Posterior mean, (B, C, H, W)."""
-        return self.samples.mean(0)
-
-    @property
-    def std(self) -> Tensor:
-        """Posterior standard deviation, (B, C, H, W)."""
-        return self.samples.std(0)
-
-    @checked
-    def interval(self, probability: OpenProbability) -> tuple[Tensor, Tensor]:
-        """Central interval of every pixel."""
-        tail = (1 - probability) / 2
-        low, high = sorted_quantiles(self.samples, torch.tensor([tail, 1 - tail]).to(self.image))
-        return low, high
-
-    @checked
-    def convergence(self, patch: Count = 8) -> dict[str, float]:
-        """R-hat (largest; NaN with one chain), and bulk and tail effective sample size (smallest).
-
-        Of patch means; with the suffix of a latent's name, of all its values.
-        """
-        with quiet_arviz():
-            import arviz as az
-        quantities = {"": patch_means(self.image, min(patch, *self.image.shape[-2:]))}
-        quantities |= {f"_{name}": value for name, value in self.latents.items() if name != "x_decentered"}
-        found = {}
-        for suffix, value in quantities.items():
-            dataset = az.convert_to_dataset({"v": value.flatten(2).cpu().numpy()})
-            several = len(value) > 1
-            found[f"r_hat{suffix}"] = float(az.rhat(dataset)["v"].max()) if several else float("nan")
-            for method in ("bulk", "tail"):
-                found[f"ess_{method}{suffix}"] = float(az.ess(dataset, method=method)["v"].min())
-        return found
-
-    def to_arviz(self) -> "InferenceData":
-        """Images, latents and the measurement as ArviZ ``InferenceData``, with chains."""
-        with quiet_arviz():
-            import arviz as az
-        variables = {"image": self.image.cpu().numpy()} | {k: v.cpu().numpy() for k, v in self.latents.items()}
-        return az.from_dict(
-            variables,
-            observed_data={"y": self.y.cpu().numpy()},
-            dims={"image": ["image_batch", "band", "row", "col"]},
-            attrs={"inference_library": "pyro_vble", "inference_library_version": __version__},
-        )
 
 
 @one_at_a_time
@@ -162,7 +83,7 @@ def reference_posterior(
         raise ValueError(f"Chains are for one image; received a batch of {len(posterior.y)}; restore one of them.")
     if posterior.model.physics is None:
         raise ValueError("Chains need the forward operator; pass physics=... to load_posterior.")
-    seed = posterior._lasting_seed(seed)
+    seed = posterior.lasting_seed(seed)
     start = time.perf_counter()
     targets = [_Target(fit, seed) for fit in posterior.fits]
     images, latents, acceptance, divergent = [], [], [], 0
@@ -187,11 +108,12 @@ def reference_posterior(
         diagnostics = mcmc.diagnostics()
         acceptance.append(float(diagnostics["acceptance rate"]["chain 0"]))
         divergent += len(diagnostics["divergences"]["chain 0"])
-    out = posterior._out
+    out = lambda value: value.to(posterior.output_device)  # noqa: E731
     return ReferencePosterior(
         image=out(torch.stack(images)),
         latents={name: out(torch.stack([chain[name] for chain in latents])) for name in latents[0]},
         y=out(posterior.y),
+        physics=posterior.physics,
         seconds=time.perf_counter() - start,
         acceptance=torch.tensor(acceptance),
         num_divergent=divergent,
@@ -234,7 +156,7 @@ def compare_with_reference(
         import pandas as pd
     shape = tuple(reference.image.shape[2:])
     for name, posterior in posteriors.items():
-        if not isinstance(posterior, Posterior) or tuple(posterior.image_shape) != shape:
+        if not isinstance(posterior, Samples) or tuple(posterior.shape) != shape:
             raise ValueError(
                 f"posteriors must be by name, of the chains' image {shape}; received {brief(posterior)} as {name!r}."
             )
@@ -243,10 +165,11 @@ def compare_with_reference(
 
     rows = {}
     for name, posterior in posteriors.items():
-        mean, std = posterior.mmse_x(num_samples), posterior.std(num_samples)
-        rows[name] = _row(reference, mean, std, posterior.interval(0.9, num_samples), truth)
+        n = posterior.stored or num_samples
+        mean, std = posterior.mmse_x(n), posterior.std(n)
+        rows[name] = _row(reference, mean, std, posterior.interval(0.9, n), truth)
         rows[name]["seconds"] = (seconds or {}).get(name, float("nan"))
-    own = _row(reference, reference.mmse_x, reference.std, reference.interval(0.9), truth)
+    own = _row(reference, reference.mmse_x(), reference.std(), reference.interval(0.9), truth)
     rows["chains"] = own | {"seconds": reference.seconds} | reference.convergence()
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -259,11 +182,11 @@ def _row(
     truth: Tensor | None,
 ) -> dict[str, float]:
     low, high = interval
-    scale = reference.std.clamp_min(1e-12)
+    scale = reference.std().clamp_min(1e-12)
     row = {
         "mean": float(mean.mean()),
         "std": float(std.mean()),
-        "mean_error": float(((mean - reference.mmse_x) / scale).square().mean().sqrt()),
+        "mean_error": float(((mean - reference.mmse_x()) / scale).square().mean().sqrt()),
         "std_ratio": float((std / scale).median()),
         "coverage_90_of_chains": float(((reference.samples >= low) & (reference.samples <= high)).double().mean()),
     }
@@ -280,7 +203,7 @@ class _Target:
         supports = {name: prior.support for name, prior in self.model.physics_priors.items()}
         real = torch.distributions.constraints.real
         with seeded(derived_seed(seed, "pilot")), torch.no_grad():
-            pilot = latents_of(posterior._guide_trace(_PILOT_DRAWS))
+            pilot = latents_of(posterior.guide_trace(_PILOT_DRAWS))
         self.transforms = {name: biject_to(supports.get(name, real)) for name in pilot}
         free = {name: self.transforms[name].inv(value) for name, value in pilot.items()}
         self.centre = {name: value.mean(0) for name, value in free.items()}
@@ -290,7 +213,7 @@ class _Target:
     def start(self) -> dict[str, Tensor]:
         """A draw of the guide."""
         with torch.no_grad():
-            drawn = latents_of(self.posterior._guide_trace(1))
+            drawn = latents_of(self.posterior.guide_trace(1))
         return {
             name: (self.transforms[name].inv(value[0]) - self.centre[name]) / self.width[name]
             for name, value in drawn.items()
@@ -316,7 +239,7 @@ class _Target:
     def image(self, values: Mapping[str, Tensor]) -> Tensor:
         """The image that belongs to the latents."""
         image = poutine.condition(self.model.image, data=dict(values))(self.y)
-        return image.expand(self.posterior.image_shape)
+        return image.expand(self.posterior.shape)
 
 
 def _unstacked(samples: Mapping[str, Tensor]) -> list[dict[str, Any]]:

@@ -15,12 +15,14 @@ from pyro_vble._arguments import BrokenRuleError, Count, Flag, Rule, Seed, brief
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._tensors import OpenProbability
 from pyro_vble.diagnostics._source import axes
+from pyro_vble.inference import Problem
 from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.io.priors import load_prior
-from pyro_vble.models import Prior, RestorationModel
+from pyro_vble.metrics import patch_means
+from pyro_vble.models import Prior
 from pyro_vble.physics import observed_mask
-from pyro_vble.restoration import model_and_guide, restore
+from pyro_vble.restoration import restore
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
 # The image and its decentred self, which "x" stands for.
@@ -269,12 +271,8 @@ def simulation_based_calibration(
     if not callable(getattr(physics, "A", None)):
         raise TypeError(f"physics must have a method A, as a deepinv.physics.Physics has; received {brief(physics)}.")
 
-    def build(latent_image: bool) -> RestorationModel:
-        options = {"image_shape": image_shape, "physics_priors": physics_priors}
-        return RestorationModel(prior, physics, latent_image=latent_image, **options)
-
     with torch.no_grad(), poutine.block():
-        grey = torch.full((1, *image_shape), 0.5, **prior._options())
+        grey = torch.full((1, *image_shape), 0.5, **prior.tensor_options())
         try:
             one = physics.A(grey)
         except Exception as error:  # an operator may refuse in any way
@@ -282,7 +280,7 @@ def simulation_based_calibration(
                 f"image_shape must be that of images which the operator takes; received {image_shape}, at which it "
                 f"gave {type(error).__name__}: {error}."
             ) from error
-    model, _ = model_and_guide(guide, build, one)
+    model, _ = Problem(one, physics, prior, guide, image_shape, physics_priors or {}).build()
 
     def simulator(n: int) -> tuple[Values, Tensor]:
         trace = poutine.trace(model.measurement).get_trace(one.new_zeros(n, *one.shape[1:]))
@@ -344,13 +342,6 @@ def plot_sbc(found: SBC, *, probability: OpenProbability = 0.95, ax: Any = None)
     ax.set_title(f"Simulation-based calibration, {found.num_simulations} simulations")
     ax.legend(frameon=False)
     return ax
-
-
-def patch_means(x: Tensor, patch: int) -> Tensor:
-    """Means of patches (*, C, H // patch, W // patch) of images (*, C, H, W)."""
-    height, width = (side // patch * patch for side in x.shape[-2:])
-    tiles = x[..., :height, :width].unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))
-    return tiles.mean((-3, -1))
 
 
 def spread(values: Tensor, count: int) -> Tensor:

@@ -9,11 +9,11 @@ from pyro_vble._arguments import Count, Seed, checked
 from pyro_vble._extras import extra
 from pyro_vble._streaming import streamed_quantiles
 from pyro_vble._tensors import OpenProbability, RealTensor
-from pyro_vble.diagnostics._source import Samples, Source, draw_map
+from pyro_vble.diagnostics._source import SamplesLike, Source, draw_map
 
 
 @checked
-def crps(samples: Samples, truth: RealTensor, *, num_samples: Count = 100, seed: Seed | None = None) -> Tensor:
+def crps(samples: SamplesLike, truth: RealTensor, *, num_samples: Count = 100, seed: Seed | None = None) -> Tensor:
     r"""The continuous ranked probability score of every pixel, (B, C, H, W), in image units; less is better.
 
     .. math:: \mathrm{CRPS} = E|X - x| - \tfrac12 E|X - X'|
@@ -59,7 +59,7 @@ def crps(samples: Samples, truth: RealTensor, *, num_samples: Count = 100, seed:
 
 @checked
 def interval_score(
-    samples: Samples,
+    samples: SamplesLike,
     truth: RealTensor,
     probability: OpenProbability = 0.9,
     *,

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from pyro_vble._arguments import Count, Positive, Seed, checked
 from pyro_vble._tensors import RealTensor
-from pyro_vble.diagnostics._source import Samples, Source, draw_map
+from pyro_vble.diagnostics._source import SamplesLike, Source, draw_map
 
 
 @checked
-def z_score_map(samples: Samples, truth: RealTensor, *, num_samples: Count = 100, seed: Seed | None = None) -> Tensor:
+def z_score_map(
+    samples: SamplesLike, truth: RealTensor, *, num_samples: Count = 100, seed: Seed | None = None
+) -> Tensor:
     r"""The error of MMSE-x over the predicted standard deviation, (B, C, H, W).
 
     .. math:: \zeta = \frac{x - E[x|y]}{\mathrm{std}[x|y]}

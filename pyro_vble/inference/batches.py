@@ -3,21 +3,23 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vble.guides import MeanFieldGuide
-from pyro_vble.guides._parameters import parameter_scope
-from pyro_vble.inference.fitting import fit
+from pyro_vble._arguments import Progress
+from pyro_vble.guides.abilities import is_reparameterised, rows, write_rows
+from pyro_vble.guides.parameters import parameter_scope
+from pyro_vble.inference.fit import Fit
+from pyro_vble.inference.fitting import fit_guide
 from pyro_vble.inference.precision import network_precision
+from pyro_vble.inference.problem import Problem
+from pyro_vble.inference.settings import FitSettings
 from pyro_vble.memory import free_memory
 from pyro_vble.physics import is_divisible
 from pyro_vble.seeding import as_seed, derived_seed, forked_generators
-
-if TYPE_CHECKING:
-    from pyro_vble.posterior import Posterior
 
 # Pixels of a batch that any machine has memory for, and whose need is not looked into.
 _SURELY_FITS = 2**20
@@ -29,14 +31,15 @@ _LEAST_OVERHEAD = 1.25
 
 
 def fit_batch(
-    build: Callable[[slice], tuple[nn.Module, Callable]],
+    problem: Problem,
     model: nn.Module,
     guide: Callable,
-    y: Tensor,
+    settings: FitSettings,
     *,
+    precision: str,
     seed: int | None = None,
-    **settings: Any,
-) -> "Posterior":
+    progress: Progress = False,
+) -> Fit:
     """Fit a guide to a batch of images, as many at once as memory holds.
 
     A batch that memory holds is one fit. Another is cut into parts of nearly the same size, each fitted by itself and
@@ -45,37 +48,39 @@ def fit_batch(
     stay whole. An image that cannot fit is refused before the fit, as the system may end a process that tries.
 
     Args:
-        build: From a slice of images to their model and guide.
-        model: Model of the batch.
-        guide: Guide of the batch; where its factors start, those of the parts do.
-        y: Measurement (B, ...).
+        problem: The problem of the batch.
+        model: Its model.
+        guide: Its guide; where its factors start, those of the parts do.
+        settings: How a fit is made.
+        precision: Precision of the networks.
         seed: Seed of the fit.
-        settings: Further settings of :func:`fit`.
+        progress: Whether to show a bar.
 
     Raises:
         MemoryError: If there is not memory enough for one image.
     """
-    divisible = len(y) > 1 and isinstance(guide, MeanFieldGuide)
-    divisible = divisible and is_divisible(model.physics, y, model.image_shape(y))
+    y, how = problem.y, {"precision": precision, "progress": progress}
+    divisible = len(y) > 1 and rows(guide, slice(0, 1)) is not None
+    divisible = divisible and is_divisible(problem.physics, y, model.image_shape(y))
     at_once = len(y)
-    single = len(y) == 1 and isinstance(guide, MeanFieldGuide)
-    if (single or divisible) and len(y) * math.prod(model.image_shape(y)[1:]) > _SURELY_FITS:
-        first = (model, guide) if single else build(slice(0, 1))
-        at_once = min(at_once, images_at_once(*first, y[:1], **settings))
+    if (divisible or len(y) == 1) and len(y) * math.prod(model.image_shape(y)[1:]) > _SURELY_FITS:
+        first = problem.part(slice(0, 1)).build() if divisible else (model, guide)
+        if is_reparameterised(first[1], y[:1]):
+            at_once = min(at_once, images_at_once(*first, y[:1], precision, settings.num_particles))
         if at_once == 0:
             raise _too_little_memory(y[:1])
-    start = {name: value.clone() for name, value in guide.state_dict().items()} if divisible else {}
+    start = {name: value.clone() for name, value in rows(guide, slice(None)).items()} if divisible else {}
     while True:
         try:
             if at_once >= len(y):
-                return fit(model, guide, y, seed=seed, **settings)
-            return _fit_parts(build, model, guide, y, start, at_once, seed, settings)
+                return fit_guide(model, guide, y, settings, seed=seed, **how)
+            return _fit_parts(problem, model, guide, start, at_once, settings, seed, how)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if not divisible or at_once == 1:
                 raise _too_little_memory(y[:1] if divisible else y) from error
-            guide.load_state_dict(start)
+            write_rows(guide, slice(None), start)
         # Outside the handler, whose exception would keep the failed attempt's tensors alive.
         at_once = -(-min(at_once, len(y)) // 2)
         if y.is_cuda:
@@ -83,34 +88,30 @@ def fit_batch(
 
 
 def _fit_parts(
-    build: Callable,
+    problem: Problem,
     model: nn.Module,
-    guide: MeanFieldGuide,
-    y: Tensor,
+    guide: Callable,
     start: dict[str, Tensor],
     at_once: int,
+    settings: FitSettings,
     seed: int | None,
-    settings: dict[str, Any],
-) -> "Posterior":
-    from pyro_vble.posterior import Posterior
-
-    seed, traces = as_seed(seed), []
+    how: dict[str, Any],
+) -> Fit:
+    y, seed, traces = problem.y, as_seed(seed), []
     for images in balanced(len(y), at_once):
-        part_model, part = build(images)
-        part.load_state_dict({name: value[images] for name, value in start.items()})
-        fitted = fit(part_model, part, y[images], seed=derived_seed(seed, "images", images.start), **settings)
-        _write_rows(guide, images, part)
+        part_model, part = problem.part(images).build()
+        write_rows(part, slice(None), {name: value[images] for name, value in start.items()})
+        fitted = fit_guide(
+            part_model, part, y[images], settings, seed=derived_seed(seed, "images", images.start), **how
+        )
+        write_rows(guide, images, rows(part, slice(None)))
         traces.append(fitted.elbo)
         if fitted.interrupted:  # the images of the other parts stay where they start
             break
-    whole = Posterior(model, guide, y, elbo=joint_trace(traces), precision=fitted.precision, seed=seed)
-    whole.interrupted = fitted.interrupted
-    return whole
+    return Fit(model, guide, y, joint_trace(traces), fitted.precision, seed, fitted.interrupted)
 
 
-def images_at_once(
-    model: nn.Module, guide: Callable, y: Tensor, *, precision: str, num_particles: int = 1, **settings: Any
-) -> int:
+def images_at_once(model: nn.Module, guide: Callable, y: Tensor, precision: str, num_particles: int = 1) -> int:
     """How many images of a batch a fit has memory for, by what one step of one image keeps; 0 if not even for one.
 
     Args:
@@ -119,7 +120,6 @@ def images_at_once(
         y: The measurement of one image (1, ...).
         precision: Precision of the networks.
         num_particles: Draws of the guide a step.
-        settings: Further settings of the fit, which take no memory.
     """
     free = free_memory(y.device)
     if free is None:
@@ -149,22 +149,13 @@ def _kept_in_a_step(model: nn.Module, guide: Callable, y: Tensor, precision: str
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
     with forked_generators(y.device), network_precision(precision, y.device), parameter_scope(guide), hooks:
-        latents = guide(y)
-        z = latents["z"].detach().requires_grad_()
+        z = poutine.trace(guide).get_trace(y).nodes["z"]["value"].detach().requires_grad_()
         image_shape = model.image_shape(y)
         decoded = model.prior.decode_mean(z, image_shape)
         if model.latent_image:
             decoded = decoded + model.prior.decode_std(z, image_shape)
     images = decoded.numel() * decoded.element_size() * 20  # the guide's and the likelihood's own
     return sum(kept.values()) + images
-
-
-def _write_rows(guide: MeanFieldGuide, images: slice, part: MeanFieldGuide) -> None:
-    """Write what a guide of some images has learnt into that of the whole batch."""
-    learnt = part.state_dict()
-    with torch.no_grad():
-        for name, value in guide.state_dict().items():
-            value[images] = learnt[name]
 
 
 def joint_trace(traces: list[Tensor]) -> Tensor:

@@ -1,7 +1,8 @@
 """Draws of a guide, with their densities under model and guide."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import pyro
 import torch
@@ -10,27 +11,30 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vble._one_at_a_time import one_at_a_time
-from pyro_vble.guides._parameters import parameter_scope
+from pyro_vble.guides.parameters import parameter_scope
 from pyro_vble.inference.precision import network_precision
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of a guide, n for each of B images.
+    """Draws of a posterior, n for each of B images.
 
     Attributes:
         image: x, (n, B, C, H, W).
         latents: Draws by latent site, each (n, B, *event).
-        log_likelihood: log p(y_i|x) of every measured value, (n, *y.shape), in nats; 0 where unobserved.
+        log_likelihood: log p(y_i|x) of every measured value, (n, *y.shape), in nats; 0 where unobserved. None, like
+            the other densities, where nobody asked for it.
         log_prior: log p(x, z, h), (n, B), in nats.
         log_guide: log q(x, z, h), (n, B), in nats.
+        replica: Measurements of the images, (n, *y.shape), where they were asked for.
     """
 
     image: Tensor
-    latents: dict[str, Tensor]
-    log_likelihood: Tensor
-    log_prior: Tensor
-    log_guide: Tensor
+    latents: dict[str, Tensor] = field(default_factory=dict)
+    log_likelihood: Tensor | None = None
+    log_prior: Tensor | None = None
+    log_guide: Tensor | None = None
+    replica: Tensor | None = None
 
     @property
     def log_joint(self) -> Tensor:
@@ -41,6 +45,42 @@ class Draws:
     def log_weights(self) -> Tensor:
         """log p(y, x, z, h) - log q(x, z, h), (n, B): importance weights, whose mean estimates the ELBO."""
         return self.log_joint - self.log_guide
+
+
+class DrawSource(Protocol):
+    """What ArviZ's groups are made of: anything that draws images, in chains.
+
+    Attributes:
+        shape: (B, C, H, W) of the images.
+        y: Measurement (B, ...), or None.
+        physics: The operator, or None.
+        stored: Number of draws, where there are only so many.
+        parameters: Latent sites that are parameters of operator and noise, one value an image.
+        groups: Which of ArviZ's groups can be made of it.
+        origin: What to say of it: guide, prior.
+    """
+
+    shape: tuple[int, int, int, int]
+    y: Tensor | None
+    physics: Any
+    stored: int | None
+    parameters: frozenset[str]
+    groups: frozenset[str]
+    origin: dict[str, str]
+
+    def resolved_seed(self, seed: int | None) -> int | None:
+        """The seed told, or its own."""
+
+    def lasting_seed(self, seed: int | None) -> int:
+        """The same, drawn where there is none: for what goes over the same draws more than once."""
+
+    def chains(
+        self, num_samples: int, *, seed: int | None, densities: bool, replicas: bool
+    ) -> Sequence[Iterator[Draws]]:
+        """Draws of every chain, in chunks of the same sizes."""
+
+    def ancestral(self, n: int, *, seed: int | None, measured: bool) -> dict[str, Tensor]:
+        """Draws from the prior: "x", (n, B, C, H, W); if measured "y" and the parameters too."""
 
 
 @one_at_a_time

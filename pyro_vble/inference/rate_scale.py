@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pyro_vble.guides import MeanFieldGuide
+from pyro_vble.guides.abilities import rows, write_rows
+from pyro_vble.inference.batches import fit_batch
 from pyro_vble.inference.evidence import elbo_by_image
-from pyro_vble.inference.fitting import FitDivergedError, fit
+from pyro_vble.inference.fit import FitDivergedError
+from pyro_vble.inference.problem import Problem
+from pyro_vble.inference.settings import FitSettings
 from pyro_vble.seeding import derived_seed, seeded
 
 #: Rate scales that compete: effective bitrate parameters from alpha down to alpha/16.
@@ -18,15 +21,13 @@ _STEPS = 15
 
 
 def best_rate_scale(
-    build: Callable[[float | tuple[float, ...]], tuple[nn.Module, Callable]],
-    y: Tensor,
+    problem: Problem,
+    settings: FitSettings | None = None,
     *,
     scales: tuple[float, ...] = RATE_SCALES,
-    fit: Callable = fit,
-    precision: str = "auto",
+    precision: str = "float32",
     seed: int | None = None,
-    **settings: Any,
-) -> tuple[nn.Module, Callable]:
+) -> tuple[Problem, nn.Module, Callable]:
     r"""Fit briefly at every rate scale, and go on with the one of the largest ELBO, image by image.
 
     .. math:: \hat s = \arg\max_s\; \max_q\; E_q\big[\log p_s(y, x, z, h) - \log q(x, z, h)\big]
@@ -36,37 +37,39 @@ def best_rate_scale(
     each from its own encoding, because the latents of one scale are not those of another.
 
     Args:
-        build: From a rate scale (or one for each image) to a model and its guide.
-        y: Measurement (B, ...).
+        problem: The problem.
+        settings: Settings of the fits; they take 15 steps at KL weight 1, whatever these say.
         scales: The rate scales that compete.
-        fit: What fits, :func:`fit` or another of its arguments.
-        precision: Precision of the fits.
+        precision: Precision of the networks.
         seed: Seed of the fits.
-        settings: Further settings of :func:`fit`.
 
     Returns:
-        Model and guide at the best scale (of each image, where they differ). This library's guides are as their brief
-        fits left them, others new.
+        The problem at the best scale (of each image, where they differ), its model and its guide. A guide whose images
+        can be told apart is as its brief fits left it, another is new.
     """
-    options = {"precision": precision, "seed": seed, "tolerance": None, "progress": False}
+    y = problem.y
+    brief = replace(settings or FitSettings(), num_steps=_STEPS, tolerance=None, kl_weight=1.0, schedule="linear")
     tried = []
     for scale in scales:
-        model, guide = build(scale)
+        candidate = problem.at(scale)
+        model, guide = candidate.build()
         try:
-            posterior = fit(model, guide, y, num_steps=_STEPS, **options, **settings)
+            fitted = fit_batch(candidate, model, guide, brief, precision=precision, seed=seed)
         except FitDivergedError:
             tried.append((guide, torch.full((len(y),), -math.inf, device=y.device)))
             continue
-        if posterior.interrupted:
+        if fitted.interrupted:
             raise KeyboardInterrupt  # which ``fit`` takes for an early end; of a competition it is none
         # Not with the draws of the fit, which has learnt to do well on just those.
         with seeded(derived_seed(seed, "evidence")):
-            tried.append((guide, elbo_by_image(model, guide, y, precision=posterior.precision)))
+            tried.append((fitted.guide, elbo_by_image(model, fitted.guide, y, precision=precision)))
     elbos = torch.stack([torch.nan_to_num(elbo, nan=-math.inf, posinf=-math.inf) for _, elbo in tried])
     winners = elbos.argmax(0).tolist()
     chosen = tuple(scales[winner] for winner in winners)
-    model, guide = build(chosen if len(set(chosen)) > 1 else chosen[0])
-    if isinstance(guide, MeanFieldGuide):
-        states = [tried[winner][0].state_dict() for winner in winners]
-        guide.load_state_dict({key: torch.stack([s[key][i] for i, s in enumerate(states)]) for key in states[0]})
-    return model, guide
+    best = problem.at(chosen if len(set(chosen)) > 1 else chosen[0])
+    model, guide = best.build()
+    if rows(guide, slice(0, 1)) is not None:
+        for i, winner in enumerate(winners):
+            image = slice(i, i + 1)
+            write_rows(guide, image, rows(tried[winner][0], image))
+    return best, model, guide

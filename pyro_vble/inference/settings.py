@@ -7,7 +7,7 @@ from typing import Annotated
 from pyro_vble._arguments import Count, NotNegative, Positive, checked, one_of
 
 Schedule = Annotated[str, one_of("linear", "cosine", "constant")]
-ELBOName = Annotated[str, one_of("auto", "trace", "mean_field")]
+ELBOName = Annotated[str, one_of("auto", "trace", "mean_field", "stl")]
 
 
 @checked
@@ -21,7 +21,8 @@ class FitSettings:
         schedule: "linear" or "cosine" (both to zero at the last step), or "constant".
         num_particles: Draws of the guide a step.
         kl_weight: λ >= 0: 1 is Bayes' rule.
-        elbo: "trace" (Trace_ELBO), "mean_field" (TraceMeanField_ELBO: closed-form KL where there is one) or "auto".
+        elbo: "trace" (Trace_ELBO), "mean_field" (TraceMeanField_ELBO: closed-form KL where there is one), "stl"
+            (sticking the landing) or "auto".
         tolerance: Stop when the smoothed ELBO surely gains less than this many nats per measured value; None never
             stops early.
         window: Smallest number of steps that are averaged, and how often convergence is looked at.
@@ -60,7 +61,7 @@ class FitSettings:
 
     @property
     def slow_part(self) -> float:
-        """Part of the rate at which parameters move that start near their optimum, a guide's ``slow_parameters``.
+        """Part of the rate at which widths move that start near their optimum, where prior and measurement tell it.
 
         Their gradients hold more noise than what is left to learn. At a constant rate they move as all others do.
         """

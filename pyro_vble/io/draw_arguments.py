@@ -10,10 +10,8 @@ from pyro_vble._arguments import BrokenRuleError, Rule, whole
 from pyro_vble.io.draw_stream import GROUPS
 
 
-def _posterior(value: Any) -> Any:
-    from pyro_vble.posterior import Posterior
-
-    if not isinstance(value, Posterior):
+def _source(value: Any) -> Any:
+    if not callable(getattr(value, "chains", None)) or not hasattr(value, "groups"):
         raise BrokenRuleError("type")
     return value
 
@@ -64,7 +62,7 @@ def _coords(value: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-PosteriorLike = Annotated[Any, Rule("a posterior, as pyro_vble.restore returns it", _posterior)]
+Source = Annotated[Any, Rule("a posterior, as pyro_vble.restore returns it", _source)]
 Region = Annotated[
     Any,
     Rule(

@@ -1,7 +1,5 @@
 """What is drawn from a posterior, as ArviZ's groups, chunk by chunk."""
 
-import itertools
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +9,11 @@ import torch
 from torch import Tensor
 
 from pyro_vble._version import __version__
-from pyro_vble.inference.draws import Draws
+from pyro_vble.inference.draws import Draws, DrawSource
 from pyro_vble.physics import describe, observed_mask
-from pyro_vble.seeding import derived_seed
 
 if TYPE_CHECKING:
     import xarray
-
-    from pyro_vble.posterior import Posterior
 
 #: What InferenceData may hold; "latents" are further variables of the group "posterior".
 GROUPS = (
@@ -36,6 +31,8 @@ _NEED_PHYSICS = ("posterior_predictive", "log_likelihood", "sample_stats", "prio
 _IMAGE_DIMS = ("image_batch", "band", "row", "col")
 _SAMPLE_DIMS = ("chain", "draw")
 _MAX_PRIOR_DRAWS = 20
+# Draws where nobody says how many, and as many as one likes can be had.
+_NUM_SAMPLES = 200
 
 
 class DrawStream:
@@ -43,59 +40,46 @@ class DrawStream:
 
     def __init__(
         self,
-        posterior: "Posterior",
-        num_samples: int,
+        source: DrawSource,
+        num_samples: int | None,
         region: tuple[slice, slice] | None,
         include: set[str] | None,
         truth: Tensor | None,
         coords: Mapping[str, np.ndarray] | None,
         seed: int | None,
     ) -> None:
-        self.posterior, self.num_samples = posterior, num_samples
-        self.truth = _checked_truth(truth, posterior.image_shape)
+        self.source = source
+        self.num_samples = num_samples or source.stored or _NUM_SAMPLES
+        self.truth = _checked_truth(truth, source.shape)
         self.rows, self.columns = region or (slice(None), slice(None))
         self.coords = self._coordinates(coords or {}, region)
         self.include = self._groups(include)
-        shown_seed, self.seed = posterior._seed(seed), posterior._lasting_seed(seed)
-        y = posterior.y
-        self.same_size = y.dim() == 4 and y.shape[-2:] == posterior.image_shape[-2:]
-        if self.same_size:
-            self.y_dims = ("image_batch", "band" if y.shape[1] == posterior.image_shape[1] else "y_band", "row", "col")
-        elif y.dim() == 4:
-            self.y_dims = ("image_batch", "y_band", "y_row", "y_col")
-        else:
-            self.y_dims = ("image_batch", *(f"y_dim_{i}" for i in range(1, y.dim())))
-        observed = observed_mask(posterior.model.physics, y)
-        observed = (self._cut(observed) if self.same_size else observed).flatten()
-        # A value without likelihood is none that could be left out or replicated: only the others are told of.
-        self.observed = None if bool(observed.all()) else observed.nonzero()[:, 0]
+        shown_seed, self.seed = source.resolved_seed(seed), source.lasting_seed(seed)
+        self.same_size, self.y_dims, self.observed = False, (), None
+        if source.y is not None:
+            self._look_at_measurement(source.y)
         self.attrs = {
             "inference_library": "pyro_vble",
             "inference_library_version": __version__,
             "torch_version": str(torch.__version__),
             "pyro_version": pyro.__version__,
-            "guide": type(posterior.guide).__name__,
-            "prior": str(posterior.model.prior.name),
+            **source.origin,
             "seed": str(shown_seed),
             "sample_dims": list(_SAMPLE_DIMS),
         }
 
     def streamed(self) -> Iterator[dict[str, "xarray.Dataset"]]:
         """Data sets of draws, by group; those of a prior come once, with the first."""
-        fits = self.posterior.fits
-        each = math.ceil(self.num_samples / len(fits))
-        seeds = [derived_seed(self.seed, "fit", k) if len(fits) > 1 else self.seed for k in range(len(fits))]
-        wanted = self.include & {"posterior", "latents", "log_likelihood", "sample_stats"}
-        replicas = itertools.repeat(None)
-        if "posterior_predictive" in self.include:
-            replicas = zip(*(fit._predictive_chunks(each, s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
-        if not wanted and "posterior_predictive" not in self.include:
+        densities = bool(self.include & {"log_likelihood", "sample_stats"})
+        replicas = "posterior_predictive" in self.include
+        if not (densities or replicas or self.include & {"posterior", "latents"}):
             yield self._prior()
             return
         start, extra = 0, self._prior()
-        for chains, y in zip(self._draws(each, seeds), replicas, strict=False):
-            datasets = self._of_draws(chains, y)
-            count = len(chains[0].image)
+        chains = self.source.chains(self.num_samples, seed=self.seed, densities=densities, replicas=replicas)
+        for chunks in zip(*chains, strict=True):
+            datasets = self._of_draws(chunks)
+            count = len(chunks[0].image)
             for dataset in datasets.values():
                 dataset.coords["draw"] = np.arange(start, start + count)
             start += count
@@ -106,30 +90,37 @@ class DrawStream:
         """Data sets without draws, by group."""
         groups = {}
         if "observed_data" in self.include:
-            groups["observed_data"] = self._dataset({"y": self._measured(self.posterior.y)})
+            groups["observed_data"] = self._dataset({"y": self._measured(self.source.y)})
         if "constant_data" in self.include:
             # As an object: NetCDF and Zarr store text of a fixed length in ways that not every reader knows.
-            values: dict[str, Any] = {"operator": ((), np.array(describe(self.posterior.model.physics), dtype=object))}
+            values: dict[str, Any] = {"operator": ((), np.array(describe(self.source.physics), dtype=object))}
             if self.truth is not None:
                 values["truth"] = (_IMAGE_DIMS, _array(self._cut(self.truth)))
             groups["constant_data"] = self._dataset(values)
         return groups
 
-    def _draws(self, each: int, seeds: list[int | None]) -> Iterator[tuple[Draws, ...]]:
-        """Chunks of draws of all fits, with densities where they were asked for."""
-        fits = self.posterior.fits
-        if self.include & {"log_likelihood", "sample_stats"}:
-            return zip(*(fit.draws(each, seed=s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
-        return zip(*(_without_densities(fit, each, s) for fit, s in zip(fits, seeds, strict=True)), strict=True)
+    def _look_at_measurement(self, y: Tensor) -> None:
+        """Which dimensions a measurement has, and which of its values are observed."""
+        self.same_size = y.dim() == 4 and y.shape[-2:] == self.source.shape[-2:]
+        if self.same_size:
+            self.y_dims = ("image_batch", "band" if y.shape[1] == self.source.shape[1] else "y_band", "row", "col")
+        elif y.dim() == 4:
+            self.y_dims = ("image_batch", "y_band", "y_row", "y_col")
+        else:
+            self.y_dims = ("image_batch", *(f"y_dim_{i}" for i in range(1, y.dim())))
+        observed = observed_mask(self.source.physics, y)
+        observed = (self._cut(observed) if self.same_size else observed).flatten()
+        # A value without likelihood is none that could be left out or replicated: only the others are told of.
+        self.observed = None if bool(observed.all()) else observed.nonzero()[:, 0]
 
-    def _of_draws(self, chains: tuple[Draws, ...], replicas: tuple[Tensor, ...] | None) -> dict[str, "xarray.Dataset"]:
+    def _of_draws(self, chains: tuple[Draws, ...]) -> dict[str, "xarray.Dataset"]:
         def stacked(values: Any) -> np.ndarray:
             return np.stack([_array(value) for value in values])
 
         groups: dict[str, dict[str, Any]] = {}
         if self.include & {"posterior", "latents"}:
             variables = {"image": (_IMAGE_DIMS, stacked(self._cut(c.image) for c in chains))}
-            named = self.posterior.model.physics_priors
+            named = self.source.parameters
             for site in chains[0].latents:
                 value = stacked(c.latents[site] for c in chains)
                 if site in named:
@@ -145,8 +136,8 @@ class DrawStream:
                 "log_p": (("image_batch",), stacked(c.log_joint for c in chains)),
                 "log_q": (("image_batch",), stacked(c.log_guide for c in chains)),
             }
-        if replicas is not None:
-            groups["posterior_predictive"] = {"y": self._measured(torch.stack(replicas))}
+        if "posterior_predictive" in self.include:
+            groups["posterior_predictive"] = {"y": self._measured(torch.stack([c.replica for c in chains]))}
         return {group: self._sampled(variables) for group, variables in groups.items()}
 
     def _prior(self) -> dict[str, "xarray.Dataset"]:
@@ -156,10 +147,7 @@ class DrawStream:
             return {}
         measured = "prior_predictive" in wanted
         count = min(self.num_samples, _MAX_PRIOR_DRAWS)
-        first = self.posterior.fits[0]
-        seed = derived_seed(self.seed, "prior")
-        chunks = list(first._chunked(count, seed, lambda fit, n: _ancestral(fit, n, measured=measured)))
-        joined = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        joined = self.source.ancestral(count, seed=self.seed, measured=measured)
         groups: dict[str, dict[str, Any]] = {
             "prior": {"image": (_IMAGE_DIMS, _array(self._cut(joined.pop("x")))[None])}
         }
@@ -191,12 +179,12 @@ class DrawStream:
         y = self._cut(y) if self.same_size else y
         if self.observed is None:
             return self.y_dims, _array(y)
-        return ("y_observed",), _array(y.flatten(-self.posterior.y.dim())[..., self.observed])
+        return ("y_observed",), _array(y.flatten(-self.source.y.dim())[..., self.observed])
 
     def _coordinates(
         self, coords: Mapping[str, np.ndarray], region: tuple[slice, slice] | None
     ) -> dict[str, np.ndarray]:
-        sizes = dict(zip(_IMAGE_DIMS[1:], self.posterior.image_shape[1:], strict=True))
+        sizes = dict(zip(_IMAGE_DIMS[1:], self.source.shape[1:], strict=True))
         whole = {}
         for dim, size in sizes.items():
             values = coords.get(dim, np.arange(size))
@@ -217,34 +205,21 @@ class DrawStream:
         return whole
 
     def _groups(self, include: set[str] | None) -> set[str]:
-        has_physics = self.posterior.model.physics is not None
+        possible = self.source.groups
         if include is None:
-            return set(GROUPS) - {"latents"} - (set() if has_physics else set(_NEED_PHYSICS))
-        if not has_physics and include & set(_NEED_PHYSICS):
+            return set(possible) - {"latents"}
+        missing = include - possible
+        if missing & set(_NEED_PHYSICS) and self.source.physics is None:
             raise ValueError(
-                f"{', '.join(sorted(include & set(_NEED_PHYSICS)))} need the forward operator, which is not saved with "
+                f"{', '.join(sorted(missing & set(_NEED_PHYSICS)))} need the forward operator, which is not saved with "
                 "a posterior; pass physics=... to load_posterior."
             )
+        if missing:
+            raise ValueError(
+                f"include must be of {', '.join(sorted(possible))}, which these samples have; received "
+                f"{', '.join(sorted(missing))}."
+            )
         return include
-
-
-@torch.no_grad()
-def _ancestral(fit: "Posterior", n: int, *, measured: bool) -> dict[str, Tensor]:
-    """Images from the prior, with measurements and parameters of operator and noise where they are measured."""
-    with pyro.plate("samples", n, dim=-2):
-        trace = pyro.poutine.trace(fit.model.measurement if measured else fit.model.image).get_trace(fit.y)
-    values = {"x": trace.nodes["x"]["value"].expand(n, *fit.image_shape)}
-    if measured:
-        values["y"] = trace.nodes["_RETURN"]["value"].expand((n, *fit.y.shape)).sample()
-        values |= {name: trace.nodes[name]["value"].expand(n, len(fit.y)) for name in fit.model.physics_priors}
-    return values
-
-
-def _without_densities(fit: "Posterior", num_samples: int, seed: int | None) -> Iterator[Draws]:
-    """Draws whose densities nobody asked for: they need no operator."""
-    nothing = torch.empty(0)
-    for image, latents in fit._chunked(num_samples, seed, type(fit)._images_and_latents):
-        yield Draws(image, latents, nothing, nothing, nothing)
 
 
 def _checked_truth(truth: Tensor | None, image_shape: tuple[int, ...]) -> Tensor | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_vble._arguments import Count, Seed, checked
 from pyro_vble._extras import extra
-from pyro_vble.io.draw_arguments import Coords, Groups, PosteriorLike, Region, Truth
+from pyro_vble.io.draw_arguments import Coords, Groups, Region, Source, Truth
 from pyro_vble.io.draw_stream import DrawStream
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @checked
 def to_inference_data(
-    posterior: PosteriorLike,
-    num_samples: Count = 200,
+    posterior: Source,
+    num_samples: Count | None = None,
     *,
     region: Region | None = None,
     include: Groups | None = None,
@@ -47,7 +47,7 @@ parameters inferred with the image, (image_batch) |
 
     Args:
         posterior: The posterior.
-        num_samples: Number of draws, of all chains together.
+        num_samples: Number of draws, of all chains together; by default 200, or all where they are stored.
         region: Rows and columns to keep; the ``row`` and ``col`` coordinates say which. Cuts images, the truth and
             measurements of the image's size.
         include: Groups to make, of ``draw_stream.GROUPS``; by default all but "latents", without those that need an

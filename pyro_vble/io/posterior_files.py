@@ -7,18 +7,32 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pyro_vble._arguments import brief
+from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.checksums import tensors_checksum
 from pyro_vble.io.families import Family
 from pyro_vble.io.validated import problems_of
 
-FORMAT = "pyro-vble posterior 2"
+FORMAT = "pyro-vble posterior 3"
+# Before it had a module and qualified name, a guide was a class of this library.
+_EARLIER = "pyro-vble posterior 2"
 # An image of more values than this for each of the guide's is none that the guide's latents can be of.
 _MOST_VALUES = 1024
 _Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 _Side = Annotated[int, Field(ge=1)]
+
+
+class GuideReference(BaseModel):
+    """What makes a guide: a class, by module and qualified name, and its options."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    module: str
+    name: str
+    options: dict[str, str | bool | int | float | None]
 
 
 class PosteriorHeader(BaseModel):
@@ -26,10 +40,10 @@ class PosteriorHeader(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    format: Literal["pyro-vble posterior 2"]
+    format: Literal["pyro-vble posterior 3"]
     version: str
-    guide: str
-    options: dict[str, str | bool | int | float | None]
+    guide: GuideReference
+    latent_image: bool | None = None
     prior: str | None
     prior_fingerprint: str
     prior_settings: dict[str, Any]
@@ -72,20 +86,43 @@ def read_posterior_file(path: Path) -> tuple[PosteriorHeader, dict[str, Tensor]]
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise wrong(path, f"its header is no JSON ({type(error).__name__})") from error
+    told = content
     found = content.get("format") if isinstance(content, dict) else None
+    if found == _EARLIER:
+        content, found = _migrated(content), FORMAT
     if found != FORMAT:
         raise ValueError(
             f"A posterior must be a file of the format {FORMAT!r}; {path} has {brief(found)}; give a file that "
             "Posterior.save wrote with this version."
         )
     try:
-        header = PosteriorHeader.model_validate_json(text)
+        header = PosteriorHeader.model_validate_json(json.dumps(content))
     except ValidationError as error:
         raise wrong(path, problems_of(error, "header")) from error
     # Files from before there was a checksum are read without.
-    if header.checksum is not None and posterior_checksum(content, tensors) != header.checksum:
+    if header.checksum is not None and posterior_checksum(told, tensors) != header.checksum:
         raise wrong(path, "its content is not what was written (the checksum is another): copy it again")
     return header, tensors
+
+
+def write_posterior_file(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write header and tensors, with a checksum of both.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    header = {"format": FORMAT, **header}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    header["checksum"] = posterior_checksum(header, tensors)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"pyro_vble": json.dumps(header)})
+
+
+def _migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """The header of an earlier file as this version writes it."""
+    others = {key: value for key, value in content.items() if key not in ("guide", "options")}
+    guide = {"module": "pyro_vble.guides", "name": content.get("guide"), "options": content.get("options")}
+    return others | {"format": FORMAT, "guide": guide}
 
 
 def posterior_checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:

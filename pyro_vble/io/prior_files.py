@@ -21,19 +21,20 @@ from pyro_vble.io.validated import problems_of
 from pyro_vble.models import (
     CAE,
     VAE,
+    DecoderStd,
     LearnedStandardDeviation,
     Prior,
-    StandardDeviationDecoder,
-    _compressai,
     convolutional_vae,
+    networks,
 )
 
 _HUB_NAME = re.compile(r"(?:mbt|cheng)_(0\.\d+)_")
-_VARIANCE_PREFIX = "variance_decoder."
 _STD_PREFIX = "decoder_std."
 _HALVES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What DataParallel and torch.compile put before the names of weights.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+# What the published weights call the decoder of standard deviations, and our files did before 0.2.
+_PUBLISHED_STD_PREFIX = "variance_decoder."
 
 
 class _Network(BaseModel):
@@ -118,7 +119,7 @@ def read_prior(path: Path, alpha: float | None, architecture: str | None, distor
     try:
         header = _Header.model_validate(metadata)
         _check_weights(state, header.checksum)
-        state = _plainly_named(state)
+        state = _with_our_names(state)
         if header.model != "VAE":
             return _cae(state, header, path, alpha, architecture, distortion)
         told = {"alpha": alpha, "architecture": architecture, "distortion": distortion}
@@ -155,13 +156,23 @@ def _check_finite(state: Mapping[str, Tensor]) -> None:
             )
 
 
-def _plainly_named(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without the prefixes of wrappers, half precision widened."""
+def _with_our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without the prefixes of wrappers, ``decoder_std`` by this name, half precision widened."""
     halves = (torch.float16, torch.bfloat16)
-    plain = {_WRAPPERS.sub("", key): v.float() if v.dtype in halves else v for key, v in state.items()}
-    if len(plain) < len(state):
-        raise ValueError("two weights have the same name but for the prefixes 'module.' and '_orig_mod.'.")
-    return plain
+    ours = {_our_name(key): v.float() if v.dtype in halves else v for key, v in state.items()}
+    if len(ours) < len(state):
+        raise ValueError(
+            "two weights have the same name but for the prefixes 'module.' and '_orig_mod.', or 'variance_decoder.' "
+            "for 'decoder_std.'."
+        )
+    return ours
+
+
+def _our_name(key: str) -> str:
+    key = _WRAPPERS.sub("", key)
+    if key.startswith(_PUBLISHED_STD_PREFIX):
+        return _STD_PREFIX + key.removeprefix(_PUBLISHED_STD_PREFIX)
+    return key
 
 
 def _load(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
@@ -196,11 +207,11 @@ def _cae_content(prior: CAE) -> tuple[dict[str, Tensor], dict[str, str]]:
     }
     if prior.alpha is not None:
         header["alpha"] = str(prior.alpha)
-    state = _compressai.codec_state(prior.network)
-    std = prior.variance_decoder
+    state = networks.codec_state(prior.network)
+    std = prior.decoder_std
     if std is not None:
         header |= {"std_link": std.link, "std_floor": str(std.floor)}
-        state |= {_VARIANCE_PREFIX + key: value for key, value in std.network.state_dict().items()}
+        state |= {_STD_PREFIX + key: value for key, value in std.network.state_dict().items()}
     return state, header
 
 
@@ -217,7 +228,7 @@ def _vae_content(prior: Prior) -> tuple[dict[str, Tensor], dict[str, str]]:
         for key, value in getattr(prior, part).state_dict().items()
     }
     std = prior.decoder_std
-    if isinstance(std, StandardDeviationDecoder):
+    if isinstance(std, DecoderStd):
         header |= {"std_link": std.link, "std_floor": str(std.floor)}
         state |= {_STD_PREFIX + key: value for key, value in std.network.state_dict().items()}
     else:
@@ -240,7 +251,7 @@ def _vae(state: dict[str, Tensor], header: _Header) -> VAE:
     _load(prior.encoder, _part(state, "encoder."), "The weights must fit the networks that the header describes")
     _load(prior.decoder, _part(state, "decoder."), "The weights must fit the networks that the header describes")
     if std_state := _part(state, _STD_PREFIX):
-        prior.decoder_std = _std_decoder(prior.decoder, std_state, header)
+        prior.decoder_std = _decoder_std(prior.decoder, std_state, header)
     return prior
 
 
@@ -260,24 +271,24 @@ def _cae(
         # Older files describe it in a sentence; the authors' tell it by their names alone.
         told = header.distortion or ("sum" if published else "mean")
         distortion = "sum" if told.startswith("sum") else "mean"
-    std_state = _part(state, _VARIANCE_PREFIX)
-    own = {key: value for key, value in state.items() if not key.startswith(_VARIANCE_PREFIX)}
-    network = _compressai.build_network(own, architecture or header.architecture)
+    std_state = _part(state, _STD_PREFIX)
+    own = {key: value for key, value in state.items() if not key.startswith(_STD_PREFIX)}
+    network = networks.build_network(own, architecture or header.architecture)
     _check_kinds(network, own)
     if alpha is None and not std_state:
         raise ValueError(
-            f"The variance of p(x|z) needs the bitrate parameter that the network was trained with, and {path} does "
-            "not tell it; pass alpha=..., for example load_prior(path, alpha=0.025)."
+            "The standard deviation of p(x|z) needs the bitrate parameter that the network was trained with, and "
+            f"{path} does not tell it; pass alpha=..., for example load_prior(path, alpha=0.025)."
         )
-    variance_decoder = _std_decoder(network.g_s, std_state, header) if std_state else None
-    return CAE(network, alpha, variance_decoder=variance_decoder, distortion=distortion)
+    std = _decoder_std(network.g_s, std_state, header) if std_state else None
+    return CAE(network, alpha, decoder_std=std, distortion=distortion)
 
 
-def _std_decoder(decoder: nn.Module, state: dict[str, Tensor], header: _Header) -> StandardDeviationDecoder:
+def _decoder_std(decoder: nn.Module, state: dict[str, Tensor], header: _Header) -> DecoderStd:
     """Where a file does not tell link and floor, they are the published ones."""
     network = copy.deepcopy(decoder)
     _load(network, state, "A decoder of standard deviations must have the architecture of the network's decoder")
-    return StandardDeviationDecoder(network, header.std_link, header.std_floor)
+    return DecoderStd(network, header.std_link, header.std_floor)
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

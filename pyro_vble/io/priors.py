@@ -12,7 +12,7 @@ from pyro_vble._arguments import PathName, Positive, RateScale, brief, checked, 
 from pyro_vble.io.checksums import Sha256, digest_of
 from pyro_vble.io.hub import cached, download, parse_hub_name
 from pyro_vble.io.prior_files import read_prior
-from pyro_vble.models import CAE, Prior, _compressai
+from pyro_vble.models import CAE, Prior, networks
 
 
 @checked
@@ -20,7 +20,7 @@ def load_prior(
     name: PathName,
     *,
     alpha: Positive | None = None,
-    architecture: Annotated[str, one_of(*_compressai.ZOO_CLASSES.values())] | None = None,
+    architecture: Annotated[str, one_of(*networks.ZOO_CLASSES.values())] | None = None,
     distortion: Annotated[str, one_of("mean", "sum")] | None = None,
     rate_scale: RateScale = 1.0,
     sha256: Sha256 | None = None,
@@ -34,7 +34,7 @@ def load_prior(
     - a local ``.safetensors`` file, alpha and architecture read from its header where it has them;
     - a local CompressAI checkpoint (``.pth``, ``.pt``, ``.tar``), read with ``weights_only=True``;
     - a local checkpoint in the layout of the published VBLE weights (``mbt_0.0483_bsd_std-diagonal...``), its
-      variance decoder included.
+      ``variance_decoder`` becoming ``decoder_std``.
 
     Args:
         name: Name or path.
@@ -79,7 +79,7 @@ def load_prior(
     else:
         raise ValueError(
             f"A prior is a bundled name ({', '.join(available_priors())}), a CompressAI zoo name with its quality "
-            f"({', '.join(f'{zoo}/5' for zoo in _compressai.ZOO_CLASSES)}), a file on the Hub "
+            f"({', '.join(f'{zoo}/5' for zoo in networks.ZOO_CLASSES)}), a file on the Hub "
             f"(owner/repository/file.ext) or the path of an existing file; received {brief(name)}."
         )
     prior.name = name
@@ -121,26 +121,26 @@ def _read(path: Path, sha256: str | None, *told: Any) -> Prior:
 
 
 def _is_zoo_name(name: str) -> bool:
-    return bool(re.fullmatch(r"[a-z0-9-]+/\d", name)) and name.split("/")[0] in _compressai.ZOO_CLASSES
+    return bool(re.fullmatch(r"[a-z0-9-]+/\d", name)) and name.split("/")[0] in networks.ZOO_CLASSES
 
 
 def _zoo_file(name: str) -> Path:
     """Where torch keeps what was downloaded of the zoo."""
     zoo, quality = name.split("/")
-    address = _compressai.compressai().zoo.image.model_urls[zoo]["mse"].get(int(quality), "none")
+    address = networks.compressai().zoo.image.model_urls[zoo]["mse"].get(int(quality), "none")
     return Path(torch.hub.get_dir(), "checkpoints", Path(address).name)
 
 
 def _from_zoo(name: str) -> CAE:
     zoo, quality = name.split("/")
     try:
-        network = _compressai.zoo_network(zoo, int(quality))
+        network = networks.zoo_network(zoo, int(quality))
     except (OSError, TimeoutError) as error:
         raise ConnectionError(
             f"The weights of {name} are downloaded on first use, and that failed ({error}). On a machine without "
             "network, copy the checkpoint there and pass its path: load_prior('.../file.pth.tar', "
-            f"alpha={_compressai.ZOO_ALPHAS.get(int(quality))})."
+            f"alpha={networks.ZOO_ALPHAS.get(int(quality))})."
         ) from error
     except ValueError as error:
         raise ValueError(f"The CompressAI zoo has no {name!r}: {error}.") from error
-    return CAE(network, _compressai.ZOO_ALPHAS[int(quality)])
+    return CAE(network, networks.ZOO_ALPHAS[int(quality)])

@@ -5,16 +5,19 @@ from typing import Any
 from pyro_vble._arguments import Count, PathName, Seed, brief, checked
 from pyro_vble._extras import extra
 from pyro_vble.io.atomic import atomic_folder
-from pyro_vble.io.draw_arguments import Coords, Groups, PosteriorLike, Region, Truth
+from pyro_vble.io.draw_arguments import Coords, Groups, Region, Source, Truth
 from pyro_vble.io.draw_stream import DrawStream
 from pyro_vble.io.inference_data import arviz, from_datasets
+
+# Draws where nobody says how many, and as many as one likes can be had.
+_NUM_SAMPLES = 1000
 
 
 @checked
 def to_zarr(
-    posterior: PosteriorLike,
+    posterior: Source,
     path: PathName,
-    num_samples: Count = 1000,
+    num_samples: Count | None = None,
     *,
     region: Region | None = None,
     include: Groups | None = None,
@@ -29,7 +32,7 @@ def to_zarr(
     Args:
         posterior: The posterior.
         path: Folder of the store.
-        num_samples: Number of draws, of all chains together.
+        num_samples: Number of draws, of all chains together; by default 1000, or all where they are stored.
         region: As for :func:`to_inference_data`, like the rest.
         include: Groups to write.
         truth: The true image.
@@ -55,6 +58,7 @@ def to_zarr(
         import zarr
     with atomic_folder(path) as temporary:
         options: dict[str, Any] = {"store": str(temporary), "consolidated": False}
+        num_samples = num_samples or posterior.stored or _NUM_SAMPLES
         source = DrawStream(posterior, num_samples, region, include, truth, coords, seed)
         for index, datasets in enumerate(source.streamed()):
             for group, dataset in datasets.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_vble.physics.likelihood import before_sensor, likelihood
-from pyro_vble.physics.operators import fill_unobserved, observed_mask, real_dtype
+from pyro_vble.physics.operators import fill_unobserved, observed_mask
 from pyro_vble.physics.validation import noise_level
 
 # How far an image may lie from the first guess, and how long to look: the system's condition is about (tau / sigma)².
@@ -41,7 +41,7 @@ def initial_image(
         image_shape: (C, H, W).
         parameters: Noise parameters that replace the noise model's own, one value an image.
     """
-    grey = torch.full((len(y), *image_shape), 0.5, dtype=real_dtype(y), device=y.device)
+    grey = torch.full((len(y), *image_shape), 0.5, dtype=y.dtype, device=y.device)
     if physics is None:
         return grey
     observed = observed_mask(physics, y)
@@ -50,7 +50,7 @@ def initial_image(
 
     def left(x: Tensor) -> Tensor:
         """What an image leaves of the measurement, (B,); infinite where A cannot say."""
-        squares = torch.where(observed, physics.A(x) - filled, 0.0).abs().square().flatten(1).sum(1)
+        squares = torch.where(observed, physics.A(x) - filled, 0.0).square().flatten(1).sum(1)
         return torch.nan_to_num(squares, nan=torch.inf)
 
     grey = _scaled(physics, torch.ones_like(grey), filled, observed)
@@ -110,7 +110,7 @@ def consistent_image(
     if drawn.shape != start.shape or drawn.is_complex() or not bool(drawn.isfinite().all()):
         return start
     drawn = drawn.clamp(0, 1)
-    misfit = [(forward(x) - signal).abs().square().flatten(1).mean(1) for x in (drawn, start)]
+    misfit = [(forward(x) - signal).square().flatten(1).mean(1) for x in (drawn, start)]
     return torch.where((misfit[0] < misfit[1]).reshape(-1, 1, 1, 1), drawn, start)
 
 
@@ -159,7 +159,7 @@ def _image_like(
     physics: Any, signal: Tensor, filled: Tensor, observed: Tensor, image_shape: tuple[int, int, int]
 ) -> Iterator[Tensor]:
     """The measurement taken for an image: as it is, enlarged, or extended about its centre; and each of them scaled."""
-    if signal.dim() != 4 or signal.shape[1] != image_shape[0] or signal.is_complex():
+    if signal.dim() != 4 or signal.shape[1] != image_shape[0]:
         return
     image = fill_missing(signal, observed)
     height, width = image_shape[1:]
@@ -207,8 +207,8 @@ def _tried(make: Callable[[], Any], image_shape: tuple[int, int, int]) -> Tensor
 def _scaled(physics: Any, guess: Tensor, signal: Tensor, observed: Tensor) -> Tensor:
     """Each image times the factor by which its measurement comes nearest to the signal."""
     measured = fill_unobserved(physics.A(guess), observed)
-    over = (measured.conj() * signal).real.flatten(1).sum(1)
-    factor = over / measured.abs().square().flatten(1).sum(1).clamp_min(1e-12)
+    over = (measured * signal).flatten(1).sum(1)
+    factor = over / measured.square().flatten(1).sum(1).clamp_min(1e-12)
     return guess * torch.nan_to_num(factor, nan=1.0, posinf=1.0, neginf=1.0).reshape(-1, 1, 1, 1)
 
 

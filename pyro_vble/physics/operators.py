@@ -87,11 +87,6 @@ def check_image_shape(physics: Any, y: Tensor, image_shape: tuple[int, int, int]
         )
 
 
-def real_dtype(y: Tensor) -> torch.dtype:
-    """Data type of images whose measurement is y, which may be complex."""
-    return y.real.dtype if y.is_complex() else y.dtype
-
-
 def observed_mask(physics: Any, y: Tensor) -> Tensor:
     """Boolean mask, of the shape of y, of the values that carry likelihood: finite, and not masked out by A."""
     mask = _inpainting_mask(physics)

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vble._one_at_a_time import program_lock
 from pyro_vble._precision import exact_convolutions
 from pyro_vble.physics.likelihood import likelihood
-from pyro_vble.physics.operators import copy_of, real_dtype, tensors_of
+from pyro_vble.physics.operators import copy_of, tensors_of
 
 
 def part_of(physics: Any, images: slice, num_images: int) -> Any:
@@ -32,10 +33,10 @@ def is_divisible(physics: Any, y: Tensor, image_shape: tuple[int, int, int]) -> 
     if physics is None or len(y) == 1:
         return False
     generator = torch.Generator("cpu").manual_seed(0)
-    x = torch.rand(1, *image_shape, generator=generator, device="cpu").to(y.device, real_dtype(y))
+    x = torch.rand(1, *image_shape, generator=generator, device="cpu").to(y.device, y.dtype)
     x = x.expand(len(y), *image_shape)
     try:
-        with exact_convolutions(y.device):
+        with program_lock, exact_convolutions(y.device):
             whole = _moments(physics, x)
             return all(
                 torch.allclose(of_all[image], of_one, atol=1e-4, equal_nan=True)

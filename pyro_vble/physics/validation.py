@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vble.distributions import ScaledPoisson
 from pyro_vble.physics.gradients import check_gradients
 from pyro_vble.physics.likelihood import before_sensor, likelihood
-from pyro_vble.physics.operators import measure, observed_mask, real_dtype
+from pyro_vble.physics.operators import measure, observed_mask
 
 # A measurement this many times larger than those of images in [0, 1] is on another scale. The factor is generous: it
 # is to catch 0-255 and sensor counts, not priors whose images leave [0, 1].
@@ -92,10 +92,13 @@ def _check_finite(physics: Any, probes: list[Tensor], observed: Tensor) -> None:
     beyond = 1.2 * probes[-1] - 0.1
     for image, where in ((probes[-1], "in [0, 1]"), (beyond, "a little beyond [0, 1], as decoded ones are")):
         signal = measure(physics, image)
-        if real_dtype(signal) != image.dtype:
+        if signal.dtype != image.dtype:
+            remedy = "convert in A what it holds: self.kernel.to(x)"
+            if signal.is_complex():
+                remedy = "give real and imaginary part as numbers of their own (torch.view_as_real), in A and in y"
             raise ValueError(
                 f"physics.A must return numbers of its images' data type; received {signal.dtype} for {image.dtype}; "
-                "convert in A what it holds: self.kernel.to(x)."
+                f"{remedy}."
             )
         if signal.shape == observed.shape and not bool(signal[observed].isfinite().all()):
             raise ValueError(
@@ -113,4 +116,4 @@ def _probes(image_shape: tuple[int, int, int], y: Tensor) -> list[Tensor]:
     white = torch.ones(image_shape, device="cpu")
     images = [white, *(torch.rand(image_shape, generator=generator, device="cpu") for _ in range(2))]
     images[1] = images[1].round()
-    return [image.to(y.device, real_dtype(y)) for image in images]
+    return [image.to(y.device, y.dtype) for image in images]

@@ -1,8 +1,9 @@
 """Training priors: the models under their own encoders as guides, by maximising the ELBO."""
 
+from pyro_vble._deprecated import moved
 from pyro_vble.training.crops import RandomCrops
 from pyro_vble.training.data import ImageSet, read_images
-from pyro_vble.training.evaluation import Calibration, Evaluation, calibration, evaluate
+from pyro_vble.training.evaluation import Evaluation, VarianceRatios, calibration, evaluate
 from pyro_vble.training.loop import TrainingDivergedError
 from pyro_vble.training.objective import NegativeELBO
 from pyro_vble.training.recipes import (
@@ -18,7 +19,6 @@ from pyro_vble.training.training import TrainingResult, train
 
 __all__ = [
     "CAERecipe",
-    "Calibration",
     "DecoderStdRecipe",
     "Evaluation",
     "ImageSet",
@@ -28,6 +28,7 @@ __all__ = [
     "TrainingDivergedError",
     "TrainingResult",
     "VAERecipe",
+    "VarianceRatios",
     "available_recipes",
     "calibration",
     "evaluate",
@@ -36,3 +37,5 @@ __all__ = [
     "read_images",
     "train",
 ]
+
+__getattr__ = moved(__name__, {"Calibration": "pyro_vble.training:VarianceRatios"})

@@ -9,13 +9,13 @@ from torch import nn
 from pyro_vble.models import (
     CAE,
     VAE,
+    DecoderStd,
     LearnedStandardDeviation,
     Prior,
-    StandardDeviationDecoder,
-    _compressai,
     convolutional_vae,
+    networks,
 )
-from pyro_vble.models._gdn import fuse_gdn
+from pyro_vble.models.gdn import fuse_gdn
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.optimisers import optimiser_of
@@ -31,12 +31,12 @@ def build_prior(recipe: Recipe, init: Prior | None = None, init_std: Prior | Non
     """
     if init_std is not None and not isinstance(recipe, DecoderStdRecipe):
         raise ValueError(
-            f"Only recipes of kind decoder-std train standard deviations; received init_std with one of {recipe.kind}; "
+            f"Only recipes of kind decoder_std train standard deviations; received init_std with one of {recipe.kind}; "
             "leave it out."
         )
     with seeded(recipe.seed):
         if isinstance(recipe, DecoderStdRecipe):
-            return _with_variance_decoder(recipe, init, init_std)
+            return _with_decoder_std(recipe, init, init_std)
         return (_cae if isinstance(recipe, CAERecipe) else _vae)(recipe, init)
 
 
@@ -46,7 +46,7 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
     Step one of a prior is everything that the ELBO depends on; step two the decoder of standard deviations alone, for
     which the ELBO is a Gaussian log-likelihood and constants.
     """
-    trained: nn.Module = prior if not isinstance(recipe, DecoderStdRecipe) else prior.std_decoder
+    trained: nn.Module = prior if not isinstance(recipe, DecoderStdRecipe) else prior.decoder_std
     prior.requires_grad_(False)
     trained.requires_grad_(True)
     if isinstance(prior, CAE):
@@ -72,12 +72,12 @@ def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> Trainin
 def _networks(prior: Prior) -> list[torch.nn.Module]:
     """The wide networks of a prior, which compilation is worth for."""
     parts = [prior.network.g_a, prior.network.g_s] if isinstance(prior, CAE) else [prior.encoder, prior.decoder]
-    std = prior.std_decoder
-    return [*parts, std.network] if isinstance(std, StandardDeviationDecoder) else parts
+    std = prior.decoder_std
+    return [*parts, std.network] if isinstance(std, DecoderStd) else parts
 
 
 def _cae(recipe: CAERecipe, init: Prior | None) -> CAE:
-    network = _compressai.new_network(recipe.network.architecture, recipe.network.N, recipe.network.M)
+    network = networks.new_network(recipe.network.architecture, recipe.network.N, recipe.network.M)
     if init is not None:
         source = init.network if isinstance(init, CAE) else init
         _take_weights(network, source, f"the recipe's network ({recipe.network})")
@@ -95,7 +95,7 @@ def _vae(recipe: VAERecipe, init: Prior | None) -> VAE:
     return prior
 
 
-def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None, init_std: Prior | None) -> Prior:
+def _with_decoder_std(recipe: DecoderStdRecipe, init: Prior | None, init_std: Prior | None) -> Prior:
     if init is None:
         raise ValueError(
             "A decoder of standard deviations belongs to a trained prior, whose latents it decodes; received none; "
@@ -103,8 +103,8 @@ def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None, init_st
         )
     init = copy.deepcopy(init)  # the caller's own stays as it is
     if isinstance(init, CAE):
-        std = _start_of_std(recipe, init_std, init.variance_decoder, init.network.g_s, init.gamma)
-        return CAE(init.network, init.alpha, variance_decoder=std, distortion=init.distortion)
+        std = _start_of_std(recipe, init_std, init.decoder_std, init.network.g_s, init.gamma)
+        return CAE(init.network, init.alpha, decoder_std=std, distortion=init.distortion)
     value = (
         init.decoder_std.value.item() if isinstance(init.decoder_std, LearnedStandardDeviation) else init.decoder_std
     )
@@ -116,16 +116,16 @@ def _with_variance_decoder(recipe: DecoderStdRecipe, init: Prior | None, init_st
 
 def _start_of_std(
     recipe: DecoderStdRecipe, init_std: Prior | None, own: object, decoder: nn.Module, value: object
-) -> StandardDeviationDecoder:
+) -> DecoderStd:
     """Another prior's decoder of standard deviations; or the prior's own, if of the recipe's kind; or a flat one."""
     if init_std is not None:
-        other = init_std.std_decoder
+        other = init_std.decoder_std
         if not _of_kind(recipe, other):
             raise ValueError(
                 f"A decoder of standard deviations to start from must have the recipe's link and floor ({recipe.link}, "
                 f"{recipe.floor:g}); received {_kind_in_words(other)}; change the recipe or leave out --init-std."
             )
-        std = StandardDeviationDecoder(copy.deepcopy(decoder), recipe.link, recipe.floor)
+        std = DecoderStd(copy.deepcopy(decoder), recipe.link, recipe.floor)
         _take_weights(std, other, "the layers of the decoder of --init", option="--init-std")
         return std
     if _of_kind(recipe, own):
@@ -135,15 +135,15 @@ def _start_of_std(
             "A decoder of standard deviations starts at the prior's one standard deviation of all pixels, and this one "
             f"has none (received {type(own).__name__}); build the prior with alpha=... (CAE) or a number (VAE)."
         )
-    return StandardDeviationDecoder.starting_flat(decoder, float(value), recipe.link, recipe.floor)
+    return DecoderStd.starting_flat(decoder, float(value), recipe.link, recipe.floor)
 
 
-def _of_kind(recipe: DecoderStdRecipe, std: object) -> TypeGuard[StandardDeviationDecoder]:
-    return isinstance(std, StandardDeviationDecoder) and (std.link, std.floor) == (recipe.link, recipe.floor)
+def _of_kind(recipe: DecoderStdRecipe, std: object) -> TypeGuard[DecoderStd]:
+    return isinstance(std, DecoderStd) and (std.link, std.floor) == (recipe.link, recipe.floor)
 
 
 def _kind_in_words(std: object) -> str:
-    return f"{std.link}, {std.floor:g}" if isinstance(std, StandardDeviationDecoder) else "a prior without one"
+    return f"{std.link}, {std.floor:g}" if isinstance(std, DecoderStd) else "a prior without one"
 
 
 def _take_weights(module: nn.Module, source: nn.Module, wanted: str, option: str = "--init") -> None:

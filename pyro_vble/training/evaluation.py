@@ -8,9 +8,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vble._deprecated import moved
+from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import full_precision
 from pyro_vble.inference.precision import network_precision
-from pyro_vble.models import CAE, Prior, StandardDeviationDecoder, _compressai
+from pyro_vble.models import CAE, DecoderStd, Prior, networks
 from pyro_vble.seeding import seeded
 from pyro_vble.training.crops import dequantized
 from pyro_vble.training.objective import NegativeELBO, SiteOfImages, encoder_of
@@ -40,6 +42,7 @@ class Evaluation:
     bpp_quantised: float | None = None
 
 
+@one_at_a_time
 @torch.no_grad()
 def evaluate(prior: Prior, images: Iterable[Tensor], *, precision: str = "float32", seed: int = 0) -> Evaluation:
     """Autoencode images with a prior: distortion, rate and evidence.
@@ -81,7 +84,7 @@ def evaluate(prior: Prior, images: Iterable[Tensor], *, precision: str = "float3
 
 
 @dataclass(frozen=True)
-class Calibration:
+class VarianceRatios:
     """Squared error over predicted variance, by decile of the predicted standard deviation.
 
     Attributes:
@@ -93,6 +96,7 @@ class Calibration:
     ratio: tuple[float, ...]
 
 
+@one_at_a_time
 @torch.no_grad()
 def calibration(
     prior: Prior,
@@ -101,7 +105,7 @@ def calibration(
     dequantize: bool = False,
     precision: str = "float32",
     seed: int = 0,
-) -> Calibration:
+) -> VarianceRatios:
     r"""Whether the standard deviation of p(x|z) is the error that D(z) makes, at latents drawn from the encoder.
 
     .. math:: r_d = \frac{\sum_{i \in d} (x_i - D(z)_i)^2}{\sum_{i \in d} \sigma_\theta(z)_i^2}
@@ -145,20 +149,20 @@ def calibration(
     parts = [
         (error[part].double().mean(), variance[part].double().mean()) for part in order.tensor_split(10) if len(part)
     ]
-    return Calibration(tuple(float(v.sqrt()) for _, v in parts), tuple(float(e / v) for e, v in parts))
+    return VarianceRatios(tuple(float(v.sqrt()) for _, v in parts), tuple(float(e / v) for e, v in parts))
 
 
-def has_std_decoder(prior: Prior) -> bool:
+def predicts_std(prior: Prior) -> bool:
     """Whether the prior predicts a standard deviation for every pixel."""
-    return isinstance(prior.std_decoder, StandardDeviationDecoder)
+    return isinstance(prior.decoder_std, DecoderStd)
 
 
-def measure(
+def evaluate_with_calibration(
     prior: Prior, images: Callable[[], Iterable[Tensor]], *, dequantize: bool = False, precision: str = "float32"
-) -> tuple[Evaluation, Calibration | None]:
+) -> tuple[Evaluation, VarianceRatios | None]:
     """Evaluation of a prior on images, given anew at every call, and calibration if it has error bars of its own."""
     evaluation = evaluate(prior, images(), precision=precision)
-    if not has_std_decoder(prior):
+    if not predicts_std(prior):
         return evaluation, None
     return evaluation, calibration(prior, images(), dequantize=dequantize, precision=precision)
 
@@ -166,7 +170,7 @@ def measure(
 def _checked_device(prior: Prior, precision: str) -> torch.device:
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision must be float32 or bfloat16; received {precision!r}.")
-    return prior._options()["device"]
+    return prior.tensor_options()["device"]
 
 
 def _floats(images: Iterable[Tensor], device: torch.device) -> Iterable[Tensor]:
@@ -180,7 +184,7 @@ def _quantised(prior: CAE, x: Tensor) -> list[float]:
     training = prior.network.training
     try:
         with full_precision(x):
-            decoded, bits = _compressai.quantized_autoencoding(prior.network.eval(), prior.padded(x))
+            decoded, bits = networks.quantized_autoencoding(prior.network.eval(), prior.padded(x))
     finally:
         prior.network.train(training)
     return [_psnr(decoded[..., :rows, :columns], x), bits / (rows * columns)]
@@ -189,3 +193,6 @@ def _quantised(prior: CAE, x: Tensor) -> list[float]:
 def _psnr(estimate: Tensor, x: Tensor) -> float:
     mse = float((estimate.clamp(0, 1) - x).square().mean())
     return math.inf if mse == 0 else -10 * math.log10(mse)
+
+
+__getattr__ = moved(__name__, {"Calibration": "pyro_vble.training:VarianceRatios"})

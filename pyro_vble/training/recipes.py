@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pyro_vble._arguments import PathName, brief, checked
+from pyro_vble._deprecated import warn_moved
 from pyro_vble._extras import extra
 from pyro_vble.io.validated import problems_of
 
@@ -157,13 +158,14 @@ class VAERecipe(_Recipe):
 class DecoderStdRecipe(_Recipe):
     """Training of a decoder of standard deviations, everything else of a prior frozen."""
 
-    kind: Literal["decoder-std"]
+    kind: Literal["decoder_std"]
     link: Literal["sigmoid", "exp"] = "sigmoid"
     floor: float = Field(default=2e-4, ge=0)
 
 
 Recipe = CAERecipe | VAERecipe | DecoderStdRecipe
-_KINDS: dict[str, type[Recipe]] = {"cae": CAERecipe, "vae": VAERecipe, "decoder-std": DecoderStdRecipe}
+_OLD_KIND, _KIND = "decoder-std", "decoder_std"  # until 0.2
+_KINDS: dict[str, type[Recipe]] = {"cae": CAERecipe, "vae": VAERecipe, "decoder_std": DecoderStdRecipe}
 
 
 @checked
@@ -180,6 +182,10 @@ def load_recipe(name: PathName) -> Recipe:
         0.025
     """
     path, name = name, os.fspath(name)
+    renamed = name.replace(_OLD_KIND, _KIND, 1)
+    if renamed != name and renamed in available_recipes():
+        warn_moved(f"Recipe {name}", renamed, stacklevel=3)
+        name = renamed
     if name in available_recipes():
         content = (importlib.resources.files("pyro_vble.recipes") / f"{name}.yaml").read_bytes()
     elif path.is_file():
@@ -222,6 +228,8 @@ def parse_recipe(content: Any, name: str = "the recipe") -> Recipe:
         ValueError: If a key is unknown, missing or impossible; the message names it.
     """
     kind = content.get("kind") if isinstance(content, dict) else None
+    if kind == _OLD_KIND:  # recipes and checkpoints that were written by then
+        kind, content = _KIND, content | {"kind": _KIND}
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"A recipe has a key kind, one of {', '.join(_KINDS)}; in {name} it is {brief(kind)[:100]}.")
     try:

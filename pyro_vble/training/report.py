@@ -22,7 +22,7 @@ from pyro_vble.io.priors import load_prior
 from pyro_vble.models import Prior
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.data import ImageSet
-from pyro_vble.training.evaluation import Calibration, Evaluation, measure
+from pyro_vble.training.evaluation import Evaluation, VarianceRatios, evaluate_with_calibration
 
 PRIOR, CARD = "prior.safetensors", "card.json"
 _LARGEST_SIDE = 512
@@ -58,7 +58,7 @@ class Report:
                 squared += (decoded.clamp(0, 1) - x).square().mean((1, 2, 3)).tolist()
         return -10 * math.log10(max(sum(squared) / len(squared), 1e-10))
 
-    def final(self) -> tuple[Prior, Evaluation, Calibration | None]:
+    def final(self) -> tuple[Prior, Evaluation, VarianceRatios | None]:
         """Write the weights, measure what was written, and write the card; returns the prior, on the CPU."""
         self._save()
         prior = load_prior(self.folder / PRIOR)
@@ -86,10 +86,12 @@ class Report:
         self._measure(prior, largest)
         return (time.monotonic() - start) * sum(sizes) / max(sizes)
 
-    def _measure(self, prior: Prior, indices: Iterable[int]) -> tuple[Evaluation, Calibration | None]:
+    def _measure(self, prior: Prior, indices: Iterable[int]) -> tuple[Evaluation, VarianceRatios | None]:
         prior = prior.to(self.state.skipped.device)
         precision, dequantize = self.state.precision, self.state.recipe.data.dequantize
-        return measure(prior, lambda: map(self._middle, indices), dequantize=dequantize, precision=precision)
+        return evaluate_with_calibration(
+            prior, lambda: map(self._middle, indices), dequantize=dequantize, precision=precision
+        )
 
     def _middle(self, index: int) -> Tensor:
         crop = self.state.recipe.data.crop

@@ -23,7 +23,7 @@ from pyro_vble.training.checkpoint import read_checkpoint
 from pyro_vble.training.construction import build_prior, initial_state
 from pyro_vble.training.crops import RandomCrops
 from pyro_vble.training.data import ImageSet, read_images
-from pyro_vble.training.evaluation import Calibration, Evaluation
+from pyro_vble.training.evaluation import Evaluation, VarianceRatios
 from pyro_vble.training.log import TrainingLog
 from pyro_vble.training.loop import Run, TrainingDivergedError, run_steps
 from pyro_vble.training.recipes import DecoderStdRecipe, Recipe, load_recipe, parse_recipe
@@ -54,7 +54,7 @@ class TrainingResult:
     prior: Prior
     path: Path
     evaluation: Evaluation
-    calibration: Calibration | None
+    calibration: VarianceRatios | None
     steps: int
     skipped_steps: int
     seconds: float
@@ -85,7 +85,7 @@ def train(
         \log q_\phi(z,h|x)\big]
 
     A recipe of kind "cae" or "vae" trains everything under one standard deviation of p(x|z); one of kind
-    "decoder-std" then trains the decoder of standard deviations alone. Into ``output`` go ``prior.safetensors`` (the
+    "decoder_std" then trains the decoder of standard deviations alone. Into ``output`` go ``prior.safetensors`` (the
     averaged weights, for ``load_prior``), ``training.ckpt`` (everything, for ``resume``), ``card.json``,
     ``recipe.yaml`` and ``log.csv``, each whole or not at all.
 
@@ -100,7 +100,7 @@ def train(
         data: One or more folders of images, subfolders included, or idx files.
         output: Folder for the results; it is made.
         init: Prior whose weights to start from, its name or file, or the folder or checkpoint of another training.
-        init_std: For "decoder-std": prior whose decoder of standard deviations to start from, given like ``init``. For
+        init_std: For "decoder_std": prior whose decoder of standard deviations to start from, given like ``init``. For
             a mean that was trained further, say, with the decoder that it had before.
         validation: Folder of images to measure on; by default some of ``data`` are held out.
         resume: Go on from ``training.ckpt`` in the output folder, if there is one.

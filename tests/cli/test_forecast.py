@@ -40,7 +40,7 @@ def test_an_image_beyond_memory_is_refused_before_the_fit(tmp_path, monkeypatch)
     from pyro_vble.io.images import write_image
 
     write_image(tmp_path / "x.png", torch.rand(1, 3, 64, 64))
-    monkeypatch.setattr("pyro_vble.cli.restore._QUICK", 0)
+    monkeypatch.setattr(module, "_QUICK", 0)
     monkeypatch.setattr(module, "forecast", lambda *_, **__: Forecast(60.0, 9e12, int(8e9)))
     monkeypatch.setattr("pyro_vble.restore", lambda *_, **__: pytest.fail("the fit has begun"))
     options = ["--problem", "denoise", "--noise", "0.05"]

@@ -32,7 +32,7 @@ def folders(tmp_path):
             Image.fromarray(rng.integers(0, 255, (64, 70, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
     (tmp_path / "a" / "broken.png").write_bytes(b"no image")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    std = {"kind": "decoder-std", "data": RECIPE["data"], "schedule": {"steps": 3, "lr": 1e-3}}
+    std = {"kind": "decoder_std", "data": RECIPE["data"], "schedule": {"steps": 3, "lr": 1e-3}}
     (tmp_path / "std.yaml").write_text(yaml.safe_dump(std))
     return tmp_path
 
@@ -48,12 +48,12 @@ def test_from_images_to_a_prior_with_error_bars(folders):
     assert json.loads((out / "card.json").read_text())["images"] == 3  # of four, one is held out
     assert any((out / "tensorboard").iterdir())
     result = run(
-        "train", "decoder-std", "--recipe", folders / "std.yaml", "--data", folders / "a", "--output",
+        "train", "decoder_std", "--recipe", folders / "std.yaml", "--data", folders / "a", "--output",
         folders / "std", "--init", out, "--validation", folders / "b",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "Calibration" in result.output
-    assert pv.load_prior(folders / "std" / "prior.safetensors").variance_decoder is not None
+    assert pv.load_prior(folders / "std" / "prior.safetensors").decoder_std is not None
 
 
 def test_a_checkpoint_without_its_bitrate_parameter(folders):
@@ -65,8 +65,8 @@ def test_a_checkpoint_without_its_bitrate_parameter(folders):
     result = run("train", "cae", "--recipe", folders / "recipe.yaml", "--output", folders / "cae", *common)
     assert result.exit_code == 0, result.output
     common = "--recipe", folders / "std.yaml", *common
-    assert "pass alpha=" in str(run("train", "decoder-std", "--output", folders / "std", *common).exception)
-    result = run("train", "decoder-std", "--output", folders / "std", *common, "--alpha", 0.01)
+    assert "pass alpha=" in str(run("train", "decoder_std", "--output", folders / "std", *common).exception)
+    result = run("train", "decoder_std", "--output", folders / "std", *common, "--alpha", 0.01)
     assert result.exit_code == 0, result.output
     assert pv.load_prior(folders / "std" / "prior.safetensors").alpha == 0.01
 

@@ -33,7 +33,7 @@ def exact(told: float, made: float, physics=None) -> Posterior:
     guide = VBLE(model, y.clamp(0, 1))
     with torch.no_grad():
         guide.factors["z"].loc.copy_(y.flatten(1) / (1 + told**2))
-        guide.factors["z"].free_width = torch.full((3, N), told / (1 + told**2) ** 0.5, dtype=torch.float64)
+        guide.factors["z"].free_std = torch.full((3, N), told / (1 + told**2) ** 0.5, dtype=torch.float64)
     return Posterior(model, guide, y, precision="float64", seed=0)
 
 

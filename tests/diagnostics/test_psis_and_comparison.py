@@ -13,7 +13,7 @@ from pyro_vble.diagnostics.comparison import block_sums, guide_name
 from pyro_vble.diagnostics.psis import bounded_sites
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.models import RestorationModel
-from pyro_vble.posterior import Posterior
+from pyro_vble.samples import Posterior
 
 SIGMA = 0.5
 
@@ -33,7 +33,7 @@ def posterior_with(model, y, loc, width):
     guide = VBLE(model, y)
     with torch.no_grad():
         guide.factors["z"].loc.copy_(loc)
-        guide.factors["z"].free_width = torch.full_like(loc, width)
+        guide.factors["z"].free_std = torch.full_like(loc, width)
     return Posterior(model, guide, y, precision="float64", seed=0)
 
 
@@ -69,7 +69,7 @@ class TestImportanceSampling:
         guide = VBLE(model, y, family="uniform")
         with torch.no_grad():
             guide.factors["z"].loc.copy_(mean)
-            guide.factors["z"].free_width = torch.full_like(mean, 2.0 * std)
+            guide.factors["z"].free_std = torch.full_like(mean, 2.0 * std)
         found = importance_sampling(Posterior(model, guide, y, precision="float64", seed=0), 2000)
         spread = std * W.square().sum(1).sqrt().reshape(1, 1, 4, 4)
         assert float((found.std / spread).mean()) < 0.8, "weighting has not mended the width"

@@ -43,7 +43,7 @@ def test_chains_find_the_posterior_that_a_mean_field_guide_does_not(problem, ref
     convergence = reference.convergence(patch=1)
     assert convergence["r_hat"] < 1.05
     error = 5 / math.sqrt(convergence["ess_bulk"])
-    assert float(((reference.mmse_x - mean) / std).abs().max()) < error
+    assert float(((reference.mmse_x() - mean) / std).abs().max()) < error
     assert float((reference.std / std - 1).abs().max()) < error
     assert float((posterior.std(2000) / std - 1).abs().max()) > error, "there is something to be told apart"
 

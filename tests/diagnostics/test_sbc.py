@@ -176,7 +176,7 @@ class PriorGuide(VBLE):
         super().__init__(model, y, family="gaussian")
         with torch.no_grad():
             self.factors["z"].loc.zero_()
-            self.factors["z"].free_width = torch.ones_like(self.factors["z"].loc)
+            self.factors["z"].free_std = torch.ones_like(self.factors["z"].loc)
 
 
 def test_of_fits_too():

@@ -3,12 +3,12 @@ import torch
 from scipy import stats
 
 from pyro_vble.distributions import FactorizedEntropy
-from pyro_vble.models import _compressai
+from pyro_vble.models import networks
 
 
 @pytest.fixture
 def bottleneck():
-    bottleneck = _compressai.compressai().entropy_models.EntropyBottleneck(2).double()
+    bottleneck = networks.compressai().entropy_models.EntropyBottleneck(2).double()
     with torch.no_grad():  # away from its symmetric initial state
         for bias in bottleneck.biases:
             bias.add_(torch.randn_like(bias))

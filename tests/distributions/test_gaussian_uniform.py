@@ -7,14 +7,14 @@ from scipy import stats
 from torch.distributions import constraints
 
 from pyro_vble.distributions import GaussianUniform
-from pyro_vble.models import _compressai
+from pyro_vble.models import networks
 
 VALUES = torch.linspace(-6, 6, 97, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("scale", [0.11, 0.5, 1.0, 7.0])
 def test_agrees_with_compressai_where_that_is_not_clamped(scale):
-    conditional = _compressai.compressai().entropy_models.GaussianConditional(None).double()
+    conditional = networks.compressai().entropy_models.GaussianConditional(None).double()
     scales, means = torch.full_like(VALUES, scale), torch.full_like(VALUES, 0.3)
     theirs = conditional._likelihood(VALUES, scales, means)
     kept = theirs > 1e-6  # their difference of two erfc loses digits below

@@ -25,9 +25,15 @@ from pyro.optim import ClippedAdam
 import pyro_vble as pv
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.models import RestorationModel
+from pyro_vble.samples.kept import KeptSamples
 
 PHYSICS = Denoising(GaussianNoise(0.1))
 QUICK = {"num_steps": 6, "seed": 0, "progress": False, "precision": "float32"}
+
+
+def forget(posterior):
+    """Let a posterior draw its samples anew."""
+    posterior._kept, posterior._kept_moments = KeptSamples(), None
 
 
 def sampled(start, loc, scale, y):
@@ -86,7 +92,8 @@ class AnyGuide:
 
     guide = None
     scatters = True
-    is_saved = False
+    #: Whether a file can name it so that it is found again.
+    named = True
     by_image = True
     moves = True
 
@@ -103,7 +110,7 @@ class AnyGuide:
         samples = [posterior.sample(3, seed=1) for posterior in posteriors]
         again = [self.restore(cae, y).sample(3, seed=1) for y in reversed(ys)]
         for posterior, first, second in zip(posteriors, samples, reversed(again), strict=True):
-            posterior._kept = None
+            forget(posterior)
             torch.testing.assert_close(posterior.sample(3, seed=1), first, rtol=0, atol=0)
             torch.testing.assert_close(second, first, rtol=0, atol=0)
         assert dict(pyro.get_param_store().named_parameters()).keys() == {"h_loc"}
@@ -149,14 +156,20 @@ class AnyGuide:
         noise = float(posterior.fits[0].sample_latents(64, seed=1)["z"].std(0).mean()) / 8
         assert min(apart) > 2 * noise
 
-    def test_saving(self, cae, ys, tmp_path):
-        posterior = self.restore(cae, ys[0])
-        if self.is_saved:
-            posterior.save(tmp_path / "fit.pvble")
+    @pytest.mark.parametrize("with_operator", [True, False])
+    def test_saving(self, cae, ys, tmp_path, with_operator):
+        posterior, path = self.restore(cae, ys[0]), tmp_path / "fit.pvble"
+        posterior.save(path)
+        how = {"prior": cae, "physics": PHYSICS if with_operator else None}
+        if self.named:
+            again = pv.load_posterior(path, **how)
         else:
-            with pytest.raises(TypeError, match="can be saved"):
-                posterior.save(tmp_path / "fit.pvble")
-            assert list(tmp_path.iterdir()) == []
+            with pytest.raises(ValueError, match=r"was fitted with the guide .* pass guide=\.\.\."):
+                pv.load_posterior(path, **how)
+            again = pv.load_posterior(path, guide=type(self).__dict__["guide"].__func__, **how)
+        torch.testing.assert_close(again.sample(3, seed=1), posterior.sample(3, seed=1), rtol=0, atol=0)
+        torch.testing.assert_close(again.mmse_z, posterior.mmse_z, rtol=0, atol=0)
+        again.save(path)
 
     def test_rate_scales_compete(self, cae, ys):
         posterior = self.restore(cae, ys[0], rate_scale="auto", num_steps=2)
@@ -165,21 +178,19 @@ class AnyGuide:
 
 class TestVBLE(AnyGuide):
     guide = staticmethod(VBLE)
-    is_saved = True
 
 
 class TestVBLExz(AnyGuide):
     guide = staticmethod(partial(VBLExz, free_mean=True))
-    is_saved = True
 
 
 class TestMAPz(AnyGuide):
     guide = staticmethod(MAPz)
-    is_saved = True
 
 
 class TestFunction(AnyGuide):
     guide = staticmethod(function_guide)
+    named = False
     scatters = False
 
 
@@ -267,7 +278,7 @@ def test_fit_gives_a_function_a_store_of_its_own(cae):
     first = pv.fit(model, guide, y, **options)
     before = first.mmse_x(4)
     second = pv.fit(model, guide, 0.1 * y, **options)
-    first._kept = first._kept_moments = None
+    forget(first)
     assert torch.equal(first.mmse_x(4), before)
     assert not torch.allclose(second.mmse_x(4), before)
     assert len(pyro.get_param_store()) == 0
@@ -293,7 +304,7 @@ class TestThreads:
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_samples_of_one_posterior(self, cae, monkeypatch):
-        monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 2 * 64 * 64})
+        monkeypatch.setattr("pyro_vble.samples.posterior._PIXELS_AT_ONCE", {"cpu": 2 * 64 * 64})
         posterior = pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, VBLExz, **QUICK)
         run = lambda seed: (posterior.mmse_x(8, seed=seed), posterior.quantile(0.9, 8, seed=seed))  # noqa: E731
         alone = [run(seed) for seed in range(4)]

@@ -3,6 +3,7 @@
 from functools import partial
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
@@ -10,7 +11,16 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import ClippedAdam
 
-from pyro_vble.guides import VBLE, MAPz, MeanFieldGuide, VBLExz
+from pyro_vble.guides import (
+    VBLE,
+    ConstrainedFactor,
+    GaussianFactor,
+    MAPz,
+    MeanFieldGuide,
+    PointFactor,
+    UniformFactor,
+    VBLExz,
+)
 from pyro_vble.models import RestorationModel
 
 PHYSICS = Denoising(GaussianNoise(0.1))
@@ -130,7 +140,7 @@ def test_default_families(cae):
     y = torch.rand(1, 3, 64, 64)
     guide = VBLE(RestorationModel(cae, PHYSICS), y)
     assert guide.family == "uniform"
-    assert bool((guide.width["h"] == 1).all())
+    torch.testing.assert_close(guide.width["h"], torch.ones(1, 8, 1, 1))
     xz = VBLExz(RestorationModel(cae, PHYSICS, latent_image=True), y)
     assert bool((xz.b <= 1).all())
     assert set(xz.width) == set(xz.loc) == {"h", "z"}
@@ -138,14 +148,12 @@ def test_default_families(cae):
 
 def test_widths_stay_in_bounds_and_find_back():
     """Driven far outside, a width is held at its bound by value, and a gradient that leads back moves it at once."""
-    from pyro_vble.guides._factors import UniformFactor
-
     factor = UniformFactor(torch.zeros(1, 4), 1.0)
     with torch.no_grad():
-        factor.free_width_unconstrained.fill_(9.0)
+        factor.free_std_unconstrained.fill_(9.0)
     assert float(factor.width.max()) == pytest.approx(20.0)
     factor.width.sum().backward()
-    torch.testing.assert_close(factor.free_width_unconstrained.grad, torch.full((1, 4), 20.0))
+    torch.testing.assert_close(factor.free_std_unconstrained.grad, torch.full((1, 4), 20.0))
 
 
 def test_unknown_family(cae):
@@ -159,3 +167,49 @@ def test_options_travel_in_a_partial(cae):
     y = torch.rand(1, 3, 64, 64)
     posterior = pv.restore(y, PHYSICS, cae, guide=partial(VBLE, family="gaussian"), num_steps=2, progress=False)
     assert posterior.guide.family == "gaussian"
+
+
+FACTORS = {
+    "gaussian": lambda loc: GaussianFactor(loc, 0.3),
+    "uniform": lambda loc: UniformFactor(loc, 0.3),
+    "positive": lambda loc: ConstrainedFactor(loc.flatten(1)[:, 0].exp(), 0.3, dist.constraints.positive),
+    "interval": lambda loc: ConstrainedFactor(loc.flatten(1)[:, 0].sigmoid(), 0.8, dist.constraints.unit_interval),
+    "point": lambda loc: PointFactor(loc, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+class TestFactors:
+    """What a family says of itself must be true of its distribution."""
+
+    @pytest.fixture
+    def factor(self, name):
+        return FACTORS[name](torch.randn(3, 4, 2, 2))
+
+    def test_moments_are_those_of_the_distribution(self, factor):
+        drawn = factor().sample((20_000,))
+        mean, std = factor.moments()
+        error = drawn.std(0) / 20_000**0.5
+        assert bool(((drawn.mean(0) - mean).abs() <= 5 * error + 1e-6).all())
+        torch.testing.assert_close(drawn.std(0), std, rtol=0.05, atol=1e-6)
+
+    def test_the_value_at_standard_noise_has_the_distribution(self, factor):
+        at = factor.at(torch.randn(20_000, *factor.median.shape))
+        drawn = factor().sample((20_000,))
+        for q in (0.05, 0.5, 0.95):
+            spread = float(drawn.std()) + 1e-6
+            torch.testing.assert_close(at.quantile(q, 0), drawn.quantile(q, 0), rtol=0, atol=0.06 * spread)
+
+    def test_the_value_at_a_part_of_the_noise_is_that_part_of_the_value(self, factor):
+        """What lets a window of a scene's sample equal the crop of the whole."""
+        noise = torch.randn(factor.median.shape)
+        torch.testing.assert_close(factor.at(noise), factor.at(noise.expand(2, *noise.shape))[1])
+
+    def test_at_no_noise_it_is_the_median(self, factor):
+        torch.testing.assert_close(factor.at(torch.zeros(factor.median.shape)), factor.median)
+
+    def test_scattered_it_starts_some_standard_deviations_away(self, factor, name):
+        before = factor.median.detach().clone()
+        factor.scatter_()
+        assert not torch.allclose(factor.median, before)
+        assert bool(factor().support.check(factor.median).all())

@@ -25,15 +25,15 @@ def limited(monkeypatch):
 
     def limit(at_once=None, fails_above=None, error=torch.OutOfMemoryError("CUDA out of memory")):  # noqa: B008
         sizes = []
-        original = batches.fit
+        original = batches.fit_guide
 
-        def fit(model, guide, y, **settings):
+        def fit(model, guide, y, settings, **how):
             sizes.append(len(y))
             if fails_above is not None and len(y) > fails_above:
                 raise error
-            return original(model, guide, y, **settings)
+            return original(model, guide, y, settings, **how)
 
-        monkeypatch.setattr(batches, "fit", fit)
+        monkeypatch.setattr(batches, "fit_guide", fit)
         monkeypatch.setattr(batches, "_SURELY_FITS", 0)
         if at_once is not None:
             monkeypatch.setattr(batches, "images_at_once", lambda *_, **__: at_once)
@@ -106,7 +106,7 @@ class TestOutOfMemory:
         def broken(*_, **__):
             raise RuntimeError("shapes do not match")
 
-        monkeypatch.setattr(batches, "fit", broken)
+        monkeypatch.setattr(batches, "fit_guide", broken)
         with pytest.raises(RuntimeError, match="shapes do not match"):
             pv.restore(torch.rand(2, 3, 64, 64), denoising, cae, **QUIET)
 
@@ -117,7 +117,7 @@ class TestEstimate:
             monkeypatch.setattr(batches, "free_memory", lambda device: free)
             y = torch.rand(1, 3, side, side)
             model = RestorationModel(cae, denoising)
-            return images_at_once(model, VBLE(model, y), y, precision="float32", num_particles=particles)
+            return images_at_once(model, VBLE(model, y), y, "float32", particles)
 
         few = at_once(128, 2**30)
         assert at_once(128, 2**31) == pytest.approx(2 * few, rel=0.01)
@@ -131,7 +131,7 @@ class TestEstimate:
     def test_what_cannot_fit_is_refused_before_the_fit(self, cae, denoising, monkeypatch, images):
         monkeypatch.setattr(batches, "_SURELY_FITS", 64**2 - 1)
         monkeypatch.setattr(batches, "free_memory", lambda device: 100_000)
-        monkeypatch.setattr(batches, "fit", lambda *_, **__: pytest.fail("the fit has begun"))
+        monkeypatch.setattr(batches, "fit_guide", lambda *_, **__: pytest.fail("the fit has begun"))
         with pytest.raises(MemoryError, match=r"one image of shape \(1, 3, 64, 64\) .* cut it into smaller images"):
             pv.restore(torch.rand(images, 3, 64, 64), denoising, cae, **QUIET)
 
@@ -148,14 +148,14 @@ class TestEstimate:
     def test_unknown_memory_is_no_limit(self, cae, denoising, monkeypatch):
         monkeypatch.setattr(batches, "free_memory", lambda device: None)
         y, model = torch.rand(1, 3, 64, 64), RestorationModel(cae, denoising)
-        assert images_at_once(model, VBLE(model, y), y, precision="float32") > 10**6
+        assert images_at_once(model, VBLE(model, y), y, "float32") > 10**6
 
     def test_is_above_what_a_fit_takes(self, bundled, denoising, monkeypatch):
         """What torch really allocates in a step, by its own profiler, is less than the estimate."""
         y, model = torch.rand(1, 3, 128, 128), RestorationModel(bundled, denoising)
         guide = VBLE(model, y)
         monkeypatch.setattr(batches, "free_memory", lambda device: 2**40)
-        estimate = batches._SHARE * 2**40 / images_at_once(model, guide, y, precision="float32")
+        estimate = batches._SHARE * 2**40 / images_at_once(model, guide, y, "float32")
         live, peak = 0, 0
         from torch.profiler import ProfilerActivity, profile
 

@@ -20,7 +20,7 @@ def test_under_the_exact_posterior_every_weight_is_the_evidence():
     # W'W = I: the posterior of z is N(y W / (1 + s²), s² / (1 + s²)), independent.
     with torch.no_grad():
         guide.factors["z"].loc.copy_(y.flatten(1) @ W / 1.01)
-        guide.factors["z"].free_width = torch.full((2, 3), (0.01 / 1.01) ** 0.5, dtype=torch.float64)
+        guide.factors["z"].free_std = torch.full((2, 3), (0.01 / 1.01) ** 0.5, dtype=torch.float64)
     covariance = W @ W.T + 0.01 * torch.eye(16, dtype=torch.float64)
     evidence = torch.distributions.MultivariateNormal(torch.zeros(16, dtype=torch.float64), covariance)
     draws = draw(model, guide, y, 7)

@@ -14,8 +14,7 @@ from pyro.optim import Adam
 import pyro_vble as pv
 from pyro_vble.distributions import CentredUniform
 from pyro_vble.guides import VBLE, MAPz, VBLExz
-from pyro_vble.inference import FitSettings, tempered
-from pyro_vble.inference.steps import EagerSteps
+from pyro_vble.inference import FitSettings, FitSVI, ScheduledAdam, tempered
 from pyro_vble.models import RestorationModel
 from pyro_vble.physics import operator_on
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
@@ -112,7 +111,7 @@ class TestBatches:
     def test_two_sizes_in_a_row(self, cae):
         for shape in ((1, 3, 64, 64), (2, 1, 123, 77), (1, 4, 70, 50)):
             posterior = pv.restore(torch.rand(shape), PHYSICS, cae, num_steps=2, **QUIET)
-            assert posterior.image_shape == shape
+            assert posterior.shape == shape
             assert posterior.mmse_x(3).shape == shape
 
 
@@ -342,8 +341,11 @@ class TestRollback:
 
     def test_the_rate_halves_with_every_rollback(self, cae, monkeypatch):
         rates = []
-        original = EagerSteps._set_rate
-        monkeypatch.setattr(EagerSteps, "_set_rate", lambda self, rate: (rates.append(rate), original(self, rate)))
+        set_rate = lambda self, rate: (rates.append(rate), ScheduledAdam.rate.fset(self, rate))  # noqa: E731
+        monkeypatch.setattr(
+            "pyro_vble.inference.adam.ScheduledAdam",
+            type("Watched", (ScheduledAdam,), {"rate": property(ScheduledAdam.rate.fget, set_rate)}),
+        )
         y = torch.rand(1, 3, 64, 64)
         model = FailingModel(cae, PHYSICS, bad=lambda call: call in (2, 4))
         pv.fit(model, VBLE(model, y), y, num_steps=7, lr=0.4, schedule="constant", **QUIET)
@@ -363,8 +365,8 @@ class TestRollback:
 
     @pytest.mark.parametrize(("steps", "read_every"), [(3, 1), (40, 10)])
     def test_no_finite_loss_at_all_raises_however_few_are_read(self, cae, monkeypatch, steps, read_every):
-        monkeypatch.setattr(EagerSteps, "read_every", read_every)
-        monkeypatch.setattr(EagerSteps, "step", lambda self, rate, validate: torch.tensor(torch.nan))
+        monkeypatch.setattr(FitSVI, "read_every", read_every)
+        monkeypatch.setattr(FitSVI, "step", lambda self, y: torch.tensor(torch.nan))
         y = torch.rand(1, 3, 64, 64)
         model = RestorationModel(cae, PHYSICS)
         with pytest.raises(pv.FitDivergedError, match=r"it was nan at every step, at halved"):
@@ -402,6 +404,12 @@ class TestErrors:
     def test_complex_measurements(self, cae):
         with pytest.raises(TypeError, match=r"received torch.complex64 tensor; give real and imaginary part"):
             pv.restore(torch.rand(1, 3, 64, 64).to(torch.complex64), PHYSICS, cae)
+
+    def test_operators_that_measure_complex_numbers(self, cae):
+        physics = Denoising(GaussianNoise(0.1))
+        physics.A = lambda x, **_: torch.fft.fft2(x)
+        with pytest.raises(ValueError, match=r"torch.complex64 for torch.float32; give real and imaginary part"):
+            pv.restore(torch.rand(1, 3, 64, 64), physics, cae, **QUIET)
 
     def test_zeros_under_speckle(self, cae):
         from deepinv.physics import GammaNoise

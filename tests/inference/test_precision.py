@@ -1,7 +1,5 @@
 """Scopes of precision leave nothing behind, and hold no weight that has moved on."""
 
-import threading
-
 import pytest
 import torch
 
@@ -12,43 +10,27 @@ CUDA = torch.device("cuda")  # the flags are there without one
 
 
 class TestExactConvolutions:
-    def test_tf32_is_off_within_and_back_after(self):
-        assert torch.backends.cudnn.allow_tf32
+    @pytest.fixture
+    def convolutions(self):
+        """The setting of cuDNN's convolutions, afterwards as it was."""
+        conv = torch.backends.cudnn.conv
+        before = conv.fp32_precision
+        yield conv
+        conv.fp32_precision = before
+
+    @pytest.mark.parametrize("chosen", ["tf32", "ieee", "none"])
+    def test_tf32_is_off_within_and_the_callers_choice_back_after(self, convolutions, chosen):
+        convolutions.fp32_precision = chosen
         with exact_convolutions(CUDA):
             with network_precision("float32", CUDA):
-                assert not torch.backends.cudnn.allow_tf32
-            assert not torch.backends.cudnn.allow_tf32
-        assert torch.backends.cudnn.allow_tf32
+                assert convolutions.fp32_precision == "ieee"
+            assert convolutions.fp32_precision == "ieee"
+        assert convolutions.fp32_precision == chosen
 
-    def test_scopes_that_overlap_in_two_threads(self):
-        entered, leave = threading.Event(), threading.Event()
-
-        def other():
-            with exact_convolutions(CUDA):
-                entered.set()
-                leave.wait(10)
-
-        thread = threading.Thread(target=other)
-        with exact_convolutions(CUDA):
-            thread.start()
-            entered.wait(10)
-        assert not torch.backends.cudnn.allow_tf32
-        leave.set()
-        thread.join()
-        assert torch.backends.cudnn.allow_tf32
-
-    def test_a_callers_own_choice_stands(self):
-        try:
-            torch.backends.cudnn.allow_tf32 = False
-            with exact_convolutions(CUDA):
-                assert not torch.backends.cudnn.allow_tf32
-            assert not torch.backends.cudnn.allow_tf32
-        finally:
-            torch.backends.cudnn.allow_tf32 = True
-
-    def test_nothing_is_touched_for_a_cpu(self):
+    def test_nothing_is_touched_for_a_cpu(self, convolutions):
+        convolutions.fp32_precision = "tf32"
         with exact_convolutions(torch.device("cpu")):
-            assert torch.backends.cudnn.allow_tf32
+            assert convolutions.fp32_precision == "tf32"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -8,7 +8,7 @@ from helpers import linear_vae
 import pyro_vble as pv
 import pyro_vble.restoration
 from pyro_vble.guides import VBLE, MAPz, VBLExz
-from pyro_vble.inference import best_rate_scale, elbo_by_image, fit
+from pyro_vble.inference import Problem, best_rate_scale, elbo_by_image
 from pyro_vble.models import RestorationModel
 
 FAST = {"num_steps": 4, "seed": 0, "progress": False, "precision": "float32"}
@@ -27,7 +27,7 @@ def test_the_elbo_of_a_batch_is_that_of_its_images():
     with torch.no_grad():
         guide.factors["z"].loc.copy_(y.flatten(1) @ weight / (1 + sigma**2))
         width = torch.tensor((sigma**2 / (1 + sigma**2)) ** 0.5, dtype=torch.float64)
-        guide.factors["z"].free_width_unconstrained.copy_(width.log().expand(3, 3))
+        guide.factors["z"].free_std_unconstrained.copy_(width.log().expand(3, 3))
     covariance = weight @ weight.T + sigma**2 * torch.eye(16, dtype=torch.float64)
     evidence = torch.distributions.MultivariateNormal(torch.zeros(16, dtype=torch.float64), covariance)
     torch.testing.assert_close(
@@ -66,7 +66,7 @@ def test_auto_takes_the_scale_of_the_largest_elbo_image_by_image(bundled, guide,
     for scale in scales:
         prior = bundled if scale == 1 else bundled.with_rate_scale(scale)
         model = RestorationModel(prior, physics, latent_image=guide.latent_image)
-        fitted = fit(model, guide(model, y), y, num_steps=15, seed=0, precision="float32", progress=False)
+        fitted = pv.fit(model, guide(model, y), y, num_steps=15, seed=0, precision="float32", progress=False)
         elbos.append(elbo_by_image(model, fitted.guide, y, num_draws=16))
     difference = elbos[0] - elbos[1]
     assert float(difference.abs().min()) > 100  # the choice is not a matter of the draws
@@ -99,20 +99,17 @@ def test_a_bad_step_of_a_brief_fit_is_no_interrupt(bundled):
 
 
 def test_an_interrupt_ends_the_competition(bundled):
-    def fit(*args, **settings):
-        posterior = pv.fit(*args, **settings)
-        posterior.interrupted = True
-        return posterior
-
-    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.05))
-
-    def build(scale):
-        model = RestorationModel(bundled, physics)
-        return model, VBLE(model, y)
+    class Impatient(deepinv.physics.Denoising):
+        def A(self, x, **kwargs):
+            if x.requires_grad and not armed.pop():
+                raise KeyboardInterrupt
+            return x
 
     y = torch.rand(1, 3, 64, 64)
-    with pytest.raises(KeyboardInterrupt):
-        best_rate_scale(build, y, fit=fit, seed=0)
+    armed = [False, True, True, True]  # steps go well that many times
+    physics = Impatient(deepinv.physics.GaussianNoise(0.05))
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="Interrupted"):
+        best_rate_scale(Problem.on("cpu", y, physics, bundled, VBLE), seed=0)
 
 
 def test_a_posterior_of_several_scales_is_saved(bundled, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import pyro_vble as pv
 from pyro_vble.models import CAE
 from pyro_vble.training import evaluate, read_images
-from pyro_vble.training.evaluation import has_std_decoder
+from pyro_vble.training.evaluation import predicts_std
 
 WEIGHTS = importlib.resources.files("pyro_vble.weights")
 
@@ -20,7 +20,7 @@ def test_every_bundled_prior_has_a_card_of_its_own_weights(name):
     assert len(file.read_bytes()) == card["bytes"]
     assert card["model"] == type(prior).__name__
     assert card["parameters"] == sum(p.numel() for p in prior.parameters())
-    assert (card["measured"]["calibration"] is not None) == has_std_decoder(prior)
+    assert (card["measured"]["calibration"] is not None) == predicts_std(prior)
     for key in ("architecture", "images_of", "data", "licence_of_data", "measured_on", "training", "versions"):
         assert key in card
     if isinstance(prior, CAE):

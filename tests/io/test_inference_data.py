@@ -97,7 +97,7 @@ def test_without_an_operator_there_are_groups_that_need_none(posterior, cae, tmp
 
 
 def test_streamed_to_zarr_and_opened_lazily(posterior, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyro_vble.posterior._PIXELS_AT_ONCE", {"cpu": 5 * 2 * 64 * 64})  # chunks of 5 draws
+    monkeypatch.setattr("pyro_vble.samples.posterior._PIXELS_AT_ONCE", {"cpu": 5 * 2 * 64 * 64})  # chunks of 5 draws
     truth = torch.rand(2, 3, 64, 64)
     posterior.to_zarr(tmp_path / "draws.zarr", 12, truth=truth, include=None)
     opened, held = pv.open_zarr(tmp_path / "draws.zarr"), posterior.to_arviz(12, truth=truth)

@@ -1,16 +1,22 @@
 import json
+import math
+import sys
+from functools import partial
 
 import pyro.distributions as dist
 import pytest
 import torch
 from deepinv.physics import Denoising, GaussianNoise
 from helpers import small_network
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributions.transforms import ExpTransform
 
 import pyro_vble as pv
 from pyro_vble.guides import VBLE, MAPz, VBLExz
+from pyro_vble.guides.reference import maker_of
+from pyro_vble.io.posterior_files import posterior_checksum, read_posterior_file
 from pyro_vble.models import CAE
 
 PHYSICS = Denoising(GaussianNoise(0.1))
@@ -104,20 +110,58 @@ def test_damaged_and_foreign_files(cae, tmp_path):
         pv.load_posterior(tmp_path / "none.pvble")
 
 
-def test_a_guide_of_ones_own_cannot_be_saved(cae, tmp_path):
-    class Mine(VBLE):
-        pass
+class Mine(VBLE):
+    """A guide of the user's own."""
 
-    posterior = pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, guide=Mine, num_steps=2, progress=False)
-    with pytest.raises(TypeError, match=r"received Mine; save guide\.state_dict"):
+    def __init__(self, model, y, *, scale=1.0):
+        super().__init__(model, y)
+        self.register_buffer("scale", torch.full((len(y),), scale))
+
+
+def test_a_guide_of_ones_own_is_named_by_module_and_class(cae, tmp_path):
+    y, path = torch.rand(1, 3, 64, 64), tmp_path / "fit.pvble"
+    posterior = pv.restore(y, PHYSICS, cae, guide=partial(Mine, scale=2.0), num_steps=2, progress=False)
+    posterior.save(path)
+    again = pv.load_posterior(path, prior=cae)
+    assert type(again.guide) is Mine
+    assert torch.equal(again.mmse_z, posterior.mmse_z)
+    assert read_posterior_file(path)[0].guide.model_dump() == {
+        "module": Mine.__module__,
+        "name": "Mine",
+        "options": {"scale": 2.0},
+    }
+
+
+def test_a_file_imports_no_module_and_calls_nothing_but_guide_classes(cae, tmp_path, monkeypatch):
+    path = tmp_path / "fit.pvble"
+    pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, guide=Mine, num_steps=2, progress=False).save(path)
+    monkeypatch.delitem(sys.modules, Mine.__module__)
+    with pytest.raises(ValueError, match=r"'Mine' of the module .* not imported; import it, or pass guide=\.\.\."):
+        pv.load_posterior(path, prior=cae)
+    assert torch.is_tensor(pv.load_posterior(path, prior=cae, guide=Mine).mmse_z)
+    for module, name in (("os", "system"), ("torch.nn", "Linear"), ("pyro_vble.guides", "Factor")):
+        with pytest.raises((LookupError, TypeError)):
+            maker_of(module, name, {})(None, None)
+
+
+def test_what_does_not_come_back_is_refused_before_it_is_lost(cae, tmp_path):
+    y = torch.rand(1, 3, 64, 64)
+    guide = lambda model, y: AutoLowRankMultivariateNormal(model, rank=3)  # noqa: E731
+    posterior = pv.restore(y, PHYSICS, cae, guide=guide, num_steps=2, progress=False)
+    with pytest.raises(TypeError, match=r"made again by its class and options .* save guide\.state_dict\(\) yourself"):
         posterior.save(tmp_path / "fit.pvble")
     assert list(tmp_path.iterdir()) == []
+    named = pv.restore(
+        y, PHYSICS, cae, guide=partial(AutoLowRankMultivariateNormal, rank=3), num_steps=2, progress=False
+    )
+    named.save(tmp_path / "fit.pvble")
+    assert torch.equal(pv.load_posterior(tmp_path / "fit.pvble", prior=cae).sample(2, seed=1), named.sample(2, seed=1))
 
 
-def test_a_guide_of_ones_own_says_what_else_to_do(cae, tmp_path):
+def test_a_guide_without_parameters_says_what_else_to_do(cae, tmp_path):
     posterior = pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, num_steps=2, progress=False)
-    posterior.guide = lambda y: None
-    with pytest.raises(TypeError, match=r"received function; save guide\.state_dict\(\) yourself, or .* cloudpickle"):
+    posterior.guide = posterior.maker = lambda y: None
+    with pytest.raises(TypeError, match=r"received <lambda>.* save guide\.state_dict\(\) yourself, or .* cloudpickle"):
         posterior.save(tmp_path / "fit.pvble")
 
 
@@ -149,12 +193,39 @@ def write(path, header, tensors):
     save_file(tensors, path, metadata={"pyro_vble": json.dumps(header)})
 
 
+def named(name, options=None, module="pyro_vble.guides"):
+    return {"module": module, "name": name, "options": {} if options is None else options}
+
+
 def without_checksum(header):
     """As files were before there was one, or as somebody would write them who wants to be believed."""
     return {key: value for key, value in header.items() if key not in ("checksum", "interrupted")}
 
 
 class TestFilesOfOthers:
+    @pytest.mark.parametrize("guide", [VBLE, VBLExz, partial(VBLE, family="gaussian"), MAPz])
+    def test_files_of_the_format_before_are_read(self, cae, tmp_path, guide):
+        """There a guide was a class of this library, its widths those of its family."""
+        posterior = pv.restore(torch.rand(1, 3, 64, 64), PHYSICS, cae, guide=guide, num_steps=2, seed=0, progress=False)
+        posterior.save(tmp_path / "new.pvble")
+        with safe_open(tmp_path / "new.pvble", "pt") as file:
+            header = json.loads(file.metadata()["pyro_vble"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        for name in [name for name in tensors if name.endswith("free_std_unconstrained")]:
+            value = tensors.pop(name)
+            uniform = header["guide"]["options"]["family"] == "uniform" and "x_decentered" not in name
+            tensors[name.replace("free_std", "free_width")] = value + (0.5 * math.log(12) if uniform else 0.0)
+        told = {
+            "format": "pyro-vble posterior 2",
+            "guide": header["guide"]["name"],
+            "options": header["guide"]["options"],
+        }
+        header = {k: v for k, v in header.items() if k not in ("checksum", "latent_image")} | told
+        header["checksum"] = posterior_checksum(header, tensors)
+        write(tmp_path / "old.pvble", header, tensors)
+        again = pv.load_posterior(tmp_path / "old.pvble", prior=cae)
+        torch.testing.assert_close(again.sample(3, seed=1), posterior.sample(3, seed=1), rtol=1e-5, atol=1e-5)
+
     def test_files_without_a_checksum_are_read(self, saved, tmp_path):
         path, prior, header, tensors = saved
         write(tmp_path / "old.pvble", without_checksum(header), tensors)
@@ -168,7 +239,7 @@ class TestFilesOfOthers:
             {"precision": "float64"},
             {"seed": 1},
             {"prior_settings": {}},
-            {"guide": "VBLE"},
+            {"guide": {"module": "pyro_vble.guides", "name": "VBLE", "options": {}}},
         ],
     )
     def test_a_changed_header_is_noticed(self, saved, tmp_path, change):
@@ -190,8 +261,16 @@ class TestFilesOfOthers:
     @pytest.mark.parametrize(
         ("key", "value"),
         [
-            *[("guide", v) for v in ("MeanFieldGuide", "_factors", "GaussianEncoder", 3, None, [], "__name__")],
-            *[("options", v) for v in ({"y": 1}, {"unknown": True}, {"family": "cauchy"}, {"family": 3}, [], None)],
+            *[
+                ("guide", named(v))
+                for v in ("MeanFieldGuide", "factor", "Factor", "GaussianEncoder", 3, None, [], "__name__")
+            ],
+            *[("guide", named("system", module=v)) for v in ("os", "subprocess", "torch", "", None)],
+            *[
+                ("guide", named("VBLE", o))
+                for o in ({"y": 1}, {"unknown": True}, {"family": "cauchy"}, {"family": 3}, [], None)
+            ],
+            *[("guide", v) for v in ("VBLE", 3, None, [], {})],
             *[
                 ("image_shape", v)
                 for v in ([3, 16, 16], [3, 40], "abc", [3, -1, 4], [3, 1e3, 4], None, [30_000, 33, 31])
@@ -317,7 +396,7 @@ class TestPriorsByName:
             raise ConnectionError("no network here")
 
         monkeypatch.setattr("pyro_vble.io.priors.download", refuse)
-        monkeypatch.setattr("pyro_vble.models._compressai.zoo_network", refuse)
+        monkeypatch.setattr("pyro_vble.models.networks.zoo_network", refuse)
         monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
         with pytest.raises(ValueError, match=r"not on this machine; pass allow_download=True .*prior=\.\.\."):
             pv.load_posterior(tmp_path / "fit.pvble")

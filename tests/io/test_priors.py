@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import pyro_vble as pv
 from pyro_vble.io.checksums import tensors_checksum
 from pyro_vble.io.prior_files import save_prior
-from pyro_vble.models import CAE, _compressai
+from pyro_vble.models import CAE, networks
 
 ALPHA = 0.0483
 
@@ -74,7 +74,7 @@ def test_the_bundled_prior():
 
 
 def test_zoo_names_download_with_the_bitrate_parameter_of_the_quality(monkeypatch):
-    monkeypatch.setattr(_compressai, "zoo_network", lambda name, quality: small_network())
+    monkeypatch.setattr(networks, "zoo_network", lambda name, quality: small_network())
     prior = pv.load_prior("mbt2018-mean/5")
     assert prior.alpha == 0.025
     assert prior.name == "mbt2018-mean/5"
@@ -84,7 +84,7 @@ def test_a_failed_download_names_the_way_out(monkeypatch):
     def offline(name, quality):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(_compressai, "zoo_network", offline)
+    monkeypatch.setattr(networks, "zoo_network", offline)
     with pytest.raises(ConnectionError, match=r"no route to host.*alpha=0.0483"):
         pv.load_prior("mbt2018/6")
 
@@ -104,7 +104,7 @@ class TestErrors:
             pv.load_prior(path, alpha=ALPHA)
 
     def test_a_checkpoint_of_another_class(self, tmp_path):
-        factorized = _compressai.compressai().models.FactorizedPrior(8, 12)
+        factorized = networks.compressai().models.FactorizedPrior(8, 12)
         save_file(factorized.state_dict(), tmp_path / "factorized.safetensors")
         with pytest.raises(ValueError, match=r"h_a, h_s is missing"):
             pv.load_prior(tmp_path / "factorized.safetensors", alpha=ALPHA)
@@ -112,12 +112,12 @@ class TestErrors:
     def test_an_encoder_of_another_layout(self):
         state = {f"{part}.0.weight": torch.zeros(1) for part in ("g_a", "g_s", "h_a", "h_s")}
         with pytest.raises(ValueError, match="another layout"):
-            _compressai.network_class(state)
+            networks.network_class(state)
 
     def test_networks_of_variable_bitrate(self):
         from pyro_vble.models import CAE
 
-        vbr = _compressai.compressai().models.MeanScaleHyperpriorVbr(8, 12)
+        vbr = networks.compressai().models.MeanScaleHyperpriorVbr(8, 12)
         with pytest.raises(TypeError, match="gains it would ignore"):
             CAE(vbr, ALPHA)
 
@@ -158,14 +158,14 @@ def test_a_header_knows_better_than_a_name(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_prior_is_read_as_it_was_written(dtype, tmp_path):
-    from pyro_vble.models import StandardDeviationDecoder
+    from pyro_vble.models import DecoderStd
 
     network = small_network()
-    std = StandardDeviationDecoder.starting_flat(network.g_s, 0.03, floor=1e-3)
-    prior = CAE(network, ALPHA, variance_decoder=std)
+    std = DecoderStd.starting_flat(network.g_s, 0.03, floor=1e-3)
+    prior = CAE(network, ALPHA, decoder_std=std)
     save_prior(prior, tmp_path / "prior.safetensors", dtype=dtype)
     again = pv.load_prior(tmp_path / "prior.safetensors")
-    assert (again.alpha, again.variance_decoder.floor, again.variance_decoder.link) == (ALPHA, 1e-3, "sigmoid")
+    assert (again.alpha, again.decoder_std.floor, again.decoder_std.link) == (ALPHA, 1e-3, "sigmoid")
     parameters = dict(prior.named_parameters())
     for key, value in again.state_dict().items():
         if "quantiles" in key or value.numel() == 0:
@@ -382,7 +382,7 @@ class TestArguments:
             pv.load_prior("vae-mnist", alpha=0.1)
 
     def test_what_does_not_belong_to_the_zoo(self, monkeypatch):
-        monkeypatch.setattr(_compressai, "zoo_network", lambda name, quality: small_network())
+        monkeypatch.setattr(networks, "zoo_network", lambda name, quality: small_network())
         for argument in ({"alpha": 0.1}, {"architecture": "Cheng2020Anchor"}, {"sha256": "0" * 64}):
             with pytest.raises(ValueError, match=f"received {next(iter(argument))}=.*leave it out"):
                 pv.load_prior("mbt2018-mean/5", **argument)

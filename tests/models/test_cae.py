@@ -7,7 +7,7 @@ from helpers import ARCHITECTURES, small_network
 from pyro import poutine
 
 import pyro_vble as pv
-from pyro_vble.models import CAE, StandardDeviationDecoder, _compressai
+from pyro_vble.models import CAE, DecoderStd, networks
 
 ALPHA = 0.025
 
@@ -107,8 +107,8 @@ def test_the_padding_does_not_reach_the_crop_of_an_exact_size(cae):
     torch.testing.assert_close(cae.decode_mean(z, (3, 60, 100)), cae.decode_mean(z)[..., :60, :100])
 
 
-def test_variance_decoder(cae):
-    prior = CAE(cae.network, variance_decoder=StandardDeviationDecoder(small_network().g_s))
+def test_decoder_std(cae):
+    prior = CAE(cae.network, decoder_std=DecoderStd(small_network().g_s))
     x = prior.sample(2, (64, 64))
     mean, std = prior.decode(prior.encode(x)["z"])
     assert std.shape == mean.shape
@@ -137,14 +137,14 @@ def test_the_bundled_prior_beats_its_pixels(bundled, shared_data):
 
 class TestErrors:
     def test_a_network_without_hyper_latent(self):
-        factorized = _compressai.compressai().models.FactorizedPrior(8, 12)
+        factorized = networks.compressai().models.FactorizedPrior(8, 12)
         with pytest.raises(TypeError, match=r"hyperprior networks.*received FactorizedPrior"):
             CAE(factorized, ALPHA)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({}, "neither alpha nor variance_decoder"),
+            ({}, "neither alpha nor decoder_std"),
             ({"alpha": -1.0}, "alpha must be a positive, finite number"),
             ({"alpha": ALPHA, "distortion": "median"}, "distortion must be"),
             ({"alpha": ALPHA, "rate_scale": 1.5}, r"rate_scale must be in \(0, 1\]"),

@@ -5,8 +5,8 @@ import torch
 from helpers import ARCHITECTURES, small_network
 from torch import nn
 
-from pyro_vble.models._frozen import SubpixelConvTranspose2d, frozen
-from pyro_vble.models._gdn import FrozenGDN, fuse_gdn
+from pyro_vble.models.freezing import SubpixelConvTranspose2d, frozen
+from pyro_vble.models.gdn import FrozenGDN, fuse_gdn
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

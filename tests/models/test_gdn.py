@@ -5,7 +5,7 @@ import torch
 from compressai.layers import GDN
 from helpers import small_network
 
-from pyro_vble.models._gdn import FrozenGDN, FusedGDN, fuse_gdn
+from pyro_vble.models.gdn import FrozenGDN, FusedGDN, fuse_gdn
 
 
 def layer(inverse: bool, channels: int = 5) -> GDN:

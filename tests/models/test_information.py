@@ -11,8 +11,7 @@ from torch import nn
 
 import pyro_vble as pv
 from pyro_vble.guides import VBLE, VBLExz
-from pyro_vble.inference import FitSettings
-from pyro_vble.inference.steps import steps_of
+from pyro_vble.inference import FitSettings, svi_of
 from pyro_vble.models import VAE, RestorationModel
 from pyro_vble.physics import noise_distribution
 from pyro_vble.physics.problems import deblurring, denoising, gaussian_kernel, inpainting
@@ -59,7 +58,7 @@ def test_where_nothing_is_observed_the_prior_is_left(bundled):
     y = torch.rand(1, 3, 256, 256) * mask
     model = RestorationModel(bundled, inpainting(0.01, mask))
     latents = model.initial_latents(y)
-    std, prior = model.initial_std(y, latents)["z"], bundled.latent_variance(latents, (3, 256, 256))["z"].sqrt()
+    std, prior = model.start(y)["z"].std, bundled.latent_variance(latents, (3, 256, 256))["z"].sqrt()
     assert torch.allclose(std[..., 14:], prior[..., 14:])
     assert (std[..., :4] < 0.9 * prior[..., :4]).float().mean() > 0.9
 
@@ -109,8 +108,8 @@ def test_a_likelihood_without_gradient_leaves_the_priors_own_width(cae):
 
     physics = deepinv.physics.Denoising(Flat())
     guide = started(cae, physics, torch.rand(1, 3, 64, 64))
-    assert (guide.width["z"] == cae.initial_width["uniform"]).all()
-    assert guide.slow_parameters == []
+    assert torch.allclose(guide.width["z"], torch.ones(()))
+    assert guide.parameter_groups(0.2)[0]["params"] == []
 
 
 def test_informed_widths_move_at_a_fifth_of_the_rate(cae, denoising):
@@ -119,9 +118,12 @@ def test_informed_widths_move_at_a_fifth_of_the_rate(cae, denoising):
     model = RestorationModel(cae, denoising)
     guide = VBLE(model, y)
     before = {name: value.clone() for name, value in guide.named_parameters()}
-    steps_of(guide, y, FitSettings(), (model, guide)).step(0.2)
+    svi = svi_of(model, guide, y, FitSettings())
+    svi.optim.rate = 0.2
+    svi.step(y)
     moved = {name: float((value.detach() - before[name]).abs().max()) for name, value in guide.named_parameters()}
-    assert len(guide.slow_parameters) == 1
+    (group,) = guide.parameter_groups(0.2)
+    assert len(group["params"]) == 1
     for name, value in guide.named_parameters():
-        slow = any(value is p for p in guide.slow_parameters)
+        slow = any(value is p for p in group["params"])
         assert moved[name] == pytest.approx(0.04 if slow else 0.2, rel=1e-3)

@@ -9,7 +9,7 @@ from pyro import poutine
 
 import pyro_vble as pv
 from pyro_vble.models import CAE, convolutional_vae
-from pyro_vble.models._frozen import frozen
+from pyro_vble.models.freezing import frozen
 
 SIZE = (64, 64)
 

@@ -56,7 +56,7 @@ def test_restoring_explains_the_measurement(name, image, bundled):
     physics = operators()[name]
     y = physics(image)
     posterior = pv.restore(y, physics, bundled, num_steps=60, seed=0, progress=False)
-    assert posterior.image_shape == (1, *SHAPE)
+    assert posterior.shape == (1, *SHAPE)
     residual = (physics.A(posterior.mmse_z) - y)[observed_mask(physics, y)]
     assert float(residual.square().mean().sqrt()) < 0.04
     assert posterior.elbo[-5:].mean() > posterior.elbo[0]
@@ -75,7 +75,7 @@ def test_a_users_own_operator_with_an_adjoint(bundled):
     physics = Half(noise_model=NOISE)
     y = physics(torch.rand(1, 3, 64, 64))
     posterior = pv.restore(y, physics, bundled, num_steps=3, progress=False)
-    assert posterior.image_shape == (1, 3, 64, 64)
+    assert posterior.shape == (1, 3, 64, 64)
 
 
 def test_a_users_own_operator_with_a_alone(bundled):
@@ -100,18 +100,18 @@ def test_an_operator_without_adjoint_that_changes_the_size(bundled):
     with pytest.raises(ValueError, match="image_shape="):
         pv.restore(y, EverySecond(), bundled, progress=False)
     named = pv.restore(y, EverySecond(), bundled, image_shape=(3, 64, 64), num_steps=2, progress=False)
-    assert named.image_shape == (1, 3, 64, 64)
+    assert named.shape == (1, 3, 64, 64)
     vae = linear_vae(torch.randn(16, 2), torch.zeros(16), 0.1, (1, 4, 4)).float()
     matrix = MatrixPhysics(torch.randn(7, 16), NOISE)
     fit = pv.restore(torch.rand(3, 7), matrix, vae, num_steps=2, progress=False, precision="float32")
-    assert fit.image_shape == (3, 1, 4, 4), "a prior of one size tells the image's"
+    assert fit.shape == (3, 1, 4, 4), "a prior of one size tells the image's"
 
 
 def test_noise_levels_by_image_in_any_batch(bundled):
     for size in (1, 3):
         physics = Denoising(GaussianNoise(torch.linspace(0.1, 0.3, size)))
         posterior = pv.restore(torch.rand(size, 3, 64, 64), physics, bundled, num_steps=2, progress=False)
-        assert posterior.image_shape[0] == size
+        assert posterior.shape[0] == size
 
 
 def test_a_sinogram_is_inverted_not_resized():

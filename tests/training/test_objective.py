@@ -8,7 +8,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vble.guides import GaussianEncoder, UniformEncoder
 from pyro_vble.inference import DeviceELBO
-from pyro_vble.models import CAE, ImageModel, _compressai, convolutional_vae
+from pyro_vble.models import CAE, ImageModel, convolutional_vae, networks
 from pyro_vble.training import NegativeELBO
 
 ALPHA = 0.025
@@ -24,7 +24,7 @@ def rate_distortion_loss(network, x, noise, distortion="mean"):
     network.gaussian_conditional.quantize = lambda v, *_, **__: v + z
     out = network(x)
     if distortion == "mean":
-        _compressai.compressai()
+        networks.compressai()
         from compressai.losses import RateDistortionLoss
 
         return RateDistortionLoss(lmbda=ALPHA)(out, x)["loss"]

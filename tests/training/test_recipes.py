@@ -9,8 +9,8 @@ from pyro_vble.training.schedule import Budget, learning_rate
 
 def test_the_recipes_that_come_with_the_package():
     sizes = [f"{domain}-{size}" for domain in ("natural", "aerial") for size in ("cpu", "gpu", "large")]
-    expected = {f"{kind}-{size}" for kind in ("cae", "decoder-std") for size in sizes}
-    assert set(available_recipes()) == expected | {"vae-mnist", "decoder-std-vae-mnist"}
+    expected = {f"{kind}-{size}" for kind in ("cae", "decoder_std") for size in sizes}
+    assert set(available_recipes()) == expected | {"vae-mnist", "decoder_std-vae-mnist"}
     for name in available_recipes():
         recipe = load_recipe(name)
         assert parse_recipe(recipe.model_dump(mode="json")) == recipe
@@ -42,7 +42,7 @@ CAE = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "gan"}, "kind, one of cae, vae, decoder-std; in .* it is 'gan'"),
+        ({"kind": "gan"}, "kind, one of cae, vae, decoder_std; in .* it is 'gan'"),
         ({"bitrate": 3}, "bitrate: Extra inputs are not permitted"),
         ({"alpha": -1}, r"alpha: Input should be greater than 0 \(received -1\)"),
         ({"alpha": "much"}, r"alpha: .*valid number.*\(received 'much'\)"),
@@ -214,4 +214,4 @@ def test_a_prior_to_start_from_must_have_the_network(cae, bundled):
     with pytest.raises(ValueError, match="must have the recipe's network"):
         build_prior(parse_recipe(CAE), bundled)
     with pytest.raises(ValueError, match=r"belongs to a trained prior.*--init"):
-        build_prior(load_recipe("decoder-std-natural-cpu"))
+        build_prior(load_recipe("decoder_std-natural-cpu"))

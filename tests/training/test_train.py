@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 import pyro_vble as pv
-from pyro_vble.models import CAE, StandardDeviationDecoder
+from pyro_vble.models import CAE, DecoderStd
 from pyro_vble.training import (
     ImageSet,
     NegativeELBO,
@@ -39,7 +39,7 @@ CAE_RECIPE = {
     "precision": "float32",
 }
 STD_RECIPE = {
-    "kind": "decoder-std",
+    "kind": "decoder_std",
     "data": {"crop": 64, "batch_size": 2},
     "schedule": {"steps": 6, "lr": 1e-3},
     "precision": "float32",
@@ -469,9 +469,9 @@ class TestDecoderStd:
         for key, value in cae.network.state_dict().items():
             if not key.endswith(("quantiles", "_quantized_cdf", "_offset", "_cdf_length", "scale_table")):
                 assert torch.equal(prior.network.state_dict()[key], value), key
-        std = prior.variance_decoder
-        assert isinstance(std, StandardDeviationDecoder)
-        flat = StandardDeviationDecoder.starting_flat(cae.network.g_s, cae.gamma)
+        std = prior.decoder_std
+        assert isinstance(std, DecoderStd)
+        flat = DecoderStd.starting_flat(cae.network.g_s, cae.gamma)
         assert not torch.equal(std.network[-1].bias, flat.network[-1].bias)
         assert len(result.calibration.ratio) == 10
 
@@ -490,12 +490,12 @@ class TestDecoderStd:
         assert_same_weights(tmp_path / "whole" / "prior.safetensors", tmp_path / "a" / "prior.safetensors")
 
     def test_a_prior_without_one_standard_deviation_to_start_at(self, cae):
-        other = CAE(cae.network, variance_decoder=torch.nn.Conv2d(12, 3, 1))
+        other = CAE(cae.network, decoder_std=torch.nn.Conv2d(12, 3, 1))
         with pytest.raises(ValueError, match="starts at the prior's one standard deviation"):
             build_prior(parse_recipe(STD_RECIPE), other)
 
     def test_it_starts_at_gamma(self, cae):
-        std = StandardDeviationDecoder.starting_flat(cae.network.g_s, cae.gamma)
+        std = DecoderStd.starting_flat(cae.network.g_s, cae.gamma)
         torch.testing.assert_close(std(torch.randn(1, 12, 4, 4)), torch.full((1, 3, 64, 64), cae.gamma))
 
     def test_it_goes_on_from_a_prior_that_has_one(self, cae, photographs, tmp_path):
@@ -525,17 +525,17 @@ class TestDecoderStd:
             (STD_RECIPE, "flat", "received a prior without one; change the recipe or leave out --init-std"),
             ({**STD_RECIPE, "floor": 0.5}, "decoder", r"recipe's link and floor .*0\.5.*received sigmoid"),
             (STD_RECIPE, "other", "differs.*leave out --init-std"),
-            (CAE_RECIPE, "decoder", "Only recipes of kind decoder-std"),
+            (CAE_RECIPE, "decoder", "Only recipes of kind decoder_std"),
         ],
     )
     def test_another_priors_that_cannot_be(self, cae, content, std, message):
-        wide = StandardDeviationDecoder.starting_flat(torch.nn.ConvTranspose2d(5, 3, 16, 16), 0.1)
+        wide = DecoderStd.starting_flat(torch.nn.ConvTranspose2d(5, 3, 16, 16), 0.1)
         deviations = {
             "flat": None,
-            "decoder": StandardDeviationDecoder.starting_flat(cae.network.g_s, cae.gamma),
+            "decoder": DecoderStd.starting_flat(cae.network.g_s, cae.gamma),
             "other": wide,
         }[std]
-        other = CAE(cae.network, cae.alpha, variance_decoder=deviations)
+        other = CAE(cae.network, cae.alpha, decoder_std=deviations)
         with pytest.raises(ValueError, match=message):
             build_prior(parse_recipe(content), cae, other)
 

@@ -1,0 +1,102 @@
+"""What the library asks of a guide: methods that a guide may have, with defaults that work for any Pyro guide.
+
+| method or attribute of a guide | what it says | without it |
+|---|---|---|
+| ``parameter_groups(slow_part)`` | parameters that move at a part of the learning rate | all move at the whole rate |
+| ``rows(images)``, ``write_rows(images, rows)`` | how a batch is fitted in parts | it is fitted whole |
+| ``scatter_(y)`` | how a further fit starts elsewhere | Pyro's automatic guides start at scattered values; \
+others are refused ``num_fits`` |
+| ``reparameterised`` | whether every site is | it is run once, and looked at |
+| ``elbo`` | "mean_field", "trace" or "stl" | "trace" |
+| ``options`` | keyword arguments that build it again, for a file | those of ``functools.partial`` |
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoContinuous, AutoGuide, AutoStructured
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.distributions import biject_to, constraints
+
+from pyro_vble.guides.constrained import SCATTERED_PARAMETER
+from pyro_vble.guides.factor import SCATTERED_WIDTHS
+from pyro_vble.guides.parameters import StoredGuide
+from pyro_vble.guides.starting import start_at
+from pyro_vble.seeding import forked_generators
+
+
+def parameter_groups(guide: Callable, slow_part: float) -> list[dict[str, Any]]:
+    """Groups {"params": [...], "part": part of the learning rate}; what is in none of them moves at all of it.
+
+    In Pyro's own guides matrices couple latents: each of n latents is a sum over a row of n numbers, and would move by
+    n times the rate.
+    """
+    if callable(method := getattr(guide, "parameter_groups", None)):
+        return method(slow_part)
+    if isinstance(guide, AutoContinuous | AutoStructured):
+        return [{"params": [p], "part": 1 / p.shape[1]} for p in guide.parameters() if p.dim() == 2]
+    return []
+
+
+def rows(guide: Callable, images: slice) -> Mapping[str, Tensor] | None:
+    """What a guide has learnt of some images of its batch; None if it cannot be told apart."""
+    return method(images) if callable(method := getattr(guide, "rows", None)) else None
+
+
+def write_rows(guide: Callable, images: slice, learnt: Mapping[str, Tensor]) -> None:
+    """Write what was learnt of some images where they stand in the guide of the whole batch."""
+    guide.write_rows(images, learnt)
+
+
+def check_can_scatter(guide: Callable) -> None:
+    """Raise unless further fits of a guide can start elsewhere than the first.
+
+    Raises:
+        ValueError: If nothing is known of where it starts.
+    """
+    if not (callable(getattr(guide, "scatter_", None)) or isinstance(guide, AutoGuide)):
+        raise ValueError(
+            f"num_fits starts every fit but the first elsewhere; received {guide_name(guide)}, of which no way is "
+            "known; give it a method scatter_(y) that moves its parameters, or leave num_fits at 1."
+        )
+
+
+@torch.no_grad()
+def scatter(guide: Callable, model: nn.Module, y: Tensor) -> None:
+    """Move the centres of a guide by some of its widths: fits that agree from scattered starts have converged."""
+    check_can_scatter(guide)
+    if callable(method := getattr(guide, "scatter_", None)):
+        method(y)
+    else:
+        start_at(guide, model, {site: _scattered(start) for site, start in model.start(y).items()})
+
+
+def is_reparameterised(guide: Callable, y: Tensor) -> bool:
+    """Whether every site of a guide is; Pyro's automatic guides make their parameters at this, their first call."""
+    if isinstance(said := getattr(guide, "reparameterised", None), bool):
+        return said
+    with forked_generators(y.device), torch.no_grad():
+        trace = poutine.trace(guide).get_trace(y)
+    samples = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    return all(site["fn"].has_rsample for site in samples)
+
+
+def suited_elbo(guide: Callable) -> str:
+    """The ELBO that a guide is fitted with unless one is told."""
+    return said if isinstance(said := getattr(guide, "elbo", None), str) else "trace"
+
+
+def guide_name(guide: Any) -> str:
+    """What to call a guide, or what makes one."""
+    guide = guide.function if isinstance(guide, StoredGuide) else guide
+    return getattr(guide, "__name__", type(guide).__name__)
+
+
+def _scattered(start: Any) -> Tensor:
+    if start.support is constraints.real:
+        return start.loc + SCATTERED_WIDTHS * start.std * torch.randn_like(start.loc)
+    transform = biject_to(start.support)
+    return transform(transform.inv(start.loc) + SCATTERED_PARAMETER * torch.randn_like(start.loc))

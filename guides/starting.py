@@ -1,0 +1,31 @@
+"""Starting Pyro's automatic guides where this library's guides start."""
+
+from typing import Any
+
+from pyro.distributions.transforms import AffineTransform, ComposeTransformModule
+from pyro.infer.autoguide import AutoGuide, init_to_feasible, init_to_median, init_to_value
+from pyro.infer.autoguide.guides import AutoNormalizingFlow
+from pyro.infer.autoguide.initialization import InitMessenger
+from torch import Tensor
+
+# The standard deviation that Pyro's own Gaussian guides start from, for its normalising flows, which have none.
+_FLOW_SCALE = 0.1
+
+
+def start_at(guide: AutoGuide, model: Any, values: dict[str, Tensor]) -> None:
+    """Let one of Pyro's automatic guides, which has not run yet, start at these values of its sites."""
+    # Pyro takes a start at construction only, and keeps the model with it here.
+    guide._model = (InitMessenger(init_to_value(values=values))(model),)
+    if isinstance(guide, AutoNormalizingFlow) and not hasattr(guide, "_flow_alone"):
+        guide._flow_alone = flow = guide._init_transform_fn
+
+        def flow_about_the_start(dim: int) -> ComposeTransformModule:
+            return ComposeTransformModule([flow(dim), AffineTransform(guide._init_loc(), _FLOW_SCALE)])
+
+        guide._init_transform_fn = flow_about_the_start
+
+
+def starts_by_default(guide: AutoGuide) -> bool:
+    """Whether an automatic guide would start at its own default, and has not begun."""
+    start = getattr(guide, "init_loc_fn", init_to_median)
+    return guide.prototype_trace is None and start in (init_to_median, init_to_feasible)

@@ -1,0 +1,122 @@
+"""Steps of Pyro's SVI captured once in a CUDA graph, and replayed."""
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vble.inference.svi import FitSVI
+
+
+class CapturedSVI(FitSVI):
+    """Steps captured once in a CUDA graph and replayed: one launch in place of a thousand.
+
+    The first two steps are taken eagerly, on a stream of their own as capture wants it, the second under CUDA's watch
+    for anything that would make the host wait. What cannot be captured goes on eagerly, with one warning. The arguments
+    of ``step`` are those of its first call.
+    """
+
+    read_every = 10
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._taken = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captured_loss: Tensor | None = None
+        self._device = next((p.device for p in self.parameters), torch.device("cuda"))
+        self._stream: torch.cuda.Stream | None = _stream_on(self._device)
+
+    def step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Take one step at the optimiser's rate; returns the loss before it, not looked at yet."""
+        with torch.cuda.device(self._device):
+            return self._step(*args, **kwargs)
+
+    def release(self) -> None:
+        """Let go of what only further steps need: gradients, and the graph whose memory they lie in."""
+        super().release()
+        self._graph = self._captured_loss = None
+
+    def _step(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self._stream is None:
+            return super().step(*args, **kwargs)
+        self._taken += 1
+        if self._taken == 1:
+            return self._aside(lambda: super(CapturedSVI, self).step(*args, **kwargs))
+        if self._graph is not None:
+            return self._replay()
+        try:
+            if self._taken == 2:
+                return self._aside(lambda: self._watched(*args, **kwargs))
+            self._capture(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            super().release()
+            self._stream = None
+            reason = str(error).splitlines()[0]
+        # Outside the handler, whose exception would keep the failed attempt's tensors alive.
+        if self._stream is not None:
+            return self._replay()
+        warnings.warn(
+            "This fit cannot be captured in a CUDA graph and goes on step by step, several times slower: "
+            f"{reason}. An operator or guide that reads a value back to the CPU (.item(), a branch on a tensor) is the "
+            "usual cause.",
+            stacklevel=2,
+        )
+        return super().step(*args, **kwargs)
+
+    def _watched(self, *args: Any, **kwargs: Any) -> Tensor:
+        """A step, or an error before it changes anything if the host has to wait for it."""
+        with _no_waiting():
+            return super().step(*args, **kwargs)
+
+    def _capture(self, *args: Any, **kwargs: Any) -> None:
+        """Capture a step; nothing of it is executed."""
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        random, stream = generator.clone_state(), torch.cuda.current_stream()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._captured_loss = self.gradient(*args, **kwargs)
+                self.update()
+        except BaseException:
+            # A generator that was being captured answers nobody else, and a capture that CUDA ended leaves its stream.
+            torch.cuda.set_stream(stream)
+            generator.graphsafe_set_state(random)
+            raise
+        self._graph = graph
+
+    def _replay(self) -> Tensor:
+        self._graph.replay()
+        return self._captured_loss.clone()
+
+    def _aside(self, work: Callable[[], Any]) -> Any:
+        """Do something on the stream of the capture."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = work()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return result
+
+
+@functools.cache
+def _stream_on(device: torch.device) -> "torch.cuda.Stream":
+    """The stream of all captures on a device: matrix products keep a workspace for every stream they have seen."""
+    return torch.cuda.Stream(device)
+
+
+@contextlib.contextmanager
+def _no_waiting() -> Iterator[None]:
+    """A scope in which it is an error if the host waits for the GPU."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls this mode a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)

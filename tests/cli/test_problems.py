@@ -1,0 +1,140 @@
+"""One registry of problems: what is entered there is known to every command."""
+
+import json
+import subprocess
+import sys
+from typing import Annotated
+
+import pytest
+import skimage.data
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from pyro_vble.cli import options, problems
+from pyro_vble.cli.calibrate import calibrate
+from pyro_vble.cli.demo import demo
+from pyro_vble.cli.fit import Fit
+from pyro_vble.cli.guides import GUIDES
+from pyro_vble.cli.problems import PROBLEMS, Problem
+from pyro_vble.cli.restore import restore
+from pyro_vble.io.images import read_image
+
+QUICK = ["--noise", 0.02, "--steps", 2, "--samples", 3]
+
+
+def _shrinking(
+    y, noise, *, shrink: Annotated[int, typer.Option(min=2)] = 2, blur_sigma: problems.BlurSigma = 1.0
+):  # what a new problem needs to write
+    from deepinv.physics import Downsampling
+
+    from pyro_vble.physics.problems import gaussian_kernel, gaussian_noise
+
+    shape = (y.shape[1], shrink * y.shape[2], shrink * y.shape[3])
+    psf = gaussian_kernel(blur_sigma)[None, None]
+    return Downsampling(img_size=shape, filter=psf, factor=shrink, padding="reflect", noise_model=gaussian_noise(noise))
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """The commands of a program that has one problem more."""
+    new = Problem(
+        "shrink",
+        "a blur and too few pixels",
+        "Shrinking by {shrink} (noise {noise:g})",
+        _shrinking,
+        blame=lambda shrink, **_: f"another --shrink than {shrink}",
+        enlarged_by="shrink",
+        example={"shrink": 4},
+    )
+    monkeypatch.setitem(PROBLEMS, "shrink", new)
+    app = typer.Typer()
+    app.command()(demo)
+    for command in (restore, calibrate):
+        app.command()(options.unfolded(problem=problems.chosen(), fit=Fit)(command.__wrapped__))
+
+    def invoke(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False).output
+
+    return invoke
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sharp").mkdir()
+    for i in range(3):
+        Image.fromarray(skimage.data.cat()[60 : 60 + 64, 80 * i : 80 * i + 64]).save(tmp_path / "sharp" / f"{i}.png")
+    return tmp_path
+
+
+def test_a_new_problem_is_restored(run, folder):
+    out = folder / "out"
+    run("restore", folder / "sharp" / "0.png", "--output", out, "--problem", "shrink", "--shrink", 3, *QUICK)
+    assert read_image(out / "restored.png").values.shape == (1, 3, 192, 192)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["problem"] == "shrink"
+    assert metrics["problem_options"] == {"shrink": 3, "blur_sigma": 1.0}
+
+
+def test_a_new_problem_is_blamed(run, folder):
+    arguments = ("--output", folder / "out", "--problem", "shrink", "--noise", 1e-4, "--steps", 2, "--samples", 3)
+    said = run("restore", folder / "sharp" / "0.png", *arguments)
+    assert "another --shrink than 2, or another noise than --noise says, or a fit" in " ".join(said.split())
+
+
+def test_a_new_problem_keeps_its_options_to_itself(run, folder):
+    common = ("restore", folder / "sharp" / "0.png", "--output", folder / "out", "--problem")
+    with pytest.raises(ValueError, match="--shrink belongs to --problem shrink; received it with deblur"):
+        run(*common, "deblur", "--shrink", 3)
+    with pytest.raises(ValueError, match="--blur-sigma belongs to --problem deblur or shrink; received it with"):
+        run(*common, "denoise", "--blur-sigma", 3)
+
+
+@pytest.mark.filterwarnings("ignore:A calibration on")
+def test_a_new_problem_is_calibrated(run, folder):
+    common = ("calibrate", folder / "sharp", "--output", folder / "c.json", "--problem", "shrink", "--crop", 64)
+    with pytest.raises(ValueError, match="--crop must be a multiple of --shrink 3; received 64"):
+        run(*common, "--shrink", 3, *QUICK)
+    assert "Learnt on 3 images" in run(*common, "--blur-sigma", 0.8, *QUICK)
+
+
+def test_a_new_problem_is_demonstrated(run, folder):
+    said = run("demo", "--output", folder, "--size", 64, "--problem", "shrink", *QUICK[2:])
+    assert "Shrinking by 4 (noise 0.03) of scikit-image's 'cat'" in said
+    assert read_image(folder / "measurement.png").values.shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_simulation_has_the_operator_that_its_measurement_is_given(name):
+    truth = torch.rand(1, 3, 64, 64)
+    problem = PROBLEMS[name]
+    physics, y = problem.simulate(truth, 0.1)
+    assert [problem.ratio * side for side in y.shape[2:]] == [64, 64]
+    if not problem.fills:
+        torch.testing.assert_close(problem.build(y, 0.1).A(truth), physics.A(truth))
+
+
+def test_pixels_are_missing_whatever_their_noise():
+    physics, y = PROBLEMS["inpaint"].simulate(torch.zeros(1, 3, 128, 128), 0.1)
+    observed = physics.mask[0] > 0
+    assert observed.float().mean() == pytest.approx(0.5, abs=0.02)
+    for band in range(3):
+        assert y[0, band][observed[band]].std() == pytest.approx(0.1, rel=0.03)
+
+
+def test_guides_are_loaded_by_their_names():
+    from pyro_vble import guides
+
+    assert {name: guide.load().func for name, guide in GUIDES.items()} == {
+        "vble": guides.VBLE,
+        "vble-xz": guides.VBLExz,
+        "vble-xz-free": guides.VBLExz,
+        "map-z": guides.MAPz,
+    }
+    assert [name for name, guide in GUIDES.items() if not guide.spread] == ["map-z"]
+
+
+def test_the_whole_command_line_is_imported_without_what_computes():
+    code = "import sys, pyro_vble.cli.app; print({'torch', 'pyro', 'deepinv', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
