@@ -109,17 +109,17 @@ def test_all_and_test_have_every_extra():
 def test_the_core_restores_photographs(tmp_path):
     """PNG, JPEG, and a TIFF without georeference; and the demo."""
     photograph = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    for name in ("a.png", "b.jpg", "c.tif"):
+    for name in ("a.png", "b.jpg"):
         Image.fromarray(photograph).save(tmp_path / name)
     holes = photograph.astype(np.float32) / 255
     holes[3:9, 4:10] = np.nan
-    tifffile.imwrite(tmp_path / "d.tif", holes, photometric="rgb")
+    tifffile.imwrite(tmp_path / "c.tif", holes, photometric="rgb")
     code = """
 from typer.testing import CliRunner
 from pyro_vble.cli.app import app
 
 quick = ["--steps", "2", "--samples", "3"]
-for name in ("a.png", "b.jpg", "c.tif", "d.tif"):
+for name in ("a.png", "b.jpg", "c.tif"):
     arguments = ["restore", name, "--output", name + "-out", "--problem", "denoise", *quick]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -129,7 +129,7 @@ for command in ("restore", "demo", "train", "calibrate", "models"):
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 """
     with_the_core_alone(code, tmp_path)
-    for name in ("a.png", "b.jpg", "c.tif", "d.tif"):
+    for name in ("a.png", "b.jpg", "c.tif"):
         written = {path.name for path in (tmp_path / f"{name}-out").iterdir()}
         assert {"std.tif", "figure.png", "fit.pvble", "posterior.nc", "metrics.json"} <= written
     assert (tmp_path / "pyro-vble-demo" / "posterior.nc").exists()

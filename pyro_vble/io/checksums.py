@@ -4,12 +4,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pyro_vble._arguments import BrokenRuleError, Rule
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHUNK = 1 << 20
 
@@ -46,7 +46,7 @@ def digest_of(path: Path, digest: Any = None) -> str:
     return digest.hexdigest()
 
 
-def tensors_checksum(tensors: Mapping[str, Tensor], *texts: str) -> str:
+def tensors_checksum(tensors: Mapping[str, "Tensor"], *texts: str) -> str:
     """A SHA-256 checksum of names, types, shapes and values of tensors, whatever their order, and of texts.
 
     Example:
@@ -58,6 +58,8 @@ def tensors_checksum(tensors: Mapping[str, Tensor], *texts: str) -> str:
         >>> tensors_checksum({"a": a}) == tensors_checksum({"a": a.double()})
         False
     """
+    import torch
+
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{len(text)}:{text}".encode())
