@@ -4,6 +4,7 @@ A guide of this library is one :class:`Factor` a site; a factor's call returns a
 """
 
 from pyro_vble.guides.constrained import ConstrainedFactor
+from pyro_vble.guides.default import DEFAULT_GUIDE
 from pyro_vble.guides.factor import Factor, LocationScaleFactor
 from pyro_vble.guides.gaussian import GaussianFactor
 from pyro_vble.guides.gaussian_encoder import GaussianEncoder
@@ -16,6 +17,7 @@ from pyro_vble.guides.vble import VBLE
 from pyro_vble.guides.vble_xz import VBLExz
 
 __all__ = [
+    "DEFAULT_GUIDE",
     "VBLE",
     "ConstrainedFactor",
     "Factor",

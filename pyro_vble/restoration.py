@@ -23,7 +23,7 @@ from pyro_vble._arguments import (
     rate_scale_of,
 )
 from pyro_vble._one_at_a_time import one_at_a_time
-from pyro_vble.guides import VBLE, MAPz
+from pyro_vble.guides import DEFAULT_GUIDE, VBLE, MAPz
 from pyro_vble.guides.abilities import check_can_scatter, scatter
 from pyro_vble.guides.building import unwrapped
 from pyro_vble.inference import FitDivergedError, FitSettings, Problem, best_rate_scale, fit_batch, resolve_device
@@ -55,7 +55,7 @@ def restore(
     y: Any,
     physics: Any,
     prior: Any,
-    guide: Any = VBLE,
+    guide: Any = DEFAULT_GUIDE,
     *,
     num_steps: Count = 60,
     lr: Positive = 0.2,
@@ -81,7 +81,8 @@ def restore(
         y: Measurement (B, C, H', W') of images in [0, 1]; NaN where unobserved.
         physics: The forward operator with its noise model, a ``deepinv.physics.Physics`` (or an object with ``A``).
         prior: A prior, or a name or path for :func:`load_prior`.
-        guide: The variational family: ``VBLE``, ``VBLExz``, ``MAPz``, one of Pyro's automatic guides
+        guide: The variational family, by default VBLE-xz with a free mean: ``VBLE`` (1.6 times as fast, its error bars
+            narrower), ``VBLExz``, ``MAPz``, one of Pyro's automatic guides
             (``pyro.infer.autoguide.AutoNormal``, ...), or any callable (model, y) -> guide. Options travel as
             ``functools.partial(VBLExz, free_mean=True)``.
         num_steps: Largest number of optimisation steps.
