@@ -31,10 +31,10 @@ def demo(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
 ) -> None:
-    """Degrade a photograph, restore it with VBLE and VBLE-xz, and compare both with the truth.
+    """Degrade a photograph, restore it with VBLE and with VBLE-xz with a free mean, and compare both with the truth.
 
     Writes **figure.png** (truth, measurement, estimate, samples, true and predicted error; one row a guide), the
-    images, **posterior.nc** (VBLE-xz's draws, for ArviZ) and **metrics.json** into the output folder, and prints PSNR
+    images, **posterior.nc** (draws of the latter, for ArviZ) and **metrics.json** into the output folder, and prints PSNR
     before and after, the coverage of the 90 % intervals and the time.
     """
     import torch
@@ -48,7 +48,7 @@ def demo(
     from pyro_vble.io.images import write_image
     from pyro_vble.seeding import seeded
 
-    labels = {"VBLE": GUIDES["vble"], "VBLE-xz": GUIDES["vble-xz"]}
+    labels = {"VBLE": GUIDES["vble"], "VBLE-xz-free": GUIDES["vble-xz-free"]}
     names = ["truth.png", "measurement.png", "figure.png", "posterior.nc", "metrics.json"]
     names += [name for label in labels for name in report.file_names(".png", stem=label.lower() + "_")]
     prepare_folder(output, names, [])
@@ -98,7 +98,7 @@ def demo(
         measurement_note=f"{before:.2f} dB" if y.shape == truth.shape else f"{before:.2f} dB, resized",
         title=f"{description}, scikit-image's '{image}'",
     )
-    report.write_netcdf(output / "posterior.nc", posteriors["VBLE-xz"], min(samples, 50), truth)
+    report.write_netcdf(output / "posterior.nc", posteriors["VBLE-xz-free"], min(samples, 50), truth)
     report.write_metrics(
         output / "metrics.json",
         {

@@ -174,9 +174,10 @@ def predictive_check(posterior: OnePosterior, *, num_samples: Count = 100, seed:
         >>> import torch, deepinv
         >>> import pyro_vble as pv
         >>> from pyro_vble.diagnostics import predictive_check
+        >>> from pyro_vble.guides import VBLE
         >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
         >>> y = 0.5 + 0.2 * torch.randn(1, 3, 64, 64)  # twice the noise that the operator tells of
-        >>> posterior = pv.restore(y, physics, "cae-bsd", seed=0, num_steps=30, progress=False)
+        >>> posterior = pv.restore(y, physics, "cae-bsd", VBLE, seed=0, num_steps=30, progress=False)
         >>> check = predictive_check(posterior, num_samples=20)
         >>> bool(check.ratio > 1.5), bool(check.explained)
         (True, False)

@@ -46,8 +46,8 @@ def test_demo_writes_what_it_promises(tmp_path, problem):
     } <= written
     assert not [name for name in written if "partial" in name]
     metrics = json.loads((out / "metrics.json").read_text())
-    assert set(metrics["guides"]) == {"VBLE", "VBLE-xz"}
-    assert 0 <= metrics["guides"]["VBLE-xz"]["coverage_90"] <= 1
+    assert set(metrics["guides"]) == {"VBLE", "VBLE-xz-free"}
+    assert 0 <= metrics["guides"]["VBLE-xz-free"]["coverage_90"] <= 1
     assert metrics["guides"]["VBLE"]["seconds"]["fit"] > 0
     assert az.from_netcdf(str(out / "posterior.nc")).posterior["image"].sizes["draw"] == 6
     with Image.open(out / "figure.png") as figure:

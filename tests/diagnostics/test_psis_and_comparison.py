@@ -69,7 +69,7 @@ class TestImportanceSampling:
         guide = VBLE(model, y, family="uniform")
         with torch.no_grad():
             guide.factors["z"].loc.copy_(mean)
-            guide.factors["z"].free_std = torch.full_like(mean, 2.0 * std)
+            guide.factors["z"].free_std = torch.full_like(mean, 2.0 * std / 12**0.5)  # a box of that width
         found = importance_sampling(Posterior(model, guide, y, precision="float64", seed=0), 2000)
         spread = std * W.square().sum(1).sqrt().reshape(1, 1, 4, 4)
         assert float((found.std / spread).mean()) < 0.8, "weighting has not mended the width"

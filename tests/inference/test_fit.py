@@ -54,7 +54,7 @@ class TestPlainPyro:
 
     def test_restore_is_fit_is_by_hand(self, cae):
         y = torch.rand(1, 3, 64, 64)
-        first = pv.restore(y, PHYSICS, cae, num_steps=5, **QUIET)
+        first = pv.restore(y, PHYSICS, cae, VBLE, num_steps=5, **QUIET)
         second = pv.fit(*pair(cae, y), y, num_steps=5, **QUIET)
         assert torch.equal(first.elbo, second.elbo)
         assert torch.equal(first.mmse_x(5), second.mmse_x(5))
