@@ -13,7 +13,6 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vble._allocator import freed_memory_kept
 from pyro_vble._arguments import BrokenRuleError, Count, Probability, Rule, Seed, checked
 from pyro_vble._one_at_a_time import program_lock
 from pyro_vble._streaming import Moments, joined, streamed_quantiles
@@ -297,14 +296,13 @@ class Posterior:
         pixels = self.image_shape[0] * _networks_passes(self.image_shape[1], self.model.prior.bands)
         pixels *= self.image_shape[2] * self.image_shape[3]
         size = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
-        with freed_memory_kept():
-            for index, start in enumerate(range(0, num_samples, size)):
-                # As in a fit, what Pyro validates it validates once.
-                unchecked = pyro.validation_enabled(False) if index else contextlib.nullcontext()
-                random = seeded(derived_seed(seed, "draws", index))
-                with program_lock, torch.inference_mode(False), random, unchecked:
-                    made = make(self, min(size, num_samples - start))
-                yield made
+        for index, start in enumerate(range(0, num_samples, size)):
+            # As in a fit, what Pyro validates it validates once.
+            unchecked = pyro.validation_enabled(False) if index else contextlib.nullcontext()
+            random = seeded(derived_seed(seed, "draws", index))
+            with program_lock, torch.inference_mode(False), random, unchecked:
+                made = make(self, min(size, num_samples - start))
+            yield made
 
     def _predictive_chunks(self, num_samples: int, seed: int | None) -> Iterator[Tensor]:
         """Posterior predictive measurements in chunks (n, B, ...), of the same draws as the images of the seed."""

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_vble._allocator import keep_freed_memory
 from pyro_vble.cli import options
 
 train_app = typer.Typer(
@@ -132,7 +131,6 @@ def _train(
     **settings: Any,
 ) -> None:
     started = time.monotonic()
-    keep_freed_memory()
     from pyro_vble import load_prior
     from pyro_vble.cli import report
     from pyro_vble.cli.outputs import prepare_folder

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from pyro_vble._allocator import freed_memory_kept
 from pyro_vble._arguments import BrokenRuleError, Count, Function, NotNegative, Positive, Progress, Rule, Seed, checked
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble.guides._parameters import parameter_scope, parameters_of, with_own_parameters
@@ -148,7 +147,7 @@ def fit(
         found.interrupted = interrupted
         return found
 
-    scopes = seeded(seed), network_precision(precision, y.device), parameter_scope(guide), freed_memory_kept()
+    scopes = seeded(seed), network_precision(precision, y.device), parameter_scope(guide)
     with contextlib.ExitStack() as stack:
         for scope in (torch.inference_mode(False), torch.enable_grad(), *scopes):
             stack.enter_context(scope)
