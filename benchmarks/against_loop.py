@@ -9,7 +9,6 @@ from torch import Tensor
 import pyro_vble as pv
 from benchmarks.measuring import peak_memory, photograph, stopwatch
 from benchmarks.published_loop import PublishedFit, as_published, published_elbo, published_fit, published_samples
-from pyro_vble._allocator import freed_memory_kept
 from pyro_vble._streaming import streamed_quantiles
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.inference import FitSettings
@@ -145,8 +144,7 @@ def _medians(runs: list[dict]) -> dict[str, float]:
 
 @torch.no_grad()
 def _elbo(problem: tuple, fit: PublishedFit, std: object) -> dict[str, float]:
-    with freed_memory_kept():
-        values = torch.stack([published_elbo(*problem, fit, std) for _ in range(_EVALUATIONS)])
+    values = torch.stack([published_elbo(*problem, fit, std) for _ in range(_EVALUATIONS)])
     return {"elbo": float(values.mean()), "elbo_standard_error": float(values.std() / _EVALUATIONS**0.5)}
 
 

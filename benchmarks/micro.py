@@ -11,8 +11,7 @@ import torch
 from benchmarks.against_loop import bundled
 from benchmarks.measuring import photograph, synchronize
 from benchmarks.scaling import Problem
-from pyro_vble import Posterior
-from pyro_vble._allocator import freed_memory_kept
+from pyro_vble import Posterior, keep_freed_memory
 from pyro_vble._streaming import Moments, streamed_quantiles
 from pyro_vble.distributions._numerics import log_ndtr_difference
 from pyro_vble.guides import VBLE, MAPz, VBLExz
@@ -27,7 +26,8 @@ GUIDES = {"VBLE": VBLE, "VBLExz": VBLExz, "MAPz": MAPz}
 
 @pytest.fixture(autouse=True)
 def _as_in_a_fit():
-    with freed_memory_kept(), pyro.validation_enabled(False):
+    keep_freed_memory()
+    with pyro.validation_enabled(False):
         yield
 
 

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.against_loop import GUIDES, bundled
 from benchmarks.measuring import median_seconds, stopwatch
 from benchmarks.scaling import Problem
-from pyro_vble._allocator import freed_memory_kept
+from pyro_vble import keep_freed_memory
 from pyro_vble.inference import resolve_device
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.io.atomic import atomic_path
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=15, help="operators listed")
     parser.add_argument("--trace", type=Path, help="file for chrome://tracing or ui.perfetto.dev")
     options = parser.parse_args()
+    keep_freed_memory()
     device = resolve_device(options.device)
     problem = Problem(bundled(), device, options.side, options.batch, guide=GUIDES[options.guide])
     seconds = problem.seconds(15)
@@ -62,7 +63,7 @@ def parts(problem: Problem) -> dict[str, float]:
     if guide.latent_image and prior.decoder_std is not None:
         pieces["decoder of standard deviations"] = (lambda z: prior.decode_std(z, shape), z)
     times = {}
-    with freed_memory_kept(), pyro.validation_enabled(False), network_precision(problem.precision, problem.device):
+    with pyro.validation_enabled(False), network_precision(problem.precision, problem.device):
         for name, (function, start) in pieces.items():
             times[name] = median_seconds(lambda f=function, s=start: _there_and_back(f, s), problem.device, 15)
     return times
@@ -85,7 +86,7 @@ def print_operators(problem: Problem, rows: int, trace: Path | None) -> None:
     activities = [ProfilerActivity.CPU]
     if problem.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    with freed_memory_kept(), profile(activities=activities) as record, stopwatch(problem.device) as elapsed:
+    with profile(activities=activities) as record, stopwatch(problem.device) as elapsed:
         for _ in range(_PROFILED_STEPS):
             problem.step()
     seconds = elapsed[0] / _PROFILED_STEPS

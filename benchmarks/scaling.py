@@ -10,7 +10,6 @@ import pyro_vble as pv
 from benchmarks.against_loop import SIGMA
 from benchmarks.measuring import median_seconds, peak_memory, photograph, stopwatch
 from benchmarks.published_loop import PublishedFit, published_elbo
-from pyro_vble._allocator import freed_memory_kept
 from pyro_vble.guides import VBLE
 from pyro_vble.guides.parameters import parameter_scope
 from pyro_vble.inference import FitSettings, svi_of
@@ -59,10 +58,9 @@ class Problem:
 
     def seconds(self, repeats: int = 7) -> float:
         """Median time of a step."""
-        with freed_memory_kept():
-            for _ in range(4):  # the fourth is captured, on CUDA
-                self.step()
-            return median_seconds(self.step, self.device, repeats)
+        for _ in range(4):  # the fourth is captured, on CUDA
+            self.step()
+        return median_seconds(self.step, self.device, repeats)
 
 
 def by_side(prior: CAE, device: torch.device, sides: tuple[int, ...]) -> list[dict]:
@@ -139,7 +137,7 @@ def share_of_pyro(prior: CAE, device: torch.device, side: int) -> dict:
         optimiser.zero_grad()
 
     times: dict[str, list[float]] = {"plain": [], "eager": []}
-    with freed_memory_kept(), pyro.validation_enabled(False):
+    with pyro.validation_enabled(False):
         for turn in range(33):
             for name, step in (("plain", plain), ("eager", problem.step)):
                 with stopwatch(device) as seconds:

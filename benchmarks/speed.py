@@ -15,6 +15,7 @@ import matplotlib as mpl
 from benchmarks import scaling
 from benchmarks.against_loop import bundled, compare, context_model
 from benchmarks.measuring import surroundings
+from pyro_vble import keep_freed_memory
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.inference import resolve_device, resolve_precision
 from pyro_vble.io.atomic import atomic_path
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", default=["cat"], help="photographs of scikit-image")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command line does; here for the loop too
     device = resolve_device(options.device)
     prior = bundled()
     begin = time.perf_counter()

@@ -15,7 +15,6 @@ import pyro
 import torch
 
 import pyro_vble as pv
-from pyro_vble._allocator import keep_freed_memory
 from pyro_vble.inference.precision import resolve_device, resolve_precision
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.models import CAE, Prior
@@ -149,7 +148,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     device = resolve_device(options.device)
-    keep_freed_memory()  # as `pyro-vble train` does; here for both loops
+    pv.keep_freed_memory()  # as `pyro-vble train` does; here for both loops
     recipes = [r for r in options.recipes if not options.quick or not r.endswith(("-gpu", "-large"))]
     rows = []
     print(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_vble._version import __version__
 
 if TYPE_CHECKING:
+    from pyro_vble._allocator import keep_freed_memory
     from pyro_vble._one_at_a_time import program_lock
     from pyro_vble.diagnostics.comparison import compare_guides
     from pyro_vble.diagnostics.reference import reference_posterior
@@ -36,6 +37,7 @@ __all__ = [
     "available_priors",
     "compare_guides",
     "fit",
+    "keep_freed_memory",
     "load_card",
     "load_posterior",
     "load_prior",
@@ -52,6 +54,7 @@ _HOMES = {
     "available_priors": "pyro_vble.io.priors",
     "compare_guides": "pyro_vble.diagnostics.comparison",
     "fit": "pyro_vble.fitting",
+    "keep_freed_memory": "pyro_vble._allocator",
     "load_card": "pyro_vble.io.cards",
     "load_posterior": "pyro_vble.loading",
     "load_prior": "pyro_vble.io.priors",

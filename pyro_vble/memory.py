@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from pyro_vble._allocator import return_freed_memory
+
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that may still be had: of the GPU, or of the machine and the container that this runs in.
@@ -14,6 +16,7 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return_freed_memory()
     known = [free for free in (_of_the_machine(), _of_the_container(), _of_the_process()) if free is not None]
     return min(known, default=None)
 

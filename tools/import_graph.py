@@ -22,7 +22,6 @@ FOUNDATIONS = (
     "pyro_vble._one_at_a_time",
     "pyro_vble._arguments",
     "pyro_vble.seeding",
-    "pyro_vble._shared_scope",
     "pyro_vble._allocator",
     "pyro_vble._precision",
     "pyro_vble._tensors",

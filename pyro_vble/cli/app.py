@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from pyro_vble._allocator import keep_freed_memory
 from pyro_vble._version import __version__
 from pyro_vble.cli.calibrate import calibrate
 from pyro_vble.cli.demo import demo
@@ -60,6 +61,7 @@ def main() -> None:
     forgiving_streams()
     plain_warnings()
     _end_tidily()
+    keep_freed_memory()
     try:
         code = app(standalone_mode=False) or 0
         if code == _INTERRUPTED:

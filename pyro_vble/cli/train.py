@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_vble._allocator import keep_freed_memory
 from pyro_vble.cli import options
 
 train_app = typer.Typer(
@@ -102,7 +101,6 @@ def decoder_std(
 
 def _train(kind: str, recipe: str, init: str | None, run: Run, alpha: float | None = None, **priors: Any) -> None:
     started = time.monotonic()
-    keep_freed_memory()
     from pyro_vble import load_prior
     from pyro_vble.cli import report
     from pyro_vble.cli.outputs import prepare_folder

@@ -10,7 +10,6 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vble._allocator import freed_memory_kept
 from pyro_vble._arguments import Progress
 from pyro_vble.guides.abilities import is_reparameterised
 from pyro_vble.guides.parameters import parameter_scope, parameters_of, with_own_parameters
@@ -61,7 +60,7 @@ def fit_guide(
     num_values = int(observed_mask(model.physics, y).sum())
     trace: list[float] = []
     interrupted, diverged = False, ""
-    scopes = seeded(seed), network_precision(precision, y.device), parameter_scope(guide), freed_memory_kept()
+    scopes = seeded(seed), network_precision(precision, y.device), parameter_scope(guide)
     with contextlib.ExitStack() as stack:
         for scope in (torch.inference_mode(False), torch.enable_grad(), *scopes):
             stack.enter_context(scope)

@@ -10,7 +10,6 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vble._allocator import freed_memory_kept
 from pyro_vble._arguments import Count, Seed, checked
 from pyro_vble._one_at_a_time import program_lock
 from pyro_vble.guides.abilities import guide_name
@@ -152,14 +151,13 @@ class Posterior(Fitted):
         images, bands, *size = self.shape
         pixels = images * _network_passes(bands, self.model.prior.bands) * size[0] * size[1]
         at_once = max(1, _PIXELS_AT_ONCE.get(self.y.device.type, _PIXELS_AT_ONCE["cpu"]) // pixels)
-        with freed_memory_kept():
-            for index, start in enumerate(range(0, num_samples, at_once)):
-                # As in a fit, what Pyro validates it validates once.
-                unchecked = pyro.validation_enabled(False) if index else contextlib.nullcontext()
-                random = seeded(derived_seed(seed, "draws", index))
-                with program_lock, torch.inference_mode(False), random, unchecked:
-                    made = make(self, min(at_once, num_samples - start))
-                yield made
+        for index, start in enumerate(range(0, num_samples, at_once)):
+            # As in a fit, what Pyro validates it validates once.
+            unchecked = pyro.validation_enabled(False) if index else contextlib.nullcontext()
+            random = seeded(derived_seed(seed, "draws", index))
+            with program_lock, torch.inference_mode(False), random, unchecked:
+                made = make(self, min(at_once, num_samples - start))
+            yield made
 
     # --- n draws at once, with the random numbers that there are: for ``mapped`` ---
 
