@@ -31,11 +31,11 @@ def demo(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
 ) -> None:
-    """Degrade a photograph, restore it with VBLE and with VBLE-xz with a free mean, and compare both with the truth.
+    """Degrade a photograph, restore it with VBLE and with VBLE-xz with a free mean, compare both with the truth.
 
     Writes **figure.png** (truth, measurement, estimate, samples, true and predicted error; one row a guide), the
-    images, **posterior.nc** (draws of the latter, for ArviZ) and **metrics.json** into the output folder, and prints PSNR
-    before and after, the coverage of the 90 % intervals and the time.
+    images, **posterior.nc** (draws of the second guide, for ArviZ) and **metrics.json** into the output folder, and
+    prints PSNR before and after, the coverage of the 90 % intervals and the time.
     """
     import torch
 
