@@ -18,13 +18,15 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous, AutoGuide, AutoStructured
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from pyro_vble._traces import nodes_of
 from pyro_vble.guides.constrained import SCATTERED_PARAMETER
 from pyro_vble.guides.factor import SCATTERED_WIDTHS
 from pyro_vble.guides.parameters import StoredGuide, parameter_scope
 from pyro_vble.guides.starting import start_at
+from pyro_vble.models.restoration import RestorationModel
 from pyro_vble.seeding import forked_generators
 
 
@@ -34,8 +36,8 @@ def parameter_groups(guide: Callable, slow_part: float) -> list[dict[str, Any]]:
     In Pyro's own guides matrices couple latents: each of n latents is a sum over a row of n numbers, and would move by
     n times the rate.
     """
-    if callable(method := getattr(guide, "parameter_groups", None)):
-        return method(slow_part)
+    if callable(getattr(guide, "parameter_groups", None)):
+        return guide.parameter_groups(slow_part)
     if isinstance(guide, AutoContinuous | AutoStructured):
         return [{"params": [p], "part": 1 / p.shape[1]} for p in guide.parameters() if p.dim() == 2]
     return []
@@ -43,12 +45,27 @@ def parameter_groups(guide: Callable, slow_part: float) -> list[dict[str, Any]]:
 
 def rows(guide: Callable, images: slice) -> Mapping[str, Tensor] | None:
     """What a guide has learnt of some images of its batch; None if it cannot be told apart."""
-    return method(images) if callable(method := getattr(guide, "rows", None)) else None
+    return guide.rows(images) if callable(getattr(guide, "rows", None)) else None
 
 
 def write_rows(guide: Callable, images: slice, learnt: Mapping[str, Tensor]) -> None:
     """Write what was learnt of some images where they stand in the guide of the whole batch."""
     guide.write_rows(images, learnt)
+
+
+def copy_rows(guide: Callable, images: slice, other: Callable, its_images: slice) -> None:
+    """Write what another guide learnt of some of its images where they stand in the guide of the whole batch.
+
+    Raises:
+        ValueError: If that one cannot tell its images apart, although the other does.
+    """
+    learnt = rows(other, its_images)
+    if learnt is None:
+        raise ValueError(
+            f"A guide that tells its images apart must do so of every batch; the rows of {guide_name(other)} are None "
+            "for a part of one; let rows(images) return a mapping for all, or None for all."
+        )
+    write_rows(guide, images, learnt)
 
 
 def check_can_scatter(guide: Callable) -> None:
@@ -65,12 +82,12 @@ def check_can_scatter(guide: Callable) -> None:
 
 
 @torch.no_grad()
-def scatter(guide: Callable, model: nn.Module, y: Tensor) -> None:
+def scatter(guide: Callable, model: RestorationModel, y: Tensor) -> None:
     """Move the centres of a guide by some of its widths: fits that agree from scattered starts have converged."""
     check_can_scatter(guide)
     if callable(method := getattr(guide, "scatter_", None)):
         method(y)
-    else:
+    elif isinstance(guide, AutoGuide):
         start_at(guide, model, {site: _scattered(start) for site, start in model.start(y).items()})
 
 
@@ -80,7 +97,7 @@ def is_reparameterised(guide: Callable, y: Tensor) -> bool:
         return said
     with forked_generators(y.device), torch.no_grad(), parameter_scope(guide):
         trace = poutine.trace(guide).get_trace(y)
-    samples = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    samples = [site for site in nodes_of(trace).values() if site["type"] == "sample" and not site_is_subsample(site)]
     return all(site["fn"].has_rsample for site in samples)
 
 

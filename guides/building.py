@@ -4,14 +4,15 @@ import functools
 from collections.abc import Callable
 
 from pyro.infer.autoguide import AutoGuide
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble.guides.abilities import guide_name
 from pyro_vble.guides.parameters import local_parameters, with_own_parameters
 from pyro_vble.guides.starting import start_at, starts_by_default
+from pyro_vble.models.restoration import RestorationModel
 
 
-def build_guide(guide: Callable, model: nn.Module, y: Tensor, *, program: Callable | None = None) -> Callable:
+def build_guide(guide: Callable, model: RestorationModel, y: Tensor, *, program: Callable | None = None) -> Callable:
     """The guide of a model and a measurement, with parameters that no other fit shares.
 
     Pyro's automatic guides, as classes (``AutoNormal``, ``functools.partial(AutoLowRankMultivariateNormal, rank=8)``)

@@ -64,9 +64,10 @@ def _quadrature(like: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes and weights of a standard normal's expectation, (32, 1, ...) each."""
     import numpy as np
 
-    nodes, weights = np.polynomial.hermite_e.hermegauss(32)
+    points, heights = np.polynomial.hermite_e.hermegauss(32)
     shape = (-1, *[1] * like.dim())
-    return (
+    nodes, weights = (
         torch.as_tensor(v, dtype=like.dtype, device=like.device).reshape(shape)
-        for v in (nodes, weights / weights.sum())
+        for v in (points, heights / heights.sum())
     )
+    return nodes, weights

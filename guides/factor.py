@@ -4,11 +4,11 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vble.guides.parameters import local_parameters
+from pyro_vble.guides.parameters import learnt, local_parameters
 from pyro_vble.seeding import seeded
 
 # How far further fits start from the first: in standard deviations of the guide as it starts.
@@ -155,11 +155,11 @@ class LocationScaleFactor(Factor):
         super().__init__()
         self.bounds, self.informed = bounds or self.bounds, informed
         if free_loc:
-            self.loc = PyroParam(loc.clone())
+            self.loc = learnt(loc)
         else:
             self.register_buffer("loc", loc.clone())
         std = torch.as_tensor(std, dtype=loc.dtype, device=loc.device).expand_as(loc).clamp(*self.bounds)
-        self.free_std = PyroParam(std.clone(), constraint=constraints.positive)
+        self.free_std = learnt(std, constraints.positive)
 
     @property
     def std(self) -> Tensor:

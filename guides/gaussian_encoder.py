@@ -1,5 +1,7 @@
 """The encoder of a variational autoencoder, as a guide."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class GaussianEncoder(nn.Module):
 
     def __init__(self, prior: nn.Module) -> None:
         super().__init__()
-        self.prior = prior
+        self.prior: Any = prior
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample the latents of images (B, C, H, W); returns them by site."""

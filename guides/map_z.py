@@ -1,9 +1,10 @@
 """MAP-z: the most probable latent."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble.guides.mean_field import MeanFieldGuide
 from pyro_vble.guides.point import PointFactor
+from pyro_vble.models.restoration import RestorationModel
 
 
 class MAPz(MeanFieldGuide):
@@ -36,6 +37,6 @@ class MAPz(MeanFieldGuide):
         True
     """
 
-    def __init__(self, model: nn.Module, y: Tensor) -> None:
+    def __init__(self, model: RestorationModel, y: Tensor) -> None:
         start = model.start(y, informed=False)  # a point has no width to inform
         super().__init__(model, {site: PointFactor(s.loc, s.std, s.support) for site, s in start.items()})

@@ -15,6 +15,8 @@ from pyro_vble.guides.factor import Factor
 from pyro_vble.guides.gaussian import GaussianFactor
 from pyro_vble.guides.parameters import local_parameters
 from pyro_vble.guides.uniform import UniformFactor
+from pyro_vble.models.prior import Prior
+from pyro_vble.models.restoration import RestorationModel
 
 #: Families of a latent by name.
 FAMILIES = {"gaussian": GaussianFactor, "uniform": UniformFactor}
@@ -62,7 +64,7 @@ class MeanFieldGuide(PyroModule):
     #: Whether every site is reparameterised.
     reparameterised = True
 
-    def __init__(self, model: nn.Module, factors: Mapping[str, Factor]) -> None:
+    def __init__(self, model: RestorationModel, factors: Mapping[str, Factor]) -> None:
         if model.latent_image != self.latent_image:
             raise LatentImageError(
                 f"{type(self).__name__} needs a model with latent_image={self.latent_image}; received one with "
@@ -71,8 +73,9 @@ class MeanFieldGuide(PyroModule):
             )
         with local_parameters():
             super().__init__()
-            self.factors = PyroModule[nn.ModuleDict](dict(factors))
-            self._size = len(next(iter(self.factors.values())).moments()[0])
+            # What it makes takes what a ModuleDict takes, whatever the annotations of PyroModule's brackets say.
+            self.factors: Any = PyroModule[nn.ModuleDict](dict(factors))  # pyright: ignore[reportArgumentType]
+            self._size = len(next(iter(factors.values())).moments()[0])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the guide, its parameters local."""
@@ -161,7 +164,7 @@ class MeanFieldGuide(PyroModule):
             factor.scatter_()
 
 
-def latent_family(prior: nn.Module, family: str | None) -> str:
+def latent_family(prior: Prior, family: str | None) -> str:
     """The name of a family of the latents: the prior's own where none is told.
 
     Raises:

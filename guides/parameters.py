@@ -6,12 +6,20 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.nn import PyroParam
+from pyro.params.param_store import StateDict
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 
 def local_parameters() -> contextlib.AbstractContextManager:
     """A scope in which Pyro modules are built and run with parameters of their own."""
     return pyro.settings.context(module_local_params=True)
+
+
+def learnt(start: Tensor, support: constraints.Constraint = constraints.real) -> Any:
+    """A parameter for an attribute of a Pyro module, where it is found as a tensor."""
+    return PyroParam(start.clone(), constraint=support)
 
 
 _MODULE = "module/"
@@ -38,7 +46,7 @@ class StoredGuide:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._state: dict[str, Any] = {"params": {}, "constraints": {}}
+        self._state: StateDict = {"params": {}, "constraints": {}}
         self._within = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -2,12 +2,12 @@
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_vble.guides.constrained import SCATTERED_PARAMETER
 from pyro_vble.guides.factor import SCATTERED_WIDTHS, Factor
+from pyro_vble.guides.parameters import learnt
 
 
 class PointFactor(Factor):
@@ -25,7 +25,7 @@ class PointFactor(Factor):
         self, loc: Tensor, std: float | Tensor = 0.0, support: constraints.Constraint = constraints.real
     ) -> None:
         super().__init__()
-        self.loc = PyroParam(loc.clone(), constraint=support)
+        self.loc = learnt(loc, support)
         self.support = support
         self.register_buffer("reach", torch.as_tensor(std, dtype=loc.dtype, device=loc.device), persistent=False)
 

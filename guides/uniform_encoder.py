@@ -4,6 +4,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyro_vble.distributions import CentredUniform
+from pyro_vble.models.prior import Prior
 
 
 class UniformEncoder(nn.Module):
@@ -31,7 +32,7 @@ class UniformEncoder(nn.Module):
         {'h': (2, 64, 1, 1), 'z': (2, 128, 4, 4)}
     """
 
-    def __init__(self, prior: nn.Module) -> None:
+    def __init__(self, prior: Prior) -> None:
         super().__init__()
         self.prior = prior
 

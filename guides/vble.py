@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble.guides.mean_field import FAMILIES, MeanFieldGuide, factor_of, latent_family
+from pyro_vble.models.restoration import RestorationModel
 
 
 class VBLE(MeanFieldGuide):
@@ -38,7 +39,7 @@ class VBLE(MeanFieldGuide):
         {'h': (1, 64, 1, 1), 'z': (1, 128, 4, 4)}
     """
 
-    def __init__(self, model: nn.Module, y: Tensor, *, family: str | None = None) -> None:
+    def __init__(self, model: RestorationModel, y: Tensor, *, family: str | None = None) -> None:
         family = latent_family(model.prior, family)
         start = model.start(y)
         super().__init__(model, {site: factor_of(start[site], FAMILIES[family]) for site in start})

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble.guides.gaussian import GaussianFactor
 from pyro_vble.guides.mean_field import FAMILIES, MeanFieldGuide, factor_of, latent_family
+from pyro_vble.models.restoration import RestorationModel
 
 _B_BOUNDS = (1e-4, 3.0)
 
@@ -47,7 +48,9 @@ class VBLExz(MeanFieldGuide):
 
     latent_image = True
 
-    def __init__(self, model: nn.Module, y: Tensor, *, family: str | None = None, free_mean: bool = False) -> None:
+    def __init__(
+        self, model: RestorationModel, y: Tensor, *, family: str | None = None, free_mean: bool = False
+    ) -> None:
         family = latent_family(model.prior, family)
         start = model.start(y)
         e = start.pop("x_decentered", None)

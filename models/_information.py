@@ -1,14 +1,18 @@
 """How much a measurement tells of each latent: where the widths of a guide start."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_vble._precision import full_precision
+from pyro_vble._tensors import shape_of_image
 from pyro_vble.physics import is_divisible, likelihood, measure, observed_mask, operator_arguments, part_of
 from pyro_vble.seeding import seeded
+
+if TYPE_CHECKING:
+    from pyro_vble.models.restoration import RestorationModel
 
 # Side of the square of latents over which information is averaged: one simulated measurement gives each of them the
 # square of a Gaussian, 49 of them give it to 20 %.
@@ -17,7 +21,7 @@ _WINDOW = 7
 _PIXELS_AT_ONCE = 2**20
 
 
-def posterior_std(model: nn.Module, y: Tensor, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+def posterior_std(model: "RestorationModel", y: Tensor, latents: dict[str, Tensor]) -> dict[str, Tensor]:
     r"""Standard deviations of the latents given y, as a decoder that is linear about ``latents`` would have them.
 
     .. math:: a_k = \Big(\frac{1}{\mathrm{Var}[p(v_k)]} + F_k\Big)^{-1/2}, \qquad
@@ -53,14 +57,14 @@ def posterior_std(model: nn.Module, y: Tensor, latents: dict[str, Tensor]) -> di
     return found if all(bool(value.isfinite().all()) for value in found.values()) else {}
 
 
-def _score(model: nn.Module, y: Tensor, x: Tensor) -> Tensor | None:
+def _score(model: "RestorationModel", y: Tensor, x: Tensor) -> Tensor | None:
     """The gradient in x of the log-likelihood of a measurement simulated from x; None where there is none.
 
     Image by image, each with the same random numbers, so that an image starts alike alone and in a batch; but for an
     operator that cannot be cut.
     """
     parameters, physics = model.initial_parameters(y), model.physics
-    if not is_divisible(physics, y, tuple(x.shape[1:])):
+    if not is_divisible(physics, y, shape_of_image(x)):
         scores = [_score_of(physics, y, x, parameters)]
     else:
         scores = []
@@ -68,8 +72,11 @@ def _score(model: nn.Module, y: Tensor, x: Tensor) -> Tensor | None:
             image = slice(i, i + 1)
             own = {name: value[image] for name, value in parameters.items()}
             scores.append(_score_of(part_of(physics, image, len(y)), y[image], x[image], own))
-    score = None if any(part is None for part in scores) else torch.cat(scores)
-    return score if score is not None and bool(score.any()) and bool(score.isfinite().all()) else None
+    known = [part for part in scores if part is not None]
+    if len(known) < len(scores):
+        return None
+    score = torch.cat(known)
+    return score if bool(score.any()) and bool(score.isfinite().all()) else None
 
 
 def _score_of(physics: Any, y: Tensor, x: Tensor, parameters: dict[str, Tensor]) -> Tensor | None:

@@ -12,11 +12,17 @@ from torch.nn import functional as F
 from pyro_vble._arguments import Positive, RateScale, checked, instance_of, one_of
 from pyro_vble._deprecated import renamed_arguments, renamed_attributes
 from pyro_vble._precision import full_precision
+from pyro_vble._tensors import shape_of_image
 from pyro_vble.distributions import AutoregressiveGaussianUniform, FactorizedEntropy, GaussianUniform
 from pyro_vble.models import networks
 from pyro_vble.models.batching import batched
 from pyro_vble.models.freezing import is_frozen, mark_frozen
 from pyro_vble.models.prior import Prior
+
+_NO_STD = (
+    "p(x|z) needs a standard deviation: received neither alpha nor decoder_std; pass the bitrate parameter the network "
+    "was trained with, as in CAE(network, alpha=0.025)."
+)
 
 
 @renamed_arguments(variance_decoder="decoder_std")
@@ -71,6 +77,8 @@ class CAE(Prior):
 
     default_family = "uniform"
     initial_std = 12**-0.5  # that of the encoder's own U(-1/2, 1/2)
+    decoder_std: nn.Module | None
+    _scale: Tensor
 
     def __init__(
         self,
@@ -83,10 +91,7 @@ class CAE(Prior):
     ) -> None:
         networks.check_hyperprior(network)
         if alpha is None and decoder_std is None:
-            raise ValueError(
-                "p(x|z) needs a standard deviation: received neither alpha nor decoder_std; pass the bitrate parameter "
-                "the network was trained with, as in CAE(network, alpha=0.025)."
-            )
+            raise ValueError(_NO_STD)
         super().__init__()
         self.network = network
         self.decoder_std = decoder_std
@@ -166,10 +171,10 @@ class CAE(Prior):
     def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
         """Variance σ² + 1/12 of p(z|h) at these latents (with a context model, given the z before each)."""
         p_z = self.p_z(latents["h"], image_shape)
-        p_z = getattr(p_z, "base_dist", p_z)
-        if isinstance(p_z, AutoregressiveGaussianUniform):
-            p_z = p_z.conditional(latents["z"])
-        return {"z": p_z.variance}
+        own: Any = p_z.base_dist if isinstance(p_z, dist.Independent) else p_z
+        if isinstance(own, AutoregressiveGaussianUniform):
+            own = own.conditional(latents["z"])
+        return {"z": own.variance}
 
     def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """D(z)/s, the mean of p(x|z): (*, [C,] M, h, w) -> (*, C, H, W), cropped to ``image_shape``."""
@@ -179,10 +184,12 @@ class CAE(Prior):
     def decode_std(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """The standard deviation of p(x|z), σ_θ(z)/s or γ/s, broadcastable to the image."""
         bands = self._bands(image_shape)
-        if self.decoder_std is None:
-            std = z.new_full((*z.shape[:-3], self.bands, 1, 1), self.gamma)
-        else:
+        if self.decoder_std is not None:
             std = _crop(batched(self.decoder_std, z), image_shape)
+        elif self.gamma is not None:
+            std = z.new_full((*z.shape[:-3], self.bands, 1, 1), self.gamma)
+        else:  # taken away since
+            raise ValueError(_NO_STD)
         return self._unscaled(bands.std(std))
 
     # --- the encoder ---
@@ -195,7 +202,7 @@ class CAE(Prior):
                 f"{len(x)}; pass one, or one for each."
             )
         x = self.padded(x)
-        x = self._bands(tuple(x.shape[-3:])).to_network(x if self.rate_scale == 1 else self._scale * x)
+        x = self._bands(shape_of_image(x)).to_network(x if self.rate_scale == 1 else self._scale * x)
         z = batched(self.network.g_a, x)
         h = batched(self.network.h_a, z if networks.has_means(self.network) else z.abs())
         return {"h": h, "z": z}

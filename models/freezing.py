@@ -1,6 +1,7 @@
 """Networks as inference wants them: weights fixed, gradients for the input alone, layouts that processors like."""
 
 import copy
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,12 @@ from torch.nn import functional as F
 from pyro_vble.models import networks
 from pyro_vble.models.gdn import FrozenGDN, FusedGDN
 
+_M = TypeVar("_M", bound=nn.Module)
+
 _FEW_CHANNELS = 4
 
 
-def frozen(module: nn.Module) -> nn.Module:
+def frozen(module: _M) -> _M:
     """A copy for inference: evaluation mode, no gradients of the weights, convolutions laid out channels-last.
 
     Layers that spend their time on weights that no longer change, or on too few channels, are exchanged for others of
@@ -40,7 +43,7 @@ def frozen(module: nn.Module) -> nn.Module:
 
 def mark_frozen(module: nn.Module) -> None:
     """Say of a module that ``frozen`` made it, or that it shares the networks of one that it made."""
-    module._is_frozen = True
+    vars(module)["_is_frozen"] = True
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -75,6 +78,9 @@ class SubpixelConvTranspose2d(nn.Module):
         True
     """
 
+    _phases: Tensor
+    _phase_bias: Tensor | None
+
     def __init__(self, layer: nn.ConvTranspose2d) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
@@ -92,17 +98,17 @@ class SubpixelConvTranspose2d(nn.Module):
 def _derive_phases(layer: SubpixelConvTranspose2d, incompatible: object) -> None:
     """Make what is derived from the weights anew, where it lies: a captured step goes on reading it there."""
     layer._phases.copy_(_phases(layer.weight))
-    if layer.bias is not None:
+    if layer.bias is not None and layer._phase_bias is not None:
         layer._phase_bias.copy_(layer.bias.repeat_interleave(4))
 
 
 @torch.no_grad()
-def _mask(layer: nn.Conv2d, incompatible: object) -> None:
+def _mask(layer: Any, incompatible: object) -> None:
     """Mask weights that were loaded."""
     layer.weight.mul_(layer.mask)
 
 
-def _masked_once(layer: nn.Conv2d) -> nn.Conv2d:
+def _masked_once(layer: Any) -> nn.Module:
     """A masked convolution as an ordinary one: CompressAI's gives its weight new memory at every call.
 
     A captured step would go on reading the memory of the call that was captured.

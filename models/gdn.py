@@ -32,7 +32,7 @@ class FusedGDN(nn.Module):
         True
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.inverse = layer.inverse
         self.beta, self.gamma = layer.beta, layer.gamma
@@ -65,7 +65,10 @@ class FrozenGDN(FusedGDN):
         True
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    _gamma: Tensor
+    _beta: Tensor
+
+    def __init__(self, layer: Any) -> None:
         super().__init__(layer)
         with torch.no_grad():
             gamma, beta = super()._weights()

@@ -4,6 +4,7 @@ import pyro
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_vble._tensors import shape_of_image
 from pyro_vble.models.prior import Prior, check_prior
 
 
@@ -45,4 +46,4 @@ class ImageModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The joint model of images (B, C, H, W); returns them."""
         with pyro.plate("image", len(x), dim=-1), poutine.condition(data={"x": x}):
-            return self.prior(tuple(x.shape[1:]))
+            return self.prior(shape_of_image(x))

@@ -112,7 +112,7 @@ def network_class(state: dict[str, Tensor]) -> str:
     return "MeanScaleHyperprior" if state["h_s.4.weight"].shape[0] == 2 * latents else "ScaleHyperprior"
 
 
-def build_network(state: dict[str, Tensor], architecture: str | None = None) -> nn.Module:
+def build_network(state: dict[str, Tensor], architecture: str | None = None) -> Any:
     """The network with the weights ``state``, of a named class or of the one its keys tell.
 
     Raises:
@@ -137,13 +137,13 @@ def build_network(state: dict[str, Tensor], architecture: str | None = None) -> 
         ) from error
 
 
-def new_network(architecture: str, N: int, M: int | None) -> nn.Module:
+def new_network(architecture: str, N: int, M: int | None) -> Any:
     """A network of a class in ``ZOO_CLASSES``, with random weights."""
     sizes = (N,) if M is None else (N, M)
     return getattr(compressai().models, architecture)(*sizes)
 
 
-def codec_state(network: nn.Module) -> dict[str, Tensor]:
+def codec_state(network: Any) -> dict[str, Tensor]:
     """The state dict of a network as a codec needs it: with the quantiles that belong to its entropy model.
 
     CompressAI trains the quantiles by an auxiliary loss; their equations are solved here by bisection, its other way.
@@ -162,7 +162,7 @@ def quantized_autoencoding(network: nn.Module, x: Tensor) -> tuple[Tensor, float
     return out["x_hat"], float(sum(-likelihood.log2().sum() for likelihood in out["likelihoods"].values()))
 
 
-def zoo_network(name: str, quality: int) -> nn.Module:
+def zoo_network(name: str, quality: int) -> Any:
     """A pretrained network of the CompressAI zoo, downloaded on first use."""
     models = compressai().zoo.image_models
     return models[name](quality=quality, metric="mse", pretrained=True).eval()

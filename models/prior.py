@@ -130,7 +130,10 @@ class Prior(nn.Module, ABC):
     def _image_shape(self, size: tuple[int, ...] | None) -> tuple[int, int, int]:
         if size is None:
             raise ValueError("size is needed, this prior makes images of any size; received None; pass size=(H, W).")
-        return tuple(size) if len(size) == 3 else (self.bands, *size)
+        if len(size) == 3:
+            return size
+        height, width = size
+        return self.bands, height, width
 
     def _bands(self, image_shape: tuple[int, int, int] | None) -> Bands:
         return Bands(self.bands if image_shape is None else image_shape[0], self.bands)

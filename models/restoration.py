@@ -14,7 +14,7 @@ from pyro_vble._arguments import Flag, ImageShape, Named, checked
 from pyro_vble._precision import full_precision
 from pyro_vble.models._information import posterior_std
 from pyro_vble.models.freezing import frozen, is_frozen
-from pyro_vble.models.prior import check_prior
+from pyro_vble.models.prior import Prior, check_prior
 from pyro_vble.physics import (
     check_image_shape,
     check_physics_priors,
@@ -99,6 +99,8 @@ class RestorationModel(nn.Module):
         {'h': (2, 64, 1, 1), 'z': (2, 128, 4, 4), 'x': (2, 3, 64, 64), 'y': (2, 3, 64, 64)}
     """
 
+    prior: Prior
+
     def __init__(
         self,
         prior: Any,
@@ -121,6 +123,7 @@ class RestorationModel(nn.Module):
         self.latent_image = latent_image
         self.physics_priors = dict(physics_priors or {})
         self._moved_priors: dict[tuple, dict[str, dist.TorchDistribution]] = {}
+        self._image_shapes: dict[tuple[int, ...] | None, tuple[int, int, int]]
         self._image_shapes = {} if image_shape is None else {None: image_shape}
         self._checked_shapes: set[tuple[int, ...]] = set()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vble._arguments import BrokenRuleError, Rule, Sizes, brief, checked, instance_of, real
+from pyro_vble._tensors import shape_of_image
 from pyro_vble.models.batching import batched
 from pyro_vble.models.freezing import frozen
 from pyro_vble.models.prior import Prior
@@ -75,6 +76,7 @@ class VAE(Prior):
     """
 
     initial_std = 0.05
+    decoder_std: nn.Module | float
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class VAE(Prior):
         """Sample z ~ N(0, I) for one image (C, H, W)."""
         shape = (*self._bands(image_shape).groups, *self.latent_shape)
         zero = torch.zeros((), **self.tensor_options())
-        return pyro.sample("z", dist.Normal(zero, zero + 1).expand(shape).to_event(len(shape)))
+        return pyro.sample("z", dist.Normal(zero.expand(shape), (zero + 1).expand(shape)).to_event(len(shape)))
 
     def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """D(z), the mean of p(x|z): (*, [C,] *latent_shape) -> (*, C, H, W)."""
@@ -123,7 +125,7 @@ class VAE(Prior):
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The mean of the encoder's q(z|x) for images (B, C, H, W): {"z": z̄}."""
-        x = self._bands(tuple(x.shape[-3:])).to_network(x)
+        x = self._bands(shape_of_image(x)).to_network(x)
         return {"z": batched(lambda image: self.encoder(image)[0], x)}
 
     def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
@@ -150,4 +152,4 @@ class VAE(Prior):
             raise ValueError(
                 f"{rule}; it returned {brief(out)}; end it with torch.nn.Unflatten(1, (C, H, W)) if it is a vector."
             )
-        return tuple(out.shape[1:])
+        return shape_of_image(out)

@@ -34,7 +34,7 @@ class BrokenRuleError(Exception):
 
     def __init__(self, broken: _Broken) -> None:
         super().__init__(broken)
-        self.broken = broken
+        self.broken: _Broken = broken
 
 
 class Rule:
@@ -79,8 +79,12 @@ def checked(function: _F) -> _F:
         ...
         ValueError: times must be a whole number of at least 1; received 0.
     """
+    return _checked(function)
+
+
+def _checked(function: Any) -> Any:
     if isinstance(function, type):
-        function.__init__ = checked(function.__init__)
+        function.__init__ = _checked(function.__init__)
         return function
     signature = inspect.signature(function)
 
@@ -91,7 +95,7 @@ def checked(function: _F) -> _F:
     # What is returned may be named by a class that is yet to be defined.
     passed_on.__annotations__ = {name: a for name, a in function.__annotations__.items() if name != "return"}
     config = ConfigDict(strict=True, arbitrary_types_allowed=True)
-    validated = validate_call(passed_on, config=config)
+    validated = validate_call(config=config)(passed_on)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -104,7 +108,7 @@ def checked(function: _F) -> _F:
             raise problem
         return function(*args, **kwargs)
 
-    return call  # type: ignore[return-value]
+    return call
 
 
 def _explained(error: ValidationError, function: Callable[..., Any], signature: inspect.Signature) -> Exception:
@@ -246,7 +250,7 @@ def _image_shape(value: Any) -> tuple[int, int, int]:
     shape = tuple(whole(side) for side in value)
     if len(shape) != 3 or min(shape) < 1 or max(shape) >= 2**31:
         raise BrokenRuleError("value")
-    return shape  # type: ignore[return-value]
+    return shape
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -269,7 +273,7 @@ def rate_scale_of(value: Any) -> float | tuple[float, ...]:
     scales = tuple(real(one) for one in (value if isinstance(value, tuple | list) else (value,)))
     if not scales or not all(0 < scale <= 1 for scale in scales):
         raise BrokenRuleError("value")
-    return scales if len(scales) > 1 else scales[0]
+    return scales[0] if len(scales) == 1 else scales
 
 
 def instance_of(text: str, *types: type, remedy: str = "") -> Rule:
@@ -311,7 +315,10 @@ Probability = Annotated[
     float, Rule("a probability in [0, 1]", _in_range(real, lambda v: 0 <= v <= 1), "write 90 % as 0.9")
 ]
 Flag = Annotated[bool, Rule("True or False", _flag)]
-PathName = Annotated[Path, Rule("a path, as text or pathlib.Path, that is not empty", _path)]
+PathName = Annotated[
+    str | os.PathLike[str],
+    Rule("a path, as text or pathlib.Path, that is not empty", _path),
+]
 ImageShape = Annotated[
     tuple[int, int, int],
     Rule("the shape (C, H, W) of one image, three whole numbers of at least 1", _image_shape, "leave out the batch"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 _T = TypeVar("_T", bound=Callable[..., Any])
+_C = TypeVar("_C", bound=type)
 _GOES_IN = "0.3"
 
 
@@ -56,7 +57,7 @@ def renamed_arguments(**names: str) -> Callable[[_T], _T]:
         'red'
     """
 
-    def decorate(function: _T) -> _T:
+    def decorate(function: Any) -> Any:
         if isinstance(function, type):
             function.__init__ = decorate(function.__init__)
             return function
@@ -72,12 +73,12 @@ def renamed_arguments(**names: str) -> Callable[[_T], _T]:
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
-        return call  # type: ignore[return-value]
+        return call
 
     return decorate
 
 
-def renamed_attributes(**names: str) -> Callable[[type], type]:
+def renamed_attributes(**names: str) -> Callable[[_C], _C]:
     """A class whose attributes are also found, and set, by old names, ``old="new"``.
 
     Example:
@@ -89,7 +90,7 @@ def renamed_attributes(**names: str) -> Callable[[type], type]:
         'red'
     """
 
-    def decorate(cls: type) -> type:
+    def decorate(cls: Any) -> Any:
         plain = cls.__setattr__
 
         def put(owner: Any, name: str, value: Any) -> None:
@@ -99,7 +100,7 @@ def renamed_attributes(**names: str) -> Callable[[type], type]:
 
         for old, new in names.items():
             setattr(cls, old, property(_getter(cls.__name__, old, new)))
-        cls.__setattr__ = put  # type: ignore[assignment]
+        cls.__setattr__ = put
         return cls
 
     return decorate

@@ -25,7 +25,8 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
         return
     # Not torch's own scopes: cudnn.flags fails once a caller has used fp32_precision, and backends.flags does nothing
     # to cuDNN once a caller has used allow_tf32.
-    convolutions = torch.backends.cudnn.conv
+    # An attribute that the module is given as it is imported.
+    convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     before = convolutions.fp32_precision
     convolutions.fp32_precision = "ieee"
     try:

@@ -9,6 +9,7 @@ from torch import Tensor
 EXACT_SAMPLES = 128
 _BINS = 256
 _SORT_BUDGET = 1 << 24
+_NO_SAMPLES = "Statistics are of one sample or more; received none; have chunks() yield as many as it is asked for."
 # Enough to go from the spacing of float64 to its range.
 _DOUBLINGS = 2048
 
@@ -18,26 +19,43 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: Tensor | None = None
-        self._squares: Tensor | None = None
+        # The mean, and the sum of squared distances from it.
+        self._found: tuple[Tensor, Tensor] | None = None
 
     def update(self, chunk: Tensor) -> None:
         """Take in samples (n, ...)."""
         n, mean = len(chunk), chunk.mean(0)
         squares = (chunk - mean).square().sum(0)
-        if self.mean is None:
-            self.count, self.mean, self._squares = n, mean, squares
+        if self._found is None:
+            self.count, self._found = n, (mean, squares)
             return
-        total = self.count + n
-        shift = mean - self.mean
-        self.mean = self.mean + shift * (n / total)
-        self._squares = self._squares + squares + shift.square() * (self.count * n / total)
-        self.count = total
+        total, (before, squares_before) = self.count + n, self._found
+        shift = mean - before
+        squares = squares_before + squares + shift.square() * (self.count * n / total)
+        self.count, self._found = total, (before + shift * (n / total), squares)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean.
+
+        Raises:
+            ValueError: If there was no sample.
+        """
+        return self._of_samples()[0]
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation, with n - 1 in the denominator (0 for one sample)."""
-        return (self._squares / max(self.count - 1, 1)).sqrt()
+        """Standard deviation, with n - 1 in the denominator (0 for one sample).
+
+        Raises:
+            ValueError: If there was no sample.
+        """
+        return (self._of_samples()[1] / max(self.count - 1, 1)).sqrt()
+
+    def _of_samples(self) -> tuple[Tensor, Tensor]:
+        if self._found is None:
+            raise ValueError(_NO_SAMPLES)
+        return self._found
 
 
 def streamed_quantiles(chunks: Callable[[], Iterable[Tensor]], levels: Tensor, num_samples: int) -> Tensor:
@@ -60,12 +78,18 @@ def streamed_quantiles(chunks: Callable[[], Iterable[Tensor]], levels: Tensor, n
 
 
 def joined(chunks: Iterable[Tensor], num_samples: int) -> Tensor:
-    """All samples, held once: a list of chunks and what they are joined to would be twice."""
+    """All samples, held once: a list of chunks and what they are joined to would be twice.
+
+    Raises:
+        ValueError: If there is none.
+    """
     samples, seen = None, 0
     for chunk in chunks:
         samples = chunk.new_empty((num_samples, *chunk.shape[1:])) if samples is None else samples
         samples[seen : seen + len(chunk)] = chunk
         seen += len(chunk)
+    if samples is None:
+        raise ValueError(_NO_SAMPLES)
     return samples
 
 

@@ -44,6 +44,12 @@ Interval = Annotated[
 OpenProbability = Annotated[float, Rule("a number between 0 and 1, neither of them", _inside, "write 90 % as 0.9")]
 
 
+def shape_of_image(x: Tensor) -> tuple[int, int, int]:
+    """(C, H, W) of images (*, C, H, W)."""
+    bands, height, width = x.shape[-3:]
+    return bands, height, width
+
+
 def same_shape(**tensors: Tensor) -> None:
     """Refuse tensors of different shapes or on different devices, by name.
 

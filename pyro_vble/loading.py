@@ -68,6 +68,7 @@ def load_posterior(
         True
     """
     device = resolve_device(device)
+    path = Path(path)
     header, tensors = read_posterior_file(path)
     maker = _maker(path, header) if guide is None else guide
     try:
@@ -139,12 +140,13 @@ def _check_measurement(path: Path, physics: Any, image_shape: tuple[int, int, in
 
 
 def _prior_of(path: Path, header: PosteriorHeader, prior: Prior | None, allow_download: bool) -> Prior:
-    if prior is None and header.prior is None:
-        raise ValueError(
-            f"{path} was fitted with a prior of your own, which is not saved with it; pass prior=..., the same prior."
-        )
     if prior is None:
-        prior = _named_prior(path, header, allow_download)
+        if header.prior is None:
+            raise ValueError(
+                f"{path} was fitted with a prior of your own, which is not saved with it; pass prior=..., the same "
+                "prior."
+            )
+        prior = _named_prior(path, header, header.prior, allow_download)
     if _plain(prior.settings) != header.prior_settings:
         raise ValueError(
             f"The prior must be the one that the posterior was fitted with, {header.prior_settings}; received "
@@ -160,11 +162,11 @@ def _prior_of(path: Path, header: PosteriorHeader, prior: Prior | None, allow_do
     return prior
 
 
-def _named_prior(path: Path, header: PosteriorHeader, allow_download: bool) -> Prior:
+def _named_prior(path: Path, header: PosteriorHeader, name: str, allow_download: bool) -> Prior:
     """The prior that a file names, from this machine, or from the network where the user allows it."""
     from pyro_vble.io.priors import available_priors, load_prior, needs_network
 
-    name, remedy = header.prior, "pass that prior as prior=..., for example prior=load_prior(its path)"
+    remedy = "pass that prior as prior=..., for example prior=load_prior(its path)"
     if needs_network(name) and not allow_download:
         raise ValueError(
             f"{path} was fitted with the prior {brief(name)}, which is not on this machine; pass "

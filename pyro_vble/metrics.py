@@ -63,7 +63,8 @@ def ssim(estimate: RealTensor, truth: RealTensor, *, border: CountOrZero = BORDE
         )
     if not bool(_known(truth, estimate=estimate).all()):
         raise ValueError("Structural similarity needs a truth that is known everywhere; received NaN; use psnr.")
-    return float(structural_similarity_index_measure(estimate, truth, data_range=1.0, sigma=1.5, kernel_size=11))
+    score = structural_similarity_index_measure(estimate, truth, data_range=1.0, sigma=1.5, kernel_size=11)
+    return float(score)  # pyright: ignore[reportArgumentType]  # a pair only where the map is asked for
 
 
 @checked

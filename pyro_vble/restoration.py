@@ -188,7 +188,7 @@ def _restored(
     model, guide = (problem.model(), None) if competing else problem.build()
     problem = replace(problem, image_shape=model.image_shape(problem.y))  # known from here on, and checked
     precision = suited_precision(precision, model, problem.y)
-    if competing:
+    if guide is None:
         # A point has no evidence: VBLE judges for it.
         judged = replace(problem, guide=VBLE) if unwrapped(problem.guide) is MAPz else problem
         best, model, guide = best_rate_scale(judged, settings, precision=precision, seed=seed)

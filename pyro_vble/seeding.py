@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import operator
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 
-def as_seed(seed: object) -> int | None:
+def as_seed(seed: Any) -> int | None:
     """A seed as a Python integer: NumPy's would overflow in arithmetic.
 
     Raises:

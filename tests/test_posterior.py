@@ -161,6 +161,16 @@ class TestStreaming:
         torch.testing.assert_close(moments.mean, x.mean(0))
         torch.testing.assert_close(moments.std, x.std(0))
 
+    def test_no_samples_have_no_statistics(self):
+        class Empty(pv.samples.Samples):
+            def chunks(self, num_samples, *, seed=None):
+                return iter(())
+
+        none = Empty((1, 3, 8, 8))
+        for statistic in (none.std, none.mmse_x, lambda: none.quantile(0.5), none.sample):
+            with pytest.raises(ValueError, match="one sample or more; received none"):
+                statistic()
+
     @pytest.mark.parametrize("draw", [torch.randn, torch.rand, lambda *s: -torch.rand(*s).log()])
     def test_histogram_quantiles_are_those_of_all_samples(self, draw):
         x = draw(3000, 50)

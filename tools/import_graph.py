@@ -26,6 +26,7 @@ FOUNDATIONS = (
     "pyro_vble._precision",
     "pyro_vble._tensors",
     "pyro_vble._streaming",
+    "pyro_vble._traces",
     "pyro_vble.memory",
     "pyro_vble.metrics",
     # Old names of modules, which find the new ones when they are asked.

@@ -49,7 +49,7 @@ def calibrate(
         raise ValueError(f"--guide {fit.guide} has no error bars to calibrate; choose another guide.")
     if problem.fills and measurements is None:
         raise ValueError("Which pixels are missing is not simulated; pass --measurements, images with holes.")
-    if crop % problem.ratio:
+    if problem.enlarged_by is not None and crop % problem.ratio:
         own = options.option_name(problem.enlarged_by)
         raise ValueError(f"--crop must be a multiple of {own} {problem.ratio}; received {crop}.")
 

@@ -61,9 +61,10 @@ def demo(
     prior_model = pv.load_prior(prior, alpha=alpha)
     say(f"{description} of scikit-image's '{image}', prior {prior}")
 
+    from pyro_vble._tensors import shape_of_image
     from pyro_vble.physics import initial_image
 
-    before = metrics.psnr(initial_image(physics, y, tuple(truth.shape[1:])), truth)
+    before = metrics.psnr(initial_image(physics, y, shape_of_image(truth)), truth)
     results, posteriors, seconds = [], {}, {}
     for label, guide in labels.items():
         start = time.perf_counter()

@@ -3,6 +3,7 @@
 import errno
 import re
 import zipfile
+from typing import Any
 
 import typer
 
@@ -63,7 +64,7 @@ def explanation(error: BaseException) -> str | None:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
-def _of_usage(error: BaseException) -> str:
+def _of_usage(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return ""

@@ -143,7 +143,8 @@ def option_name(name: str) -> str:
 
 def given(context: typer.Context) -> set[str]:
     """Names of the options that were typed."""
-    return {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def check_computing(device: str, precision: str) -> None:
@@ -212,7 +213,7 @@ def unfolded(**groups: Callable[..., Any]) -> Callable[[Callable], Callable]:
             made = {name: make(**{part: values[part] for part in parts[name]}) for name, make in groups.items()}
             return command(**{name: made[name] if name in made else values[name] for name in own})
 
-        run.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in asked.values()])
+        vars(run)["__signature__"] = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in asked.values()])
         run.__annotations__ = {p.name: p.annotation for p in asked.values()}
         return run
 

@@ -49,7 +49,7 @@ class Problem(Entry):
     def __post_init__(self) -> None:
         """Complete the settings by defaults."""
         defaults = {name: option.default for name, option in self.options.items()}
-        object.__setattr__(self, "settings", defaults | self.settings)
+        object.__setattr__(self, "settings", defaults | dict(self.settings))
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

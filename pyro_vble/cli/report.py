@@ -56,7 +56,13 @@ class Estimates:
 
     @property
     def row(self) -> RestorationRow:
-        """This posterior's row in the figure."""
+        """This posterior's row in the figure.
+
+        Raises:
+            ValueError: If it is a point.
+        """
+        if self.samples is None or self.error_quantile is None:
+            raise ValueError(f"A figure shows samples and errors; {self.label} has none; choose another guide.")
         return RestorationRow(
             self.label,
             self.mmse_x[0],
@@ -128,12 +134,12 @@ def write_estimates(
     raster = None if source is None else source.raster
     # A width has the scale and the unit of what it is a width of, and no offset.
     widths = None if raster is None else replace(raster, offsets=(0.0,) * raster.count)
-    absent = missing is not None and bool(missing.any())
-    if absent and suffix == ".npy" and dtype.kind in "ui":  # which say nothing of missing values
+    absent = missing if missing is not None and bool(missing.any()) else None
+    if absent is not None and suffix == ".npy" and dtype.kind in "ui":  # which say nothing of missing values
         dtype = np.dtype(np.float32)
     images = dict(zip(IMAGES, (result.mmse_x, result.mmse_z), strict=True))
     bars = {}
-    if result.std is not None:
+    if result.std is not None and result.error_quantile is not None and result.samples is not None:
         images |= dict(zip(SAMPLES, result.samples, strict=False))
         bars = dict(zip(ERROR_BARS, (result.std, result.error_quantile), strict=True))
     paths = {}
@@ -142,7 +148,7 @@ def write_estimates(
         (bars, _bar_suffix(suffix), {"dtype": np.float32, "raster": widths}),
     ):
         for name, value in group.items():
-            shown = torch.where(missing, torch.nan, value) if absent else value
+            shown = value if absent is None else torch.where(absent, torch.nan, value)
             paths[name] = write_image(folder / f"{stem}{name}{kind}", shown, **settings)
     return paths
 

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 
@@ -126,7 +126,7 @@ def plain_warnings() -> None:
 def forgiving_streams() -> None:
     """Have what cannot be written on a terminal of few characters replaced, and a missing stream swallow all."""
     for name in ("stdout", "stderr"):
-        stream: TextIO | None = getattr(sys, name)
+        stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, as long as the process
         elif hasattr(stream, "reconfigure"):

@@ -19,7 +19,8 @@ def _fitted(value: Any) -> Fitted:
     return value
 
 
-def _samples(value: Any) -> Samples:
+def samples_of(value: Any) -> Samples:
+    """A posterior itself, or a tensor of samples as one."""
     if isinstance(value, Samples):
         return value
     if real_tensor(value).dim() < 2:
@@ -31,7 +32,7 @@ OnePosterior = Annotated[Fitted, Rule("a posterior, as restore returns it", _fit
 #: A posterior, or samples (n, B, C, H, W).
 SamplesLike = Annotated[
     Samples | Tensor,
-    Rule("a posterior, or a tensor of samples (n, B, C, H, W) of floating-point numbers", _samples),
+    Rule("a posterior, or a tensor of samples (n, B, C, H, W) of floating-point numbers", samples_of),
 ]
 
 
@@ -40,7 +41,7 @@ class Source:
 
     Args:
         samples: The samples.
-        truth: The true image (B, C, H, W), if there is one.
+        truth: The true image (B, C, H, W).
         num_samples: How many to draw from a posterior; all of those that are stored are used.
         seed: Seed of the draws.
 
@@ -48,18 +49,15 @@ class Source:
         ValueError: If samples and truth do not belong to the same images, or no value of the truth is known.
     """
 
-    def __init__(self, samples: Samples, truth: Tensor | None, num_samples: int, seed: int | None = None) -> None:
+    def __init__(self, samples: Samples | Tensor, truth: Tensor, num_samples: int, seed: int | None = None) -> None:
+        samples = samples_of(samples)
         self.samples, self.seed = samples, samples.lasting_seed(seed) if samples.stored is None else seed
         self.num_samples, shape = samples.stored or num_samples, samples.shape
-        if truth is not None:
-            if tuple(truth.shape) != tuple(shape):
-                raise ValueError(
-                    f"truth must have the shape of one sample, {tuple(shape)}; received {tuple(truth.shape)}."
-                )
-            if not bool(truth.isfinite().any()):
-                raise ValueError("truth must have a known value; received one of NaN alone.")
-            truth = truth.to(samples.output_device)
-        self.truth = truth
+        if tuple(truth.shape) != tuple(shape):
+            raise ValueError(f"truth must have the shape of one sample, {tuple(shape)}; received {tuple(truth.shape)}.")
+        if not bool(truth.isfinite().any()):
+            raise ValueError("truth must have a known value; received one of NaN alone.")
+        self.truth = truth.to(samples.output_device)
         if samples.stored is not None:  # may be anything: looked at before any of it is used
             for _ in self:
                 pass

@@ -17,7 +17,8 @@ from pyro_vble._streaming import EXACT_SAMPLES
 from pyro_vble._tensors import RealTensor
 from pyro_vble.diagnostics.psis import bounded_sites, k_hat_limit, smoothed_weights
 from pyro_vble.diagnostics.sbc import spread
-from pyro_vble.io.inference_data import quiet_arviz
+from pyro_vble.inference.draws import asked_for
+from pyro_vble.io.inference_data import arviz
 from pyro_vble.physics import observed_mask
 from pyro_vble.restoration import restore
 from pyro_vble.samples import Posterior
@@ -98,21 +99,21 @@ guide of bounded support |
         >>> sorted(table.index)
         ['VBLE', 'VBLExz']
     """
-    with quiet_arviz():
-        import arviz as az
-        import pandas as pd
+    az = arviz()
+    import pandas as pd
 
     collection = isinstance(guides, Mapping | Sequence) and not isinstance(guides, str)
-    members = list(guides.values() if isinstance(guides, Mapping) else guides) if collection else []
+    members: list[Any] = list(guides.values() if isinstance(guides, Mapping) else guides) if collection else []
     if not collection or not all(callable(guide) for guide in members):
         raise TypeError(
             f"guides must be a list of guides, or a mapping from names to guides; received {brief(guides)}; write "
             "[VBLE, VBLExz]."
         )
-    named = dict(guides) if isinstance(guides, Mapping) else {guide_name(guide): guide for guide in guides}
-    if not named or len(named) < len(guides):
+    named = dict(guides) if isinstance(guides, Mapping) else {guide_name(guide): guide for guide in members}
+    if not named or len(named) < len(members):
+        names = ", ".join(map(guide_name, members)) or "none"
         raise ValueError(
-            f"guides must be one or more, of different names; received {', '.join(map(guide_name, guides)) or 'none'}; "
+            f"guides must be one or more, of different names; received {names}; "
             'name them: guides={"a": ..., "b": ...}.'
         )
     if settings.get("num_fits", 1) != 1:
@@ -128,7 +129,7 @@ guide of bounded support |
             raise ValueError(
                 f"truth must have the shape of the image, {posterior.shape}; received {tuple(truth.shape)}."
             )
-        rows[name], losses[name] = _evaluated(posterior, truth, num_samples, block, max_units)
+        rows[name], losses[name] = _evaluated(posterior.fits[0], truth, num_samples, block, max_units)
         rows[name]["seconds"] = seconds
     table = pd.DataFrame.from_dict(rows, orient="index")
     losses = {name: loss for name, loss in losses.items() if loss is not None}
@@ -164,13 +165,12 @@ def _evaluated(
     posterior: Posterior, truth: Tensor | None, num_samples: int, block: int, max_units: int
 ) -> tuple[dict[str, float], Any]:
     """A guide's row, and its leave-one-out result."""
-    with quiet_arviz():
-        import arviz as az
+    az = arviz()
     observed = observed_mask(posterior.model.physics, posterior.y)
     weights, blocks = [], []
     for chunk in posterior.draws(num_samples):
         weights.append(chunk.log_weights)
-        units = block_sums(chunk.log_likelihood, observed, block)
+        units = block_sums(asked_for(chunk.log_likelihood), observed, block)
         blocks.append(spread(units, max_units).cpu())
     log_weights = torch.cat(weights).double()
     total = log_weights.sum(1)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, zip_longest
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -255,6 +256,7 @@ class Calibration:
             FileNotFoundError: If there is no such file.
             ValueError: If it is none of a calibration; the message names file and field.
         """
+        path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"No calibration at {path}; `pyro-vble calibrate` makes one.")
         _regressor()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vble._arguments import BrokenRuleError, Count, CountOrZero, Probability, Rule, Seed, brief, checked, real
 from pyro_vble._tensors import OpenProbability, RealTensor
-from pyro_vble.diagnostics._source import SamplesLike, Source, axes
+from pyro_vble.diagnostics._source import SamplesLike, Source, axes, samples_of
 from pyro_vble.diagnostics.pit import known_values, num_independent, pit
 from pyro_vble.metrics import BORDER, inner
 from pyro_vble.samples import Samples
@@ -104,7 +104,7 @@ def coverage_curve(
         >>> bool(abs(curve.at(0.9) - 0.9) < 0.02)
         True
     """
-    nominal = np.array(levels, dtype=float)
+    samples, nominal = samples_of(samples), np.array(levels, dtype=float)
     if samples.calibration is not None:
         nominal = nominal[nominal <= _highest_level(samples.calibration)]
         if not nominal.size:

@@ -68,7 +68,7 @@ def error_quantile(
     """
     source = Source(samples, truth, num_samples, seed)
     mean, truth = source.moments().mean, source.truth
-    predicted = samples.error_quantile(probability, source.num_samples, seed=source.seed)
+    predicted = source.samples.error_quantile(probability, source.num_samples, seed=source.seed)
     error = (truth - mean).abs()
     below = torch.where(error.isfinite(), (error <= predicted).to(error), torch.nan)
     share = float(known_values(inner(below, border)).mean(dtype=float))

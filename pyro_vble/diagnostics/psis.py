@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_vble._arguments import Seed, checked, whole_from
+from pyro_vble._traces import nodes_of
 from pyro_vble.diagnostics._source import OnePosterior
 from pyro_vble.inference.draws import latents_of
 from pyro_vble.io.inference_data import quiet_arviz
@@ -110,7 +111,8 @@ def importance_sampling(
     seed = posterior.lasting_seed(seed)
     raw = torch.cat([chunk.log_weights for chunk in posterior.draws(num_samples, seed=seed)]).double()
     smoothed, k_hat = smoothed_weights(raw)
-    mean, square, start = 0.0, 0.0, 0
+    mean = square = smoothed.new_zeros(())
+    start = 0
     for chunk in posterior.chunks(num_samples, seed=seed):
         weights = smoothed[start : start + len(chunk)].exp()[..., None, None, None]
         x = chunk.double()  # of squares less a squared mean little is left
@@ -141,10 +143,10 @@ def bounded_sites(posterior: Posterior) -> tuple[str, ...]:
     """
     trace = posterior.guide_trace(_FEW)
     priors = posterior.model.physics_priors
-    auxiliary = any(site["infer"].get("is_auxiliary") for site in trace.nodes.values() if site["type"] == "sample")
+    auxiliary = any(site["infer"].get("is_auxiliary") for site in nodes_of(trace).values() if site["type"] == "sample")
     found = []
     for name, value in latents_of(trace).items():
-        distribution, infer = trace.nodes[name]["fn"], trace.nodes[name]["infer"]
+        distribution, infer = nodes_of(trace)[name]["fn"], nodes_of(trace)[name]["infer"]
         if auxiliary and not infer.get("is_auxiliary") and bool((value != value[:1]).any()):
             continue  # a function of an auxiliary site, which stands for it
         transform = biject_to(priors[name].support if name in priors else constraints.real)
@@ -157,7 +159,7 @@ def bounded_sites(posterior: Posterior) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _has_density(distribution: pyro.distributions.TorchDistribution, value: Tensor) -> bool:
+def _has_density(distribution: dist.TorchDistribution, value: Tensor) -> bool:
     try:
         return bool(torch.isfinite(distribution.log_prob(value)).all())
     except ValueError:  # one that validates its values

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from pyro.infer import HMC, MCMC, NUTS
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 from pyro_vble import metrics
 from pyro_vble._arguments import Count, CountOrZero, Flag, Seed, brief, checked, one_of, whole_from
@@ -201,10 +201,9 @@ class _Target:
     def __init__(self, posterior: Posterior, seed: int) -> None:
         self.posterior, self.model, self.y = posterior, posterior.model, posterior.y
         supports = {name: prior.support for name, prior in self.model.physics_priors.items()}
-        real = torch.distributions.constraints.real
         with seeded(derived_seed(seed, "pilot")), torch.no_grad():
             pilot = latents_of(posterior.guide_trace(_PILOT_DRAWS))
-        self.transforms = {name: biject_to(supports.get(name, real)) for name in pilot}
+        self.transforms = {name: biject_to(supports.get(name, constraints.real)) for name in pilot}
         free = {name: self.transforms[name].inv(value) for name, value in pilot.items()}
         self.centre = {name: value.mean(0) for name, value in free.items()}
         # A point mass has no width of its own.
@@ -229,7 +228,7 @@ class _Target:
         values = {name: self.transforms[name](value) for name, value in free.items()}
         jacobian = sum(self.transforms[n].log_abs_det_jacobian(free[n], values[n]).sum() for n in free)
         trace = poutine.trace(poutine.condition(self.model, data=values)).get_trace(self.y)
-        return -(trace.log_prob_sum() + jacobian)
+        return -torch.as_tensor(trace.log_prob_sum() + jacobian)
 
     def _free(self, position: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Unconstrained latents at a position."""

@@ -14,9 +14,10 @@ from torch import Tensor
 from pyro_vble._arguments import BrokenRuleError, Count, Flag, Rule, Seed, brief, checked, whole
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._tensors import OpenProbability
+from pyro_vble._traces import nodes_of
 from pyro_vble.diagnostics._source import axes
 from pyro_vble.inference import Problem
-from pyro_vble.inference.draws import latents_of
+from pyro_vble.inference.draws import asked_for, latents_of
 from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.io.priors import load_prior
 from pyro_vble.metrics import patch_means
@@ -285,10 +286,10 @@ def simulation_based_calibration(
     def simulator(n: int) -> tuple[Values, Tensor]:
         trace = poutine.trace(model.measurement).get_trace(one.new_zeros(n, *one.shape[1:]))
         latents = {name: value for name, value in latents_of(trace).items() if name not in _IMAGE_SITES}
-        p_y = trace.nodes["_RETURN"]["value"]
+        p_y = nodes_of(trace)["_RETURN"]["value"]
         y = p_y.sample()
         likelihood = p_y.mask(observed_mask(physics, y)).log_prob(y)
-        return {"x": trace.nodes["x"]["value"], LOG_LIKELIHOOD: _total(likelihood, 1)} | latents, y
+        return {"x": nodes_of(trace)["x"]["value"], LOG_LIKELIHOOD: _total(likelihood, 1)} | latents, y
 
     def sampler(y: Tensor, n: int) -> Values:
         own_seed = fresh_seed()
@@ -298,7 +299,7 @@ def simulation_based_calibration(
         if posterior.interrupted:  # half a fit would be ranked as if it were one
             raise KeyboardInterrupt
         parts = [
-            {"x": chunk.image, LOG_LIKELIHOOD: _total(chunk.log_likelihood, 2)} | chunk.latents
+            {"x": chunk.image, LOG_LIKELIHOOD: _total(asked_for(chunk.log_likelihood), 2)} | chunk.latents
             for chunk in posterior.draws(n, seed=own_seed)
         ]
         names = [name for name in parts[0] if name not in _IMAGE_SITES[1:]]

@@ -49,7 +49,7 @@ def crps(samples: SamplesLike, truth: RealTensor, *, num_samples: Count = 100, s
         raise ValueError(f"The score needs at least 2 samples; received {source.num_samples}.")
     # A few rows at a time: the estimator sorts every pixel's samples.
     everything, truth = source.all().flatten(1), source.truth
-    pieces = [
+    pieces: list[Any] = [
         scoringrules.crps_ensemble(part, members.T, m_axis=-1, estimator="pwm", backend="torch")
         for part, members in zip(truth.flatten().split(1 << 16), everything.split(1 << 16, dim=1), strict=True)
     ]
@@ -97,7 +97,7 @@ def interval_score(
     with extra("diagnostics"):
         import scoringrules
     source = Source(samples, truth, num_samples, seed)
-    low, high = samples.interval(probability, source.num_samples, seed=source.seed)
+    low, high = source.samples.interval(probability, source.num_samples, seed=source.seed)
     return scoringrules.interval_score(source.truth, low, high, 1 - probability, backend="torch")
 
 

@@ -1,6 +1,7 @@
 """The latent prior of context models: each latent depends on those before it."""
 
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vble._precision import full_precision
+from pyro_vble.distributions._expand import expanded
 from pyro_vble.distributions.gaussian_uniform import GaussianUniform
 
 
@@ -45,8 +47,8 @@ class AutoregressiveGaussianUniform(TorchDistribution):
         torch.Size([1, 1, 1, 2])
     """
 
-    arg_constraints = {}  # noqa: RUF012
-    support = constraints.independent(constraints.real, 3)
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support: ClassVar[constraints.Constraint] = constraints.independent(constraints.real, 3)
 
     def __init__(
         self,
@@ -60,16 +62,16 @@ class AutoregressiveGaussianUniform(TorchDistribution):
         event_shape = torch.Size((context.in_channels, *hyper.shape[-2:]))
         super().__init__(hyper.shape[:-3], event_shape, validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape, _instance=None) -> Self:
         """Return the distribution broadcast to ``batch_shape``."""
-        new = self._get_checked_instance(AutoregressiveGaussianUniform, _instance)
-        new.hyper = self.hyper.expand(*batch_shape, *self.hyper.shape[-3:])
-        new.context, new.parameters = self.context, self.parameters
-        super(AutoregressiveGaussianUniform, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
+        parameters = {
+            "hyper": self.hyper.expand(*batch_shape, *self.hyper.shape[-3:]),
+            "context": self.context,
+            "parameters": self.parameters,
+        }
+        return expanded(
+            self, AutoregressiveGaussianUniform, _instance, batch_shape, parameters, event_shape=self.event_shape
         )
-        new._validate_args = self._validate_args
-        return new
 
     def conditional(self, value: Tensor) -> GaussianUniform:
         """The conditional distribution of every latent given those before it, at ``value``."""

@@ -1,10 +1,14 @@
 """The uniform distribution in location-width form."""
 
+from typing import ClassVar, Self
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
+
+from pyro_vble.distributions._expand import expanded
 
 
 class CentredUniform(TorchDistribution):
@@ -31,21 +35,21 @@ class CentredUniform(TorchDistribution):
         tensor([0.6931,   -inf])
     """
 
-    arg_constraints = {"loc": constraints.real, "width": constraints.positive}  # noqa: RUF012
-    support = constraints.real
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.real,
+        "width": constraints.positive,
+    }
+    support: ClassVar[constraints.Constraint] = constraints.real
     has_rsample = True
 
     def __init__(self, loc: Tensor, width: Tensor, *, validate_args: bool | None = None) -> None:
         self.loc, self.width = broadcast_all(loc, width)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape, _instance=None) -> Self:
         """Return the distribution broadcast to ``batch_shape``."""
-        new = self._get_checked_instance(CentredUniform, _instance)
-        new.loc, new.width = self.loc.expand(batch_shape), self.width.expand(batch_shape)
-        super(CentredUniform, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        parameters = {"loc": self.loc.expand(batch_shape), "width": self.width.expand(batch_shape)}
+        return expanded(self, CentredUniform, _instance, batch_shape, parameters)
 
     @property
     def mean(self) -> Tensor:

@@ -1,12 +1,14 @@
 """The factorised entropy model of a hyper-latent."""
 
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vble.distributions._expand import expanded
 from pyro_vble.distributions._numerics import log_sigmoid_difference
 
 _BISECTION_STEPS = 64
@@ -44,8 +46,8 @@ class FactorizedEntropy(TorchDistribution):
         tensor([[[0.4621]]])
     """
 
-    arg_constraints = {}  # noqa: RUF012
-    support = constraints.real
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support: ClassVar[constraints.Constraint] = constraints.real
     has_rsample = True
 
     def __init__(
@@ -65,13 +67,10 @@ class FactorizedEntropy(TorchDistribution):
         self.cdf_logits, self.dtype, self.device = cdf_logits, dtype, device
         super().__init__(torch.Size(shape), validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape, _instance=None) -> Self:
         """Return the distribution broadcast to ``batch_shape``."""
-        new = self._get_checked_instance(FactorizedEntropy, _instance)
-        new.cdf_logits, new.dtype, new.device = self.cdf_logits, self.dtype, self.device
-        super(FactorizedEntropy, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        parameters = {"cdf_logits": self.cdf_logits, "dtype": self.dtype, "device": self.device}
+        return expanded(self, FactorizedEntropy, _instance, batch_shape, parameters)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density at ``value``, in nats."""

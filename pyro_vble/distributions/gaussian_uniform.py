@@ -1,6 +1,7 @@
 """The convolution of a Gaussian with a uniform distribution."""
 
 import math
+from typing import ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from pyro_vble.distributions._expand import expanded
 from pyro_vble.distributions._numerics import log_ndtr_difference
 
 
@@ -40,12 +42,12 @@ class GaussianUniform(TorchDistribution):
         tensor([-9.5992e-01, -1.4199e+00, -1.2299e+03])
     """
 
-    arg_constraints = {  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "loc": constraints.real,
         "scale": constraints.positive,
         "width": constraints.positive,
     }
-    support = constraints.real
+    support: ClassVar[constraints.Constraint] = constraints.real
     has_rsample = True
 
     def __init__(
@@ -56,13 +58,10 @@ class GaussianUniform(TorchDistribution):
         self.loc, self.scale, self.width = broadcast_all(loc, scale, width)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape, _instance=None) -> Self:
         """Return the distribution broadcast to ``batch_shape``."""
-        new = self._get_checked_instance(GaussianUniform, _instance)
-        new.loc, new.scale, new.width = (p.expand(batch_shape) for p in (self.loc, self.scale, self.width))
-        super(GaussianUniform, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        parameters = {name: getattr(self, name).expand(batch_shape) for name in ("loc", "scale", "width")}
+        return expanded(self, GaussianUniform, _instance, batch_shape, parameters)
 
     @property
     def mean(self) -> Tensor:

@@ -1,10 +1,14 @@
 """Photon counts expressed in image units."""
 
+from typing import ClassVar, Self
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
+
+from pyro_vble.distributions._expand import expanded
 
 
 class ScaledPoisson(TorchDistribution):
@@ -29,20 +33,20 @@ class ScaledPoisson(TorchDistribution):
         tensor(0.2707)
     """
 
-    arg_constraints = {"rate": constraints.nonnegative, "gain": constraints.positive}  # noqa: RUF012
-    support = constraints.nonnegative
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "rate": constraints.nonnegative,
+        "gain": constraints.positive,
+    }
+    support: ClassVar[constraints.Constraint] = constraints.nonnegative
 
     def __init__(self, rate: Tensor, gain: Tensor | float, *, validate_args: bool | None = None) -> None:
         self.rate, self.gain = broadcast_all(rate, gain)
         super().__init__(self.rate.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape, _instance=None) -> Self:
         """Return the distribution broadcast to ``batch_shape``."""
-        new = self._get_checked_instance(ScaledPoisson, _instance)
-        new.rate, new.gain = self.rate.expand(batch_shape), self.gain.expand(batch_shape)
-        super(ScaledPoisson, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        parameters = {"rate": self.rate.expand(batch_shape), "gain": self.gain.expand(batch_shape)}
+        return expanded(self, ScaledPoisson, _instance, batch_shape, parameters)
 
     @property
     def mean(self) -> Tensor:

@@ -1,12 +1,14 @@
 """A Gaussian seen through a sensor that saturates and quantises."""
 
 import math
+from typing import ClassVar, Self
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vble.distributions._expand import expanded
 from pyro_vble.distributions.gaussian_uniform import GaussianUniform
 
 # How close to an end of the range a value counts as that end, in parts of it: numbers that were stored in float32.
@@ -48,8 +50,11 @@ class SensedNormal(TorchDistribution):
         tensor([3.9894, 1.0000])
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
-    support = constraints.real
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
+    support: ClassVar[constraints.Constraint] = constraints.real
     has_rsample = False
 
     def __init__(
@@ -67,14 +72,11 @@ class SensedNormal(TorchDistribution):
         self.low, self.high, self.step, self.shift = low, high, step, shift
         super().__init__(self.loc.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape, _instance=None) -> Self:
         """Return the distribution broadcast to ``batch_shape``."""
-        new = self._get_checked_instance(SensedNormal, _instance)
-        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        new.low, new.high, new.step, new.shift = self.low, self.high, self.step, self.shift
-        super(SensedNormal, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        parameters = {"loc": self.loc.expand(batch_shape), "scale": self.scale.expand(batch_shape)}
+        sensor = {"low": self.low, "high": self.high, "step": self.step, "shift": self.shift}
+        return expanded(self, SensedNormal, _instance, batch_shape, parameters | sensor)
 
     @property
     def unsensed(self) -> Normal:

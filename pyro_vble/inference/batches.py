@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble._arguments import Progress
-from pyro_vble.guides.abilities import is_reparameterised, rows, write_rows
+from pyro_vble._traces import nodes_of
+from pyro_vble.guides.abilities import copy_rows, is_reparameterised, rows, write_rows
 from pyro_vble.guides.parameters import parameter_scope
 from pyro_vble.inference.fitting import fit_guide
 from pyro_vble.inference.precision import network_precision
@@ -18,6 +19,7 @@ from pyro_vble.inference.problem import Problem
 from pyro_vble.inference.result import Fit
 from pyro_vble.inference.settings import FitSettings
 from pyro_vble.memory import free_memory
+from pyro_vble.models.restoration import RestorationModel
 from pyro_vble.physics import is_divisible
 from pyro_vble.seeding import as_seed, derived_seed, forked_generators
 
@@ -32,7 +34,7 @@ _LEAST_OVERHEAD = 1.25
 
 def fit_batch(
     problem: Problem,
-    model: nn.Module,
+    model: RestorationModel,
     guide: Callable,
     settings: FitSettings,
     *,
@@ -60,8 +62,8 @@ def fit_batch(
         MemoryError: If there is not memory enough for one image.
     """
     y, how = problem.y, {"precision": precision, "progress": progress}
-    divisible = len(y) > 1 and rows(guide, slice(0, 1)) is not None
-    divisible = divisible and is_divisible(problem.physics, y, model.image_shape(y))
+    learnt = rows(guide, slice(None)) if len(y) > 1 else None
+    divisible = learnt is not None and is_divisible(problem.physics, y, model.image_shape(y))
     at_once = len(y)
     if (divisible or len(y) == 1) and len(y) * math.prod(model.image_shape(y)[1:]) > _SURELY_FITS:
         first = problem.part(slice(0, 1)).build() if divisible else (model, guide)
@@ -69,7 +71,7 @@ def fit_batch(
             at_once = min(at_once, images_at_once(*first, y[:1], precision, settings.num_particles))
         if at_once == 0:
             raise _too_little_memory(y[:1])
-    start = {name: value.clone() for name, value in rows(guide, slice(None)).items()} if divisible else {}
+    start = {name: value.clone() for name, value in learnt.items()} if divisible and learnt is not None else {}
     while True:
         try:
             if at_once >= len(y):
@@ -89,7 +91,7 @@ def fit_batch(
 
 def _fit_parts(
     problem: Problem,
-    model: nn.Module,
+    model: RestorationModel,
     guide: Callable,
     start: dict[str, Tensor],
     at_once: int,
@@ -104,14 +106,14 @@ def _fit_parts(
         fitted = fit_guide(
             part_model, part, y[images], settings, seed=derived_seed(seed, "images", images.start), **how
         )
-        write_rows(guide, images, rows(part, slice(None)))
+        copy_rows(guide, images, part, slice(None))
         traces.append(fitted.elbo)
         if fitted.interrupted:  # the images of the other parts stay where they start
             break
     return Fit(model, guide, y, joint_trace(traces), fitted.precision, seed, fitted.interrupted)
 
 
-def images_at_once(model: nn.Module, guide: Callable, y: Tensor, precision: str, num_particles: int = 1) -> int:
+def images_at_once(model: RestorationModel, guide: Callable, y: Tensor, precision: str, num_particles: int = 1) -> int:
     """How many images of a batch a fit has memory for, by what one step of one image keeps; 0 if not even for one.
 
     Args:
@@ -134,7 +136,7 @@ def images_at_once(model: nn.Module, guide: Callable, y: Tensor, precision: str,
     return max(1, int(_SHARE * free / (_OVERHEAD * needed * num_particles))) if needed <= most else 0
 
 
-def _kept_in_a_step(model: nn.Module, guide: Callable, y: Tensor, precision: str, most: float) -> int:
+def _kept_in_a_step(model: RestorationModel, guide: Callable, y: Tensor, precision: str, most: float) -> int:
     """Bytes that a step keeps for its backward pass, weights aside; MemoryError as soon as they are too many."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -149,7 +151,8 @@ def _kept_in_a_step(model: nn.Module, guide: Callable, y: Tensor, precision: str
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
     with forked_generators(y.device), network_precision(precision, y.device), parameter_scope(guide), hooks:
-        z = poutine.trace(guide).get_trace(y).nodes["z"]["value"].detach().requires_grad_()
+        trace = poutine.trace(guide).get_trace(y)
+        z = nodes_of(trace)["z"]["value"].detach().requires_grad_()
         image_shape = model.image_shape(y)
         decoded = model.prior.decode_mean(z, image_shape)
         if model.latent_image:

@@ -25,8 +25,7 @@ class CapturedSVI(FitSVI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._taken = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._captured_loss: Tensor | None = None
+        self._captured: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
         self._device = next((p.device for p in self.parameters), torch.device("cuda"))
         self._stream: torch.cuda.Stream | None = _stream_on(self._device)
 
@@ -38,20 +37,22 @@ class CapturedSVI(FitSVI):
     def release(self) -> None:
         """Let go of what only further steps need: gradients, and the graph whose memory they lie in."""
         super().release()
-        self._graph = self._captured_loss = None
+        self._captured = None
 
     def _step(self, *args: Any, **kwargs: Any) -> Tensor:
-        if self._stream is None:
+        stream = self._stream
+        if stream is None:
             return super().step(*args, **kwargs)
         self._taken += 1
         if self._taken == 1:
-            return self._aside(lambda: super(CapturedSVI, self).step(*args, **kwargs))
-        if self._graph is not None:
-            return self._replay()
+            return _aside(stream, lambda: super(CapturedSVI, self).step(*args, **kwargs))
+        if self._captured is not None:
+            return _replayed(*self._captured)
+        captured = None
         try:
             if self._taken == 2:
-                return self._aside(lambda: self._watched(*args, **kwargs))
-            self._capture(*args, **kwargs)
+                return _aside(stream, lambda: self._watched(*args, **kwargs))
+            captured = self._capture(stream, *args, **kwargs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -59,8 +60,9 @@ class CapturedSVI(FitSVI):
             self._stream = None
             reason = str(error).splitlines()[0]
         # Outside the handler, whose exception would keep the failed attempt's tensors alive.
-        if self._stream is not None:
-            return self._replay()
+        if captured is not None:
+            self._captured = captured
+            return _replayed(*captured)
         warnings.warn(
             "This fit cannot be captured in a CUDA graph and goes on step by step, several times slower: "
             f"{reason}. An operator or guide that reads a value back to the CPU (.item(), a branch on a tensor) is the "
@@ -74,33 +76,35 @@ class CapturedSVI(FitSVI):
         with _no_waiting():
             return super().step(*args, **kwargs)
 
-    def _capture(self, *args: Any, **kwargs: Any) -> None:
-        """Capture a step; nothing of it is executed."""
+    def _capture(self, on: torch.cuda.Stream, *args: Any, **kwargs: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Capture a step, and its loss; nothing of it is executed."""
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         random, stream = generator.clone_state(), torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
-                self._captured_loss = self.gradient(*args, **kwargs)
+            with torch.cuda.graph(graph, stream=on):
+                loss = self.gradient(*args, **kwargs)
                 self.update()
         except BaseException:
             # A generator that was being captured answers nobody else, and a capture that CUDA ended leaves its stream.
             torch.cuda.set_stream(stream)
             generator.graphsafe_set_state(random)
             raise
-        self._graph = graph
+        return graph, loss
 
-    def _replay(self) -> Tensor:
-        self._graph.replay()
-        return self._captured_loss.clone()
 
-    def _aside(self, work: Callable[[], Any]) -> Any:
-        """Do something on the stream of the capture."""
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            result = work()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        return result
+def _replayed(graph: torch.cuda.CUDAGraph, loss: Tensor) -> Tensor:
+    graph.replay()
+    return loss.clone()
+
+
+def _aside(stream: torch.cuda.Stream, work: Callable[[], Any]) -> Any:
+    """Do something on the stream of the capture."""
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        result = work()
+    torch.cuda.current_stream().wait_stream(stream)
+    return result
 
 
 @functools.cache

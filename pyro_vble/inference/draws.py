@@ -11,6 +11,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vble._one_at_a_time import one_at_a_time
+from pyro_vble._traces import nodes_of
 from pyro_vble.guides.parameters import parameter_scope
 from pyro_vble.inference.precision import network_precision
 
@@ -39,48 +40,85 @@ class Draws:
     @property
     def log_joint(self) -> Tensor:
         """log p(y, x, z, h), (n, B)."""
-        return self.log_likelihood.flatten(2).sum(2) + self.log_prior
+        return asked_for(self.log_likelihood).flatten(2).sum(2) + asked_for(self.log_prior)
 
     @property
     def log_weights(self) -> Tensor:
         """log p(y, x, z, h) - log q(x, z, h), (n, B): importance weights, whose mean estimates the ELBO."""
-        return self.log_joint - self.log_guide
+        return self.log_joint - asked_for(self.log_guide)
+
+
+def asked_for(value: Tensor | None) -> Tensor:
+    """A density or a replica of some draws.
+
+    Raises:
+        ValueError: If the draws came without.
+    """
+    if value is None:
+        raise ValueError(
+            "Densities and replicas must be asked for where draws are made; these came without; take them from "
+            "posterior.draws(n), or chains(n, densities=True, replicas=True)."
+        )
+    return value
 
 
 class DrawSource(Protocol):
-    """What ArviZ's groups are made of: anything that draws images, in chains.
+    """What ArviZ's groups are made of: anything that draws images, in chains."""
 
-    Attributes:
-        shape: (B, C, H, W) of the images.
-        y: Measurement (B, ...), or None.
-        physics: The operator, or None.
-        stored: Number of draws, where there are only so many.
-        parameters: Latent sites that are parameters of operator and noise, one value an image.
-        groups: Which of ArviZ's groups can be made of it.
-        origin: What to say of it: guide, prior.
-    """
+    # As properties, which attributes are as well; the reverse does not hold.
 
-    shape: tuple[int, int, int, int]
-    y: Tensor | None
-    physics: Any
-    stored: int | None
-    parameters: frozenset[str]
-    groups: frozenset[str]
-    origin: dict[str, str]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C, H, W) of the images."""
+        ...
+
+    @property
+    def y(self) -> Tensor | None:
+        """Measurement (B, ...), or None."""
+        ...
+
+    @property
+    def physics(self) -> Any:
+        """The operator, or None."""
+        ...
+
+    @property
+    def stored(self) -> int | None:
+        """Number of draws, where there are only so many."""
+        ...
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Latent sites that are parameters of operator and noise, one value an image."""
+        ...
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """Which of ArviZ's groups can be made of it."""
+        ...
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What to say of it: guide, prior."""
+        ...
 
     def resolved_seed(self, seed: int | None) -> int | None:
         """The seed told, or its own."""
+        ...
 
     def lasting_seed(self, seed: int | None) -> int:
         """The same, drawn where there is none: for what goes over the same draws more than once."""
+        ...
 
     def chains(
         self, num_samples: int, *, seed: int | None, densities: bool, replicas: bool
     ) -> Sequence[Iterator[Draws]]:
         """Draws of every chain, in chunks of the same sizes."""
+        ...
 
     def ancestral(self, n: int, *, seed: int | None, measured: bool) -> dict[str, Tensor]:
         """Draws from the prior: "x", (n, B, C, H, W); if measured "y" and the parameters too."""
+        ...
 
 
 @one_at_a_time
@@ -116,8 +154,8 @@ def draw(model: Callable, guide: Callable, y: Tensor, n: int = 1, *, precision: 
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(y)
     for trace in (guide_trace, model_trace):
         trace.compute_log_prob(site_filter=lambda name, site: not site_is_subsample(site))
-    observed = model_trace.nodes["y"]
-    image = model_trace.nodes["_RETURN"]["value"]
+    observed = nodes_of(model_trace)["y"]
+    image = nodes_of(model_trace)["_RETURN"]["value"]
     return Draws(
         image=image.expand(*plates, *image.shape[-3:]),
         latents=latents_of(guide_trace),
@@ -134,8 +172,8 @@ def latents_of(trace: poutine.Trace) -> dict[str, Tensor]:
     return {name: site["value"] for name, site in sites if not site["is_observed"]}
 
 
-def _sites(trace: poutine.Trace) -> list[tuple[str, dict]]:
-    return [(n, s) for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)]
+def _sites(trace: poutine.Trace) -> list[tuple[str, Any]]:
+    return [(n, s) for n, s in nodes_of(trace).items() if s["type"] == "sample" and not site_is_subsample(s)]
 
 
 def _guide_log_prob(trace: poutine.Trace, plates: tuple[int, int]) -> Tensor:

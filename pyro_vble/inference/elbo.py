@@ -2,23 +2,24 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from pyro_vble._traces import nodes_of
 from pyro_vble.guides.abilities import suited_elbo
 from pyro_vble.guides.parameters import StoredGuide
 from pyro_vble.inference.settings import FitSettings
 
 
-def elbo_for(guide: Callable, settings: FitSettings, *, reparameterised: bool, on_cuda: bool) -> ELBO:
+def elbo_for(guide: Callable, settings: FitSettings, *, reparameterised: bool, on_cuda: bool) -> Trace_ELBO:
     """The ELBO of a fit, by its name in the settings: one of Pyro's, or on CUDA its like that never waits."""
     name = suited_elbo(guide) if settings.elbo == "auto" else settings.elbo
     if name == "stl":
@@ -54,8 +55,8 @@ class DeviceELBO(TraceMeanField_ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO, a scalar tensor to be differentiated."""
-        losses = [_negative_elbo(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
-        return sum(losses) / self.num_particles
+        traces = self._get_traces(model, guide, args, kwargs)
+        return _mean((_negative_elbo(p, q) for p, q in traces), self.num_particles)
 
 
 class DeviceTraceELBO(Trace_ELBO):
@@ -79,7 +80,7 @@ class DeviceTraceELBO(Trace_ELBO):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The negative ELBO, a scalar tensor to be differentiated."""
         traces = self._get_traces(model, guide, args, kwargs)
-        return sum(q.log_prob_sum() - p.log_prob_sum() for p, q in traces) / self.num_particles
+        return _mean((q.log_prob_sum() - p.log_prob_sum() for p, q in traces), self.num_particles)
 
 
 class StickingTheLandingELBO(DeviceTraceELBO):
@@ -124,7 +125,9 @@ def _detached_parameters(guide: Callable) -> Iterator[None]:
     """A scope in which a guide's parameters have no gradient: those of a module, and those of ``pyro.param``."""
     guide = inspect.unwrap(guide)
     module = guide.function if isinstance(guide, StoredGuide) else guide
-    held = [part._parameters for part in module.modules()] if isinstance(module, nn.Module) else []
+    held: list[dict[str, Any]] = (
+        [part._parameters for part in module.modules()] if isinstance(module, nn.Module) else []
+    )
     saved = [dict(parameters) for parameters in held]
     try:
         for parameters in held:
@@ -146,7 +149,7 @@ class _DetachedParameters(Messenger):
 
 def _check_inverses(trace: Trace) -> None:
     """Raise ValueError if a density would come from what a transform remembers, without a gradient in the value."""
-    for name, site in trace.nodes.items():
+    for name, site in nodes_of(trace).items():
         if site["type"] == "sample" and any(map(_remembers, getattr(site["fn"], "transforms", ()))):
             raise ValueError(
                 f"elbo='stl' needs densities that can be computed at any value; the transforms of {name!r} remember "
@@ -158,15 +161,19 @@ def _remembers(transform: Any) -> bool:
     return bool(getattr(transform, "_cache_size", 0)) or any(map(_remembers, getattr(transform, "parts", ())))
 
 
+def _mean(losses: Iterable[Any], num_particles: int) -> Any:
+    return sum(losses) / num_particles
+
+
 def _negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
     loss: Any = 0.0
-    for name, site in model_trace.nodes.items():
+    for name, site in nodes_of(model_trace).items():
         if site["type"] != "sample":
             continue
         if site["is_observed"]:
             loss = loss - site["log_prob_sum"]
             continue
-        q = guide_trace.nodes[name]
+        q = nodes_of(guide_trace)[name]
         try:
             loss = loss + scale_and_mask(kl_divergence(q["fn"], site["fn"]), scale=q["scale"], mask=q["mask"]).sum()
         except NotImplementedError:

@@ -3,12 +3,12 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble._arguments import Progress
 from pyro_vble.guides.abilities import is_reparameterised
@@ -21,6 +21,7 @@ from pyro_vble.inference.result import Fit, FitDivergedError
 from pyro_vble.inference.settings import FitSettings
 from pyro_vble.inference.svi import FitSVI
 from pyro_vble.inference.tempering import tempered
+from pyro_vble.models.restoration import RestorationModel
 from pyro_vble.physics import observed_mask
 from pyro_vble.seeding import seeded
 
@@ -29,7 +30,7 @@ _SNAPSHOT_EVERY = 10
 
 
 def fit_guide(
-    model: nn.Module,
+    model: RestorationModel,
     guide: Callable,
     y: Tensor,
     settings: FitSettings | None = None,
@@ -100,7 +101,7 @@ def _losses(svi: FitSVI, y: Tensor, settings: FitSettings, progress: Progress) -
     """Take steps, yielding the loss of each that was finite; one that is not takes the fit back to its last state."""
     optim: ScheduledAdam = svi.optim
     snapshot = candidate = svi.saved()
-    rollbacks, progressed = 0, False
+    rollbacks, progressed, loss = 0, False, math.nan
     unread: list[Tensor] = []
     bar = _bar(progress, settings.num_steps)
     try:
@@ -177,7 +178,7 @@ def _converged(trace: list[float], settings: FitSettings, num_values: int) -> bo
     return float(last.mean() - before.mean() + 2 * error) < settings.tolerance * num_values
 
 
-def _bar(progress: Any, num_steps: int) -> Iterable[int]:
+def _bar(progress: Any, num_steps: int) -> Any:
     if callable(progress):
         return progress(range(num_steps))
     if not progress:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vble._arguments import BrokenRuleError, Rule, one_of
 from pyro_vble._precision import exact_convolutions
+from pyro_vble.models.restoration import RestorationModel
 from pyro_vble.physics import noise_level
 
 # Spacing of bfloat16 numbers just below 1: decoded images are rounded to it, which finer noise would notice.
@@ -58,7 +59,7 @@ def resolve_precision(precision: str, prior: nn.Module, device: torch.device) ->
     return "bfloat16" if _bfloat16_is_fast(device) else "float32"
 
 
-def suited_precision(precision: str, model: nn.Module, y: Tensor) -> str:
+def suited_precision(precision: str, model: RestorationModel, y: Tensor) -> str:
     """The precision to fit in: "auto" takes bfloat16 networks only where the noise hides their rounding.
 
     Args:

@@ -84,10 +84,9 @@ class Problem:
 
     def model(self, latent_image: bool | None = None) -> RestorationModel:
         """The model, as the guide wants it."""
-        if latent_image is None:
-            latent_image = getattr(unwrapped(self.guide), "latent_image", False)
+        wanted = getattr(unwrapped(self.guide), "latent_image", False) if latent_image is None else latent_image
         how = {"image_shape": self.image_shape, "physics_priors": self.physics_priors}
-        return RestorationModel(self.prior, self.physics, latent_image=latent_image, **how)
+        return RestorationModel(self.prior, self.physics, latent_image=wanted, **how)
 
     def build(self) -> tuple[RestorationModel, Callable]:
         """The model, and a new guide of it."""

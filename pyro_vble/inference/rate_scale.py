@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
 
-from pyro_vble.guides.abilities import rows, write_rows
+from pyro_vble.guides.abilities import copy_rows, rows
 from pyro_vble.inference.batches import fit_batch
 from pyro_vble.inference.evidence import elbo_by_image
 from pyro_vble.inference.problem import Problem
 from pyro_vble.inference.result import FitDivergedError
 from pyro_vble.inference.settings import FitSettings
+from pyro_vble.models.restoration import RestorationModel
 from pyro_vble.seeding import derived_seed, seeded
 
 #: Rate scales that compete: effective bitrate parameters from alpha down to alpha/16.
@@ -27,7 +27,7 @@ def best_rate_scale(
     scales: tuple[float, ...] = RATE_SCALES,
     precision: str = "float32",
     seed: int | None = None,
-) -> tuple[Problem, nn.Module, Callable]:
+) -> tuple[Problem, RestorationModel, Callable]:
     r"""Fit briefly at every rate scale, and go on with the one of the largest ELBO, image by image.
 
     .. math:: \hat s = \arg\max_s\; \max_q\; E_q\big[\log p_s(y, x, z, h) - \log q(x, z, h)\big]
@@ -71,5 +71,5 @@ def best_rate_scale(
     if rows(guide, slice(0, 1)) is not None:
         for i, winner in enumerate(winners):
             image = slice(i, i + 1)
-            write_rows(guide, image, rows(tried[winner][0], image))
+            copy_rows(guide, image, tried[winner][0], image)
     return best, model, guide

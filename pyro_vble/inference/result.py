@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from pyro_vble.models.restoration import RestorationModel
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Fit:
         interrupted: Whether it was ended from the keyboard.
     """
 
-    model: nn.Module
+    model: RestorationModel
     guide: Callable[[Tensor], Any]
     y: Tensor
     elbo: Tensor

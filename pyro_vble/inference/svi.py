@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, SVI
+from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
+from pyro_vble._traces import nodes_of
 from pyro_vble.guides.parameters import parameters_of
 from pyro_vble.inference.adam import ScheduledAdam
 
@@ -29,7 +30,9 @@ class FitSVI(SVI):
     #: How many losses may wait for the host to look at them.
     read_every = 1
 
-    def __init__(self, model: Callable, guide: Callable, optim: ScheduledAdam, loss: ELBO, *, of: Callable) -> None:
+    def __init__(
+        self, model: Callable, guide: Callable, optim: ScheduledAdam, loss: Trace_ELBO, *, of: Callable
+    ) -> None:
         super().__init__(model, guide, optim, loss)
         self.elbo, self._guide_itself = loss, of
         self.parameters: dict[Tensor, None] = dict.fromkeys(parameters_of(of))
@@ -39,7 +42,7 @@ class FitSVI(SVI):
         with poutine.trace(param_only=True) as seen:
             loss = self.gradient(*args, **kwargs)
         # A plain torch parameter, as some of Pyro's own guides have, is its own unconstrained value.
-        values = [site["value"] for site in seen.trace.nodes.values()]
+        values = [site["value"] for site in nodes_of(seen.trace).values()]
         found = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]
         self.parameters |= dict.fromkeys([*parameters_of(self._guide_itself), *found])
         self.update()

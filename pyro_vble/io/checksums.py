@@ -66,5 +66,5 @@ def tensors_checksum(tensors: Mapping[str, "Tensor"], *texts: str) -> str:
     for name, value in sorted(tensors.items()):
         kind = str(value.dtype).removeprefix("torch.")
         digest.update(f"{len(name)}:{name} {kind} {tuple(value.shape)}\0".encode(errors="surrogatepass"))
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

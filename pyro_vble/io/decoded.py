@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,12 +50,7 @@ class Decoded:
             ImageFileError: If nothing tells which value is white, or the scale does not fit the values.
         """
         by_default = scale is None
-        scale = self.white if scale is None else scale
-        if scale is None:
-            raise ImageFileError(
-                f"Integers beyond 16 bits must come with the value that is white; {path} holds {self.array.dtype} up "
-                f"to {self.array.max()} and none is given; pass it as scale (--scale; in a recipe data.scale)."
-            )
+        scale = self.white_or(scale, path)
         values = np.empty(self.array.shape, np.float32)
         rows = max(1, _BLOCK // (values.shape[0] * values.shape[2]))
         largest = 0.0
@@ -84,6 +80,20 @@ class Decoded:
             )
         return values
 
+    def white_or(self, scale: float | None, path: Path) -> float:
+        """The scale told, or the file's white.
+
+        Raises:
+            ImageFileError: If there is neither.
+        """
+        white = self.white if scale is None else scale
+        if white is None:
+            raise ImageFileError(
+                f"Integers beyond 16 bits must come with the value that is white; {path} holds {self.array.dtype} up "
+                f"to {self.array.max()} and none is given; pass it as scale (--scale; in a recipe data.scale)."
+            )
+        return white
+
     @property
     def largest(self) -> float:
         """The largest sample that is not missing; 0 if all are."""
@@ -93,7 +103,7 @@ class Decoded:
         return float(np.max(self.array, initial=0, where=there))
 
 
-def from_samples(array: np.ndarray, path: Path, *, bits: int | None = None, **meaning: object) -> Decoded:
+def from_samples(array: np.ndarray, path: Path, *, bits: int | None = None, **meaning: Any) -> Decoded:
     """Samples (C, H, W) with the white of their type, or of as many ``bits`` as the file says; few bits become eight.
 
     Raises:
@@ -105,17 +115,17 @@ def from_samples(array: np.ndarray, path: Path, *, bits: int | None = None, **me
         array, bits = array.astype(np.uint8), 1
     kind, size = array.dtype.kind, 8 * array.dtype.itemsize
     if kind == "f":
-        return Decoded(array, 1.0, None, **meaning)  # type: ignore[arg-type]
+        return Decoded(array, 1.0, None, **meaning)
     if kind not in "ui":
         raise ImageFileError(f"An image must hold real numbers; {path} holds {array.dtype}; convert it.")
     bits = size if bits is None or kind == "i" else bits
     white = float(2 ** (bits - (kind == "i")) - 1)
     if bits > 16:
-        return Decoded(array, None, None, **meaning)  # type: ignore[arg-type]
+        return Decoded(array, None, None, **meaning)
     levels = int(white)
     if bits < 8 and 255 % levels == 0:
         array, white = array * np.uint8(255 // levels), 255.0
-    return Decoded(array, white, levels, states_bits=bits != size, **meaning)  # type: ignore[arg-type]
+    return Decoded(array, white, levels, states_bits=bits != size, **meaning)
 
 
 def check_claim(path: Path, *shape: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vble._version import __version__
-from pyro_vble.inference.draws import Draws, DrawSource
+from pyro_vble.inference.draws import Draws, DrawSource, asked_for
 from pyro_vble.physics import describe, observed_mask
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class DrawStream:
         self.coords = self._coordinates(coords or {}, region)
         self.include = self._groups(include)
         shown_seed, self.seed = source.resolved_seed(seed), source.lasting_seed(seed)
-        self.same_size, self.y_dims, self.observed = False, (), None
+        self.same_size, self.observed = False, None
+        self.y_dims: tuple[str, ...] = ()
         if source.y is not None:
             self._look_at_measurement(source.y)
         self.attrs = {
@@ -89,7 +90,7 @@ class DrawStream:
     def fixed(self) -> dict[str, "xarray.Dataset"]:
         """Data sets without draws, by group."""
         groups = {}
-        if "observed_data" in self.include:
+        if "observed_data" in self.include and self.source.y is not None:
             groups["observed_data"] = self._dataset({"y": self._measured(self.source.y)})
         if "constant_data" in self.include:
             # As an object: NetCDF and Zarr store text of a fixed length in ways that not every reader knows.
@@ -119,7 +120,7 @@ class DrawStream:
 
         groups: dict[str, dict[str, Any]] = {}
         if self.include & {"posterior", "latents"}:
-            variables = {"image": (_IMAGE_DIMS, stacked(self._cut(c.image) for c in chains))}
+            variables: dict[str, Any] = {"image": (_IMAGE_DIMS, stacked(self._cut(c.image) for c in chains))}
             named = self.source.parameters
             for site in chains[0].latents:
                 value = stacked(c.latents[site] for c in chains)
@@ -130,14 +131,14 @@ class DrawStream:
                     variables[site] = (dims, value)
             groups["posterior"] = variables
         if "log_likelihood" in self.include:
-            groups["log_likelihood"] = {"y": self._measured(torch.stack([c.log_likelihood for c in chains]))}
+            groups["log_likelihood"] = {"y": self._measured(torch.stack([asked_for(c.log_likelihood) for c in chains]))}
         if "sample_stats" in self.include:
             groups["sample_stats"] = {
                 "log_p": (("image_batch",), stacked(c.log_joint for c in chains)),
                 "log_q": (("image_batch",), stacked(c.log_guide for c in chains)),
             }
         if "posterior_predictive" in self.include:
-            groups["posterior_predictive"] = {"y": self._measured(torch.stack([c.replica for c in chains]))}
+            groups["posterior_predictive"] = {"y": self._measured(torch.stack([asked_for(c.replica) for c in chains]))}
         return {group: self._sampled(variables) for group, variables in groups.items()}
 
     def _prior(self) -> dict[str, "xarray.Dataset"]:
@@ -167,7 +168,7 @@ class DrawStream:
         dataset = xr.Dataset(dict(variables), attrs=attrs)
         counted = {dim: np.arange(size) for dim, size in dataset.sizes.items()}
         own = {dim: values for dim, values in self.coords.items() if dim in dataset.sizes}
-        if "y_observed" in dataset.sizes:
+        if "y_observed" in dataset.sizes and self.observed is not None:
             own["y_observed"] = _array(self.observed)
         return dataset.assign_coords(counted | own)
 
@@ -179,7 +180,7 @@ class DrawStream:
         y = self._cut(y) if self.same_size else y
         if self.observed is None:
             return self.y_dims, _array(y)
-        return ("y_observed",), _array(y.flatten(-self.source.y.dim())[..., self.observed])
+        return ("y_observed",), _array(y.flatten(-len(self.y_dims))[..., self.observed])
 
     def _coordinates(
         self, coords: Mapping[str, np.ndarray], region: tuple[slice, slice] | None

@@ -59,9 +59,9 @@ def distribution_of(family: Family) -> Any:
     kind = vars(pyro.distributions).get(family.kind)
     known = isinstance(kind, type) and issubclass(kind, TorchDistributionMixin) and kind.__name__ == family.kind
     try:
-        found = kind(**family.parameters, validate_args=True) if known else None
+        found = _made(kind, family.parameters) if known else None
         told = found is not None and set(found.arg_constraints) == set(family.parameters)
-        if told and not found.batch_shape and not found.event_shape:
+        if found is not None and told and not found.batch_shape and not found.event_shape:
             return found
         reason = ""
     except Exception as error:  # a constructor may say no in any way
@@ -70,3 +70,7 @@ def distribution_of(family: Family) -> Any:
         f"the prior of a parameter must be a distribution of one number of pyro.distributions with its parameters; it "
         f"is {brief(family.kind)} of {brief(family.parameters)}{reason}"
     )
+
+
+def _made(kind: Any, parameters: dict[str, Any]) -> Any:
+    return kind(**parameters, validate_args=True)

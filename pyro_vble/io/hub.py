@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyro_vble._arguments import checked
 from pyro_vble._extras import extra
@@ -78,11 +79,11 @@ def download(wanted: HubFile, *, sha256: Sha256 | None = None) -> tuple[Path, Hu
     try:
         api = huggingface_hub.HfApi()
         commit = api.repo_info(wanted.repo, revision=wanted.revision).sha
-        records = api.get_paths_info(wanted.repo, [wanted.file], revision=commit)
+        records: list[Any] = api.get_paths_info(wanted.repo, [wanted.file], revision=commit)
         if not records:
             names = [name for name in api.list_repo_files(wanted.repo, revision=commit) if not name.startswith(".")]
             raise ValueError(
-                f"{wanted.repo} has no file {wanted.file!r} at {commit[:8]}; it has {', '.join(names[:12])}"
+                f"{wanted.repo} has no file {wanted.file!r} at {str(commit)[:8]}; it has {', '.join(names[:12])}"
                 f"{', ...' if len(names) > 12 else ''}."
             )
         path = Path(huggingface_hub.hf_hub_download(wanted.repo, wanted.file, revision=commit))

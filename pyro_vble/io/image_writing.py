@@ -61,7 +61,7 @@ def write_image(
         ...     read_image(path).values
         tensor([[[[0., nan, 1.]]]])
     """
-    dtype = _data_type(dtype)
+    path, dtype = Path(path), _data_type(dtype)
     suffix = path.suffix.lower()
     if suffix not in (".png", *_TIFF, ".npy"):
         raise ValueError(f"Images are written as .png, .tif or .npy; received {brief(path.name)}; choose one of them.")
@@ -129,7 +129,7 @@ def _in_type(band: np.ndarray, missing: np.ndarray, dtype: np.dtype, nodata: flo
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             band = band.astype(dtype)
-        if not math.isnan(nodata):
+        if nodata is not None and not math.isnan(nodata):
             band[band == nodata] = np.nextafter(dtype.type(nodata), dtype.type(0 if nodata else 1))
             band[missing] = nodata
         return band

@@ -109,9 +109,10 @@ def read_image(path: PathName, *, scale: Positive | None = None, nodata: Number 
         >>> image.values.shape, image.scale, round(image.quantisation, 5)
         (torch.Size([1, 3, 4, 5]), 255.0, 0.00113)
     """
+    path = Path(path)
     decoded = decode(path, nodata=nodata)
     values = torch.from_numpy(decoded.scaled(scale, path))[None]
-    unit = decoded.white if scale is None else scale
+    unit = decoded.white_or(scale, path)
     raster = None
     if _kind(path) in TIFF_MAGICS:
         raster = read_raster(path)
@@ -120,7 +121,7 @@ def read_image(path: PathName, *, scale: Positive | None = None, nodata: Number 
         raster = replace(raster, unit=unit, nodata=raster.nodata if nodata is None else nodata)
     quantisation = 0.0
     if decoded.array.dtype.kind != "f":
-        step = 1.0 if decoded.levels is None else decoded.white / decoded.levels
+        step = 1.0 if decoded.levels is None or decoded.white is None else decoded.white / decoded.levels
         quantisation = step / unit / math.sqrt(12)
     bits = None
     if scale is None and decoded.array.dtype.itemsize == 2 and decoded.levels and not decoded.states_bits:
@@ -148,7 +149,7 @@ def read_mask(path: PathName) -> Tensor:
         tensor([[[[False,  True],
                   [ True, False]]]])
     """
-    values = _relative(path)
+    values = _relative(Path(path))
     return torch.from_numpy(np.isfinite(values) & (values != 0))[None]
 
 
@@ -169,7 +170,7 @@ def read_kernel(path: PathName) -> Tensor:
         ...     read_kernel(f"{folder}/kernel.npy")
         tensor([[0.2500, 0.5000, 0.2500]])
     """
-    return torch.from_numpy(np.nan_to_num(_relative(path), nan=0.0)).mean(0)
+    return torch.from_numpy(np.nan_to_num(_relative(Path(path)), nan=0.0)).mean(0)
 
 
 def decode(path: Path, *, nodata: float | None = None) -> Decoded:

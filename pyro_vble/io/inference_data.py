@@ -89,7 +89,7 @@ def drawn(source: DrawStream) -> dict[str, "xarray.Dataset"]:
     return joined | source.fixed()
 
 
-def from_datasets(groups: Mapping[str, "xarray.Dataset"], attrs: dict[str, Any]) -> "InferenceData":
+def from_datasets(groups: Mapping[str, "xarray.Dataset"], attrs: dict[str, Any]) -> Any:
     """Groups as what the installed ArviZ works on."""
     az = arviz()
     if hasattr(az, "InferenceData"):

@@ -56,7 +56,7 @@ def decode_photograph(path: Path, nodata: float | None, formats: tuple[str, ...]
         # Pillow turns a TIFF itself.
         orientation = 1 if image.format == "TIFF" else int(image.getexif().get(_ORIENTATION, 1))
         error = None
-        if image.format in ("JPEG", "MPO"):
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
             error = _jpeg_error(image.quantization)
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA"):
             image = image.convert("RGB")

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import safe_open, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pyro_vble._arguments import Named, PathName, brief, checked, one_of
@@ -191,7 +191,9 @@ def _load(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
 def _check_kinds(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Raise ValueError where torch would turn integers or complex numbers into weights without a word."""
     for name, own in module.state_dict().items():
-        found = state.get(name, own)
+        if name not in state:
+            continue  # which loading tells of
+        found = state[name]
         if found.is_floating_point() != own.is_floating_point() or found.is_complex():
             raise ValueError(
                 f"{name!r} must hold {str(own.dtype).removeprefix('torch.')} numbers; received "
@@ -209,6 +211,8 @@ def _cae_content(prior: CAE) -> tuple[dict[str, Tensor], dict[str, str]]:
         header["alpha"] = str(prior.alpha)
     state = networks.codec_state(prior.network)
     std = prior.decoder_std
+    if std is not None and not isinstance(std, DecoderStd):
+        raise _own_std(std)
     if std is not None:
         header |= {"std_link": std.link, "std_floor": str(std.floor)}
         state |= {_STD_PREFIX + key: value for key, value in std.network.state_dict().items()}
@@ -231,9 +235,18 @@ def _vae_content(prior: Prior) -> tuple[dict[str, Tensor], dict[str, str]]:
     if isinstance(std, DecoderStd):
         header |= {"std_link": std.link, "std_floor": str(std.floor)}
         state |= {_STD_PREFIX + key: value for key, value in std.network.state_dict().items()}
+    elif isinstance(std, nn.Module) and not isinstance(std, LearnedStandardDeviation):
+        raise _own_std(std)
     else:
         header["decoder_std"] = str(std.value.item() if isinstance(std, LearnedStandardDeviation) else float(std))
     return state, header
+
+
+def _own_std(std: nn.Module) -> TypeError:
+    return TypeError(
+        "decoder_std must be a DecoderStd, or of a VAE a number or a LearnedStandardDeviation, to be written; received "
+        f"a {type(std).__name__} of your own; save its state_dict()."
+    )
 
 
 def _vae(state: dict[str, Tensor], header: _Header) -> VAE:

@@ -57,7 +57,7 @@ def load_prior(
         >>> load_prior("cae-bsd").alpha
         0.025
     """
-    path, name = name, os.fspath(name)
+    path, name = Path(name), os.fspath(name)
     if name in available_priors():
         with importlib.resources.as_file(_bundled() / f"{name}.safetensors") as file:
             prior = _read(file, sha256, alpha, architecture, distortion)

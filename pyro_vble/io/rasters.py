@@ -99,7 +99,7 @@ def read_raster(path: Path) -> Raster | None:
     try:
         with extra("rasters"):
             import rasterio
-            from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+            from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioIOError
     except ImportError:
         if _says_more(path):
             raise
@@ -115,7 +115,7 @@ def read_raster(path: Path) -> Raster | None:
                     return _raster_of(source)
             with source:
                 return _raster_of(source)
-        except (RasterioIOError, rasterio.errors.CRSError) as error:
+        except (RasterioIOError, CRSError) as error:
             if _GEOREFERENCE & _tags(path).keys():
                 raise ValueError(f"A georeferenced TIFF must be readable by GDAL; {path} is not ({error}).") from error
             return None
@@ -161,7 +161,7 @@ def _tags(path: Path) -> dict[int, Any]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        return {tag.code: tag.value for tag in file.pages[0].tags}
+        return {tag.code: tag.value for tag in file.pages[0].aspage().tags}
 
 
 def _says_more(path: Path) -> bool:

@@ -167,12 +167,12 @@ def _looked_up(indices: np.ndarray, colours: np.ndarray | None, path: Path) -> n
     """The colours of a palette's indices (1, H, W), (3, H, W) of 8 bits if they are colours of 8 bits."""
     if colours is None or len(indices) != 1 or int(indices.max()) >= colours.shape[1]:
         raise ImageFileError(f"Indices of a TIFF's palette must lie in it; those of {path} do not.")
-    colours = np.asarray(colours, dtype=np.uint16)
+    table = np.asarray(colours, dtype=np.uint16)
     for step in (257, 256):  # as the standard has it, and as some programs write it
-        if not (colours % step).any():
-            colours = (colours // step).astype(np.uint8)
+        if not (table % step).any():
+            table = (table // step).astype(np.uint8)
             break
-    return np.ascontiguousarray(colours[:3, indices[0]])
+    return np.ascontiguousarray(table[:3, indices[0]])
 
 
 def _rgb_of_inks(array: np.ndarray) -> np.ndarray:

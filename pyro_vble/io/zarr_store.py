@@ -1,5 +1,6 @@
 """Posterior draws larger than memory: streamed to Zarr, opened lazily."""
 
+from pathlib import Path
 from typing import Any
 
 from pyro_vble._arguments import Count, PathName, Seed, brief, checked
@@ -83,6 +84,7 @@ def open_zarr(path: PathName) -> Any:
     with extra("zarr"):
         import zarr  # noqa: F401, xarray's engine
     arviz()
+    path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"No Zarr store at {path}; give the path that Posterior.to_zarr wrote.")
     groups = sorted(child.name for child in path.iterdir() if child.is_dir())

@@ -104,7 +104,7 @@ def consistent_image(
     # Not physics.prox_l2, which leaves its settings behind in the operator.
     options = {"solver": "CG", "gamma": weight, "init": start, "z": start, "max_iter": _CG_STEPS, "tol": 1e-2}
     try:
-        drawn = least_squares(forward, adjoint, signal, parallel_dim=[0], **options)
+        drawn = least_squares(forward, adjoint, signal, **options)
     except Exception:  # an operator may have no adjoint, or one that refuses y; the first guess is as good
         return start
     if drawn.shape != start.shape or drawn.is_complex() or not bool(drawn.isfinite().all()):

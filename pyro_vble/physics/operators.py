@@ -106,7 +106,8 @@ def _inpainting_mask(physics: Any) -> Tensor | None:
 
     if isinstance(physics, ComposedPhysics):
         return _inpainting_mask(physics.physics_list[-1])
-    return physics.mask if isinstance(physics, Inpainting) else None
+    mask = getattr(physics, "mask", None) if isinstance(physics, Inpainting) else None
+    return mask if isinstance(mask, Tensor) else None
 
 
 @torch.no_grad()

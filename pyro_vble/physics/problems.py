@@ -109,4 +109,5 @@ def inpainting(
         ValueError: If it has another shape, or values besides 0 and 1.
     """
     shape = tuple(mask.shape)
-    return deepinv.physics.Inpainting(img_size=shape, mask=mask, noise_model=gaussian_noise(sigma))
+    # Its annotation has but one side, where it takes all of them.
+    return deepinv.physics.Inpainting(img_size=shape, mask=mask, noise_model=gaussian_noise(sigma))  # pyright: ignore[reportArgumentType]

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble._arguments import Count, Seed, checked
 from pyro_vble._streaming import joined
+from pyro_vble._traces import nodes_of
+from pyro_vble.models.restoration import RestorationModel
 from pyro_vble.samples.kept import KeptSamples
 from pyro_vble.samples.samples import Samples
 from pyro_vble.seeding import derived_seed
@@ -33,11 +35,12 @@ class Fitted(Samples):
         interrupted: Whether its fit was ended from the keyboard.
     """
 
+    shape: tuple[int, int, int, int]
     y: Tensor
     interrupted = False
 
     def __init__(
-        self, model: nn.Module, y: Tensor, *, elbo: Tensor | None = None, precision: str, seed: int | None
+        self, model: RestorationModel, y: Tensor, *, elbo: Tensor | None = None, precision: str, seed: int | None
     ) -> None:
         super().__init__((len(y), *model.image_shape(y)), y=y, seed=seed)
         self.model = model
@@ -115,10 +118,11 @@ class Fitted(Samples):
         def drawn(fit: "Posterior", n: int) -> dict[str, Tensor]:
             with pyro.plate("samples", n, dim=-2):
                 trace = poutine.trace(fit.model.measurement if measured else fit.model.image).get_trace(fit.y)
-            values = {"x": trace.nodes["x"]["value"].expand(n, *fit.shape)}
+            nodes = nodes_of(trace)
+            values = {"x": nodes["x"]["value"].expand(n, *fit.shape)}
             if measured:
-                values["y"] = trace.nodes["_RETURN"]["value"].expand((n, *fit.y.shape)).sample()
-                values |= {name: trace.nodes[name]["value"].expand(n, len(fit.y)) for name in fit.parameters}
+                values["y"] = nodes["_RETURN"]["value"].expand((n, *fit.y.shape)).sample()
+                values |= {name: nodes[name]["value"].expand(n, len(fit.y)) for name in fit.parameters}
             return values
 
         chunks = list(self.fits[0].mapped(drawn, n, seed=derived_seed(seed, "prior")))

@@ -105,9 +105,13 @@ class Mixture(Fitted):
             for k, (fit, share) in enumerate(zip(self.fits, shares, strict=True))
             if share
         ]
-        nothing = object()
-        for chunks in itertools.zip_longest(*parts, fillvalue=nothing):
-            yield from (chunk for chunk in chunks if chunk is not nothing)
+        while parts:
+            going = []
+            for part in parts:
+                for chunk in itertools.islice(part, 1):
+                    yield chunk
+                    going.append(part)
+            parts = going
 
     def _version(self) -> tuple[int, ...]:
         return tuple(version for fit in self.fits for version in fit._version())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vble._arguments import Count, Seed, checked
 from pyro_vble._one_at_a_time import program_lock
@@ -18,6 +18,7 @@ from pyro_vble.inference.draws import Draws, draw, latents_of
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.inference.result import Fit
 from pyro_vble.models.identity import prior_in_words
+from pyro_vble.models.restoration import RestorationModel
 from pyro_vble.physics import describe
 from pyro_vble.samples.fitted import Fitted
 from pyro_vble.seeding import derived_seed, seeded
@@ -55,7 +56,7 @@ class Posterior(Fitted):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: RestorationModel,
         guide: Callable[[Tensor], Any],
         y: Tensor,
         *,
@@ -168,7 +169,7 @@ class Posterior(Fitted):
             return poutine.trace(self.guide).get_trace(self.y)
 
     @torch.no_grad()
-    def replay(self, program: Callable[[Tensor, Tensor], _T], n: int) -> tuple[_T, dict[str, Tensor]]:
+    def replay(self, program: Callable[[Tensor, Tensor | None], _T], n: int) -> tuple[_T, dict[str, Tensor]]:
         """What a program of the model returns on n draws of the guide, and those.
 
         It is given z: an image is drawn from p(x|z), for which nobody needs to know p(z).

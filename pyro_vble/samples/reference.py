@@ -59,11 +59,10 @@ class ReferencePosterior(StoredSamples):
 
         Of patch means; with the suffix of a latent's name, of all its values.
         """
-        from pyro_vble.io.inference_data import quiet_arviz
+        from pyro_vble.io.inference_data import arviz
         from pyro_vble.metrics import patch_means
 
-        with quiet_arviz():
-            import arviz as az
+        az = arviz()
         quantities = {"": patch_means(self.image, min(patch, *self.image.shape[-2:]))}
         quantities |= {f"_{name}": value for name, value in self.latents.items() if name != "x_decentered"}
         found = {}

@@ -80,7 +80,7 @@ class Samples(ABC):
     def __init__(
         self, shape: Sequence[int], *, y: Tensor | None = None, physics: Any = None, seed: int | None = None
     ) -> None:
-        self.shape: tuple[int, int, int, int] = tuple(shape)
+        self.shape: tuple[int, ...] = tuple(shape)
         self.y = y
         if physics is not None:
             self.physics = physics
@@ -93,7 +93,7 @@ class Samples(ABC):
         """Samples in chunks (n, B, C, H, W), where they were computed; the same for the same seed."""
 
     @property
-    def image_shape(self) -> tuple[int, int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         """(B, C, H, W); deprecated: ``shape``. An image's own, (C, H, W), is ``shape[1:]``."""
         warnings.warn(
             "Samples.image_shape, with the batch, is now Samples.shape; the old name goes in 0.3.",
@@ -177,7 +177,7 @@ class Samples(ABC):
         Warns where the calibration was made with another guide, prior or operator.
         """
         suits = getattr(calibration, "suits", None)
-        if self.made_with and callable(suits) and not suits(self.made_with):
+        if calibration is not None and self.made_with and callable(suits) and not suits(self.made_with):
             warnings.warn(
                 f"The calibration was made with {calibration.made_with}; this posterior with {self.made_with}: "
                 "its intervals need not hold what they claim.",

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -57,7 +58,7 @@ def save_posterior(posterior: Any, path: PathName) -> None:
     tensors = {"y": posterior.y}
     for k, (fit, state) in enumerate(zip(posterior.fits, states, strict=True)):
         tensors |= {f"guide{k}.{name}": value for name, value in state.items()} | {f"elbo{k}": fit.elbo}
-    write_posterior_file(path, header, tensors)
+    write_posterior_file(Path(path), header, tensors)
 
 
 def rebuilt(maker: Callable, model: Any, y: Tensor, state: dict[str, Tensor]) -> Callable:

@@ -21,7 +21,7 @@ def progress_bar(
     from tqdm.auto import tqdm
 
     by_time = schedule.minutes is not None
-    total = math.ceil(schedule.minutes * 60) if by_time else schedule.steps
+    total = schedule.steps if schedule.minutes is None else math.ceil(schedule.minutes * 60)
     # Seconds per second say nothing.
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s{postfix}" if by_time else None
     with tqdm(total=total, desc="train", unit="step", dynamic_ncols=True, bar_format=layout) as bar:

@@ -1,6 +1,7 @@
 """The state of a training, whole or not at all."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -103,6 +104,7 @@ class TrainingState:
         Raises:
             ValueError: If the file is damaged, or belongs to another recipe or other images.
         """
+        path = Path(path)
         content = read_checkpoint(path)
         before, now = content["recipe"], self.recipe.model_dump(mode="json")
         anew = f"start anew in another folder, with --init {path.parent} to keep the weights"
@@ -158,7 +160,7 @@ def read_checkpoint(path: PathName) -> dict[str, Any]:
         ValueError: If the file is no checkpoint of a training, or damaged; the message names file and key.
     """
     try:
-        content = read_torch_file(path)
+        content = read_torch_file(Path(path))
     except ValueError as error:
         raise ValueError(f"A training's checkpoint must be a whole file that it wrote; {error}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:

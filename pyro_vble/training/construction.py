@@ -37,7 +37,7 @@ def build_prior(recipe: Recipe, init: Prior | None = None, init_std: Prior | Non
     with seeded(recipe.seed):
         if isinstance(recipe, DecoderStdRecipe):
             return _with_decoder_std(recipe, init, init_std)
-        return (_cae if isinstance(recipe, CAERecipe) else _vae)(recipe, init)
+        return _cae(recipe, init) if isinstance(recipe, CAERecipe) else _vae(recipe, init)
 
 
 def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
@@ -46,9 +46,10 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
     Step one of a prior is everything that the ELBO depends on; step two the decoder of standard deviations alone, for
     which the ELBO is a Gaussian log-likelihood and constants.
     """
-    trained: nn.Module = prior if not isinstance(recipe, DecoderStdRecipe) else prior.decoder_std
+    trained = prior.decoder_std if isinstance(recipe, DecoderStdRecipe) else prior
     prior.requires_grad_(False)
-    trained.requires_grad_(True)
+    if isinstance(trained, nn.Module):
+        trained.requires_grad_(True)
     if isinstance(prior, CAE):
         # The quantiles only serve the codec, which solves for them when the prior is written.
         prior.network.entropy_bottleneck.quantiles.requires_grad_(False)
@@ -57,21 +58,25 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
 
 def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> TrainingState:
     """A training that has not begun: the prior on its device, laid out for convolutions, its average and optimiser."""
-    prior = prior.to(device=device, memory_format=torch.channels_last)
+    prior = prior.to(device).to(memory_format=torch.channels_last)
     fuse_gdn(prior)
     parameters = trained_parameters(recipe, prior)
     average = copy.deepcopy(prior).requires_grad_(False)
     if recipe.compile:
         for part in _networks(prior):
             part.compile(dynamic=False)  # crops all have one size; the first batch seen is not of theirs
-    counters = (torch.zeros((), device=device) for _ in range(3))
+    skipped, in_a_row, most_in_a_row = (torch.zeros((), device=device) for _ in range(3))
     optimiser = optimiser_of(recipe.schedule, parameters)
-    return TrainingState(recipe, prior, average, optimiser, *counters)
+    return TrainingState(recipe, prior, average, optimiser, skipped, in_a_row, most_in_a_row)
 
 
 def _networks(prior: Prior) -> list[torch.nn.Module]:
     """The wide networks of a prior, which compilation is worth for."""
-    parts = [prior.network.g_a, prior.network.g_s] if isinstance(prior, CAE) else [prior.encoder, prior.decoder]
+    parts: list[nn.Module] = []
+    if isinstance(prior, CAE):
+        parts = [prior.network.g_a, prior.network.g_s]
+    elif isinstance(prior, VAE):
+        parts = [prior.encoder, prior.decoder]
     std = prior.decoder_std
     return [*parts, std.network] if isinstance(std, DecoderStd) else parts
 
@@ -105,6 +110,11 @@ def _with_decoder_std(recipe: DecoderStdRecipe, init: Prior | None, init_std: Pr
     if isinstance(init, CAE):
         std = _start_of_std(recipe, init_std, init.decoder_std, init.network.g_s, init.gamma)
         return CAE(init.network, init.alpha, decoder_std=std, distortion=init.distortion)
+    if not isinstance(init, VAE):
+        raise ValueError(
+            f"Standard deviations are trained of a CAE or a VAE; received a {type(init).__name__}; give your prior a "
+            "decoder_std of its own."
+        )
     value = (
         init.decoder_std.value.item() if isinstance(init.decoder_std, LearnedStandardDeviation) else init.decoder_std
     )
@@ -120,15 +130,15 @@ def _start_of_std(
     """Another prior's decoder of standard deviations; or the prior's own, if of the recipe's kind; or a flat one."""
     if init_std is not None:
         other = init_std.decoder_std
-        if not _of_kind(recipe, other):
-            raise ValueError(
-                f"A decoder of standard deviations to start from must have the recipe's link and floor ({recipe.link}, "
-                f"{recipe.floor:g}); received {_kind_in_words(other)}; change the recipe or leave out --init-std."
-            )
-        std = DecoderStd(copy.deepcopy(decoder), recipe.link, recipe.floor)
-        _take_weights(std, other, "the layers of the decoder of --init", option="--init-std")
-        return std
-    if _of_kind(recipe, own):
+        if _of_kind(other, recipe):
+            std = DecoderStd(copy.deepcopy(decoder), recipe.link, recipe.floor)
+            _take_weights(std, other, "the layers of the decoder of --init", option="--init-std")
+            return std
+        raise ValueError(
+            f"A decoder of standard deviations to start from must have the recipe's link and floor ({recipe.link}, "
+            f"{recipe.floor:g}); received {_kind_in_words(other)}; change the recipe or leave out --init-std."
+        )
+    if _of_kind(own, recipe):
         return own
     if not isinstance(value, float | int):
         raise ValueError(
@@ -138,7 +148,7 @@ def _start_of_std(
     return DecoderStd.starting_flat(decoder, float(value), recipe.link, recipe.floor)
 
 
-def _of_kind(recipe: DecoderStdRecipe, std: object) -> TypeGuard[DecoderStd]:
+def _of_kind(std: object, recipe: DecoderStdRecipe) -> TypeGuard[DecoderStd]:
     return isinstance(std, DecoderStd) and (std.link, std.floor) == (recipe.link, recipe.floor)
 
 

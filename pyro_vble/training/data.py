@@ -30,12 +30,13 @@ def _several_paths(value: Any) -> list[Path]:
     values = [value] if isinstance(value, str | os.PathLike) else value
     if not isinstance(values, Sequence) or not all(isinstance(each, str | os.PathLike) for each in values):
         raise BrokenRuleError("type")
-    if not values or not all(map(os.fspath, values)):
+    if not values or not all(os.fspath(each) for each in values):
         raise BrokenRuleError("value")
     return [Path(each) for each in values]
 
 
-_Folders = Annotated[list[Path], Rule("a path or a list of paths", _several_paths)]
+_Path = str | os.PathLike[str]
+_Folders = Annotated[_Path | Sequence[_Path], Rule("a path or a list of paths", _several_paths)]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def read_images(
         ...     [image.shape for image in read_images(folder).images]
         [torch.Size([3, 8, 9])]
     """
+    folders = _several_paths(folders)
     paths = [path for folder in folders for path in _image_files(folder)]
 
     def read(path: Path) -> list[tuple[np.ndarray, np.ndarray | None]] | str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vble._deprecated import moved
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import full_precision
+from pyro_vble._tensors import shape_of_image
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.models import CAE, DecoderStd, Prior, networks
 from pyro_vble.seeding import seeded
@@ -70,7 +71,7 @@ def evaluate(prior: Prior, images: Iterable[Tensor], *, precision: str = "float3
         for x in _floats(images, device):
             with SiteOfImages() as site:
                 terms = site.terms(negative_elbo(x))
-            row = [terms.loss, terms.rate, _psnr(prior.decode_mean(prior.encode(x)["z"], tuple(x.shape[1:])), x)]
+            row = [terms.loss, terms.rate, _psnr(prior.decode_mean(prior.encode(x)["z"], shape_of_image(x)), x)]
             if isinstance(prior, CAE) and x.shape[1] == prior.bands:
                 row += _quantised(prior, x)
             rows.append([float(value) for value in row])
@@ -135,7 +136,7 @@ def calibration(
     with seeded(seed), network_precision(precision, device):
         for x in _floats(images, device):
             x = dequantized(x) if dequantize else x
-            mean, std = prior.decode(poutine.block(guide)(x)["z"], tuple(x.shape[1:]))
+            mean, std = prior.decode(poutine.block(guide)(x)["z"], shape_of_image(x))
             chosen = slice(None) if x.numel() <= _MOST_PER_IMAGE else torch.randint(x.numel(), (_MOST_PER_IMAGE,))
             errors.append((x - mean).square().flatten()[chosen].cpu())
             variances.append(std.square().flatten()[chosen].cpu())

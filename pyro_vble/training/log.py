@@ -8,7 +8,17 @@ from typing import Any
 from pyro_vble._extras import extra
 from pyro_vble.io.atomic import atomic_path, errors_named
 
-COLUMNS = ("step", "seconds", "lr", "loss", "psnr", "rate", "images_per_second", "skipped", "validation_psnr")
+COLUMNS: tuple[str, ...] = (
+    "step",
+    "seconds",
+    "lr",
+    "loss",
+    "psnr",
+    "rate",
+    "images_per_second",
+    "skipped",
+    "validation_psnr",
+)
 
 
 class TrainingLog:
@@ -29,7 +39,7 @@ class TrainingLog:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        self.board = _board(folder, rows[-1]["step"] + 1 if rows else 0) if tensorboard else None
+        self.board = _board(folder, int(rows[-1]["step"]) + 1 if rows else 0) if tensorboard else None
 
     def write(self, row: dict[str, float]) -> None:
         """Add a row."""

@@ -136,7 +136,10 @@ def training_step(
 def _follow(state: TrainingState) -> None:
     """Move the average towards the weights, faster while it is young."""
     decay = min(state.recipe.schedule.average, (1 + state.step) / (10 + state.step))
-    torch._foreach_lerp_(list(state.average.parameters()), list(state.prior.parameters()), 1 - decay)
+    # Not a public name, but the one form that takes all parameters at once.
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+        list(state.average.parameters()), list(state.prior.parameters()), 1 - decay
+    )
 
 
 class _Meter:

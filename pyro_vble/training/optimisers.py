@@ -36,7 +36,8 @@ def optimiser_of(schedule: Schedule, parameters: Sequence[nn.Parameter]) -> torc
 def step_unless(bad: Tensor, optimiser: torch.optim.Optimizer) -> None:
     """Take a step, unless ``bad`` is true; Adam reads it on the device, so that the host waits for nothing."""
     if isinstance(optimiser, torch.optim.Adam):
-        optimiser.found_inf = bad.float()
+        # As torch.amp.GradScaler does it; no annotation tells of it.
+        optimiser.found_inf = bad.float()  # pyright: ignore[reportAttributeAccessIssue]
         optimiser.step()
     elif not bad:
         optimiser.step()

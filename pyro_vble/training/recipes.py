@@ -5,6 +5,7 @@ import importlib.resources
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -181,7 +182,7 @@ def load_recipe(name: PathName) -> Recipe:
         >>> load_recipe("cae-natural-cpu").alpha
         0.025
     """
-    path, name = name, os.fspath(name)
+    path, name = Path(name), os.fspath(name)
     renamed = name.replace(_OLD_KIND, _KIND, 1)
     if renamed != name and renamed in available_recipes():
         warn_moved(f"Recipe {name}", renamed, stacklevel=3)

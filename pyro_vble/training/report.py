@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vble._tensors import shape_of_image
 from pyro_vble._version import __version__
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.io.atomic import atomic_path
@@ -54,7 +55,7 @@ class Report:
             for first in range(0, len(self.images.images), batch_size):
                 indices = range(first, min(first + batch_size, len(self.images.images)))
                 x = torch.cat([self.images.middle(i, crop, crop) for i in indices]).to(device)
-                decoded = prior.decode_mean(prior.encode(x)["z"], tuple(x.shape[1:]))
+                decoded = prior.decode_mean(prior.encode(x)["z"], shape_of_image(x))
                 squared += (decoded.clamp(0, 1) - x).square().mean((1, 2, 3)).tolist()
         return -10 * math.log10(max(sum(squared) / len(squared), 1e-10))
 

@@ -277,7 +277,9 @@ def _start(init: Prior | str | os.PathLike | None, alpha: float | None = None) -
 
 def _in_words(init: Prior | str | os.PathLike | None, init_std: Prior | str | os.PathLike | None) -> str | None:
     """What a training started from."""
-    names = [each.name if isinstance(each, Prior) else each and os.fspath(each) for each in (init, init_std)]
+    names = [
+        each.name if isinstance(each, Prior) else None if each is None else os.fspath(each) for each in (init, init_std)
+    ]
     return names[0] if init_std is None else f"{names[0]}, its standard deviations from {names[1]}"
 
 

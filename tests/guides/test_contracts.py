@@ -21,6 +21,7 @@ from pyro_vble.guides import (
     UniformFactor,
     VBLExz,
 )
+from pyro_vble.guides.abilities import copy_rows
 from pyro_vble.models import RestorationModel
 
 PHYSICS = Denoising(GaussianNoise(0.1))
@@ -213,3 +214,12 @@ class TestFactors:
         factor.scatter_()
         assert not torch.allclose(factor.median, before)
         assert bool(factor().support.check(factor.median).all())
+
+
+def test_rows_of_the_batch_and_none_of_a_part_are_refused(cae):
+    def function(y):
+        return None
+
+    guide = VBLE(RestorationModel(cae, PHYSICS), torch.rand(2, 3, 64, 64))
+    with pytest.raises(ValueError, match="the rows of function are None"):
+        copy_rows(guide, slice(0, 1), function, slice(None))

@@ -6,6 +6,7 @@ from helpers import linear_vae
 import pyro_vble as pv
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.inference import draw
+from pyro_vble.inference.draws import Draws
 from pyro_vble.models import RestorationModel
 
 PHYSICS = Denoising(GaussianNoise(0.1))
@@ -39,3 +40,10 @@ def test_likelihood_by_value_and_images_of_the_seed(cae, guide):
     torch.testing.assert_close(draws.log_likelihood, expected)
     assert draws.log_prior.shape == draws.log_guide.shape == (5, 2)
     torch.testing.assert_close(draws.log_joint, expected.flatten(2).sum(2) + draws.log_prior)
+
+
+def test_densities_that_nobody_asked_for_are_told_by_name():
+    without = Draws(torch.rand(2, 1, 3, 8, 8))
+    for density in ("log_joint", "log_weights"):
+        with pytest.raises(ValueError, match=r"must be asked for.*posterior\.draws"):
+            getattr(without, density)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import pyro_vble as pv
 from pyro_vble.io.checksums import tensors_checksum
 from pyro_vble.io.prior_files import save_prior
-from pyro_vble.models import CAE, networks
+from pyro_vble.models import CAE, convolutional_vae, networks
 
 ALPHA = 0.0483
 
@@ -398,3 +398,15 @@ def test_bundled_weights_have_their_checksum(name):
     with safe_open(importlib.resources.files("pyro_vble.weights") / f"{name}.safetensors", framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         assert file.metadata()["checksum"] == tensors_checksum(tensors)
+
+
+@pytest.mark.parametrize("kind", ["CAE", "VAE"])
+def test_a_standard_deviation_of_ones_own_is_not_written(kind, tmp_path):
+    std = torch.nn.Flatten()
+    if kind == "CAE":
+        prior = CAE(small_network(), decoder_std=std)
+    else:
+        prior = convolutional_vae((1, 28, 28), num_latents=8, channels=(4, 8), decoder_std=std)
+    with pytest.raises(TypeError, match=r"must be a DecoderStd.*received a Flatten of your own"):
+        save_prior(prior, tmp_path / "prior.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -166,3 +166,11 @@ def test_loading_does_not_touch_the_global_state():
     state = torch.random.get_rng_state()
     pv.load_prior("cae-bsd")
     assert bool((torch.random.get_rng_state() == state).all())
+
+
+def test_without_a_standard_deviation_it_says_so():
+    network = small_network()
+    prior = CAE(network, decoder_std=DecoderStd(network.g_s))
+    prior.decoder_std = None
+    with pytest.raises(ValueError, match="received neither alpha nor decoder_std"):
+        prior.sample(1, (64, 64))

@@ -1,6 +1,7 @@
 import pytest
 import yaml
 
+from pyro_vble.models import Prior
 from pyro_vble.training import available_recipes, load_recipe
 from pyro_vble.training.construction import build_prior
 from pyro_vble.training.recipes import Schedule, parse_recipe
@@ -215,3 +216,11 @@ def test_a_prior_to_start_from_must_have_the_network(cae, bundled):
         build_prior(parse_recipe(CAE), bundled)
     with pytest.raises(ValueError, match=r"belongs to a trained prior.*--init"):
         build_prior(load_recipe("decoder_std-natural-cpu"))
+
+
+def test_standard_deviations_of_a_prior_of_ones_own_are_refused():
+    class Own(Prior):
+        latent = decode_mean = decode_std = encode = validate_image_shape = None
+
+    with pytest.raises(ValueError, match="of a CAE or a VAE; received a Own"):
+        build_prior(load_recipe("decoder_std-natural-cpu"), Own())
