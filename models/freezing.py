@@ -27,14 +27,14 @@ def frozen(module: _M) -> _M:
 
     memo = {id(p): nn.Parameter(fixed(p), requires_grad=False) for p in module.parameters()}
     memo |= {id(b): b.detach().clone() for b in module.buffers()}
-    copied = copy.deepcopy(module, memo).eval()
+    copied = copy.deepcopy(module, memo)
     for parent in copied.modules():
         for name, child in parent.named_children():
             if type(child) is nn.ConvTranspose2d and _upsamples_to_few_channels(child):
                 setattr(parent, name, SubpixelConvTranspose2d(child))
             elif networks.is_masked_convolution(child):
                 setattr(parent, name, _masked_once(child))
-    mark_frozen(copied)
+    mark_frozen(copied.eval())
     return copied
 
 
