@@ -57,7 +57,7 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
 
 def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> TrainingState:
     """A training that has not begun: the prior on its device, laid out for convolutions, its average and optimiser."""
-    prior = prior.to(device=device, memory_format=torch.channels_last)
+    prior = prior.to(device).to(memory_format=torch.channels_last)
     parameters = trained_parameters(recipe, prior)
     average = copy.deepcopy(prior).requires_grad_(False)
     if recipe.compile:
