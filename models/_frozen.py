@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vble.models import _compressai
-from pyro_vble.models._gdn import FrozenGDN, FusedGDN
 
 _FEW_CHANNELS = 4
 
@@ -30,8 +29,6 @@ def frozen(module: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if type(child) is nn.ConvTranspose2d and _upsamples_to_few_channels(child):
                 setattr(parent, name, SubpixelConvTranspose2d(child))
-            elif _compressai.is_gdn(child) or isinstance(child, FusedGDN):
-                setattr(parent, name, FrozenGDN(child))
             elif _compressai.is_masked_convolution(child):
                 setattr(parent, name, _masked_once(child))
     return copied

@@ -15,7 +15,6 @@ from pyro_vble.models import (
     _compressai,
     convolutional_vae,
 )
-from pyro_vble.models._gdn import fuse_gdn
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.optimisers import optimiser_of
@@ -58,7 +57,6 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
 def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> TrainingState:
     """A training that has not begun: the prior on its device, laid out for convolutions, its average and optimiser."""
     prior = prior.to(device=device, memory_format=torch.channels_last)
-    fuse_gdn(prior)
     parameters = trained_parameters(recipe, prior)
     average = copy.deepcopy(prior).requires_grad_(False)
     if recipe.compile:
