@@ -26,7 +26,7 @@ def reference_of(guide: Callable, maker: Callable | None = None) -> dict[str, An
         maker: What made it, where it is known.
 
     Raises:
-        TypeError: If an option is no number, word or truth value, as a file can hold them.
+        TypeError: If an option is no number, word or truth value, or a list of such, as a file can hold them.
 
     Example:
         >>> import functools
@@ -44,9 +44,9 @@ def reference_of(guide: Callable, maker: Callable | None = None) -> dict[str, An
         options |= _keywords(maker)
     # Of a subclass those that it takes: the rest are its parent's.
     options |= {name: value for name, value in getattr(guide, "options", {}).items() if _takes(kind, name)}
-    if wrong := [name for name, value in options.items() if not isinstance(value, _PLAIN)]:
+    if wrong := [name for name, value in options.items() if not _is_plain(value)]:
         raise TypeError(
-            f"A guide's options must be numbers, words or truth values to be saved; {wrong[0]} of "
+            f"A guide's options must be numbers, words or truth values, or lists of them, to be saved; {wrong[0]} of "
             f"{getattr(kind, '__name__', kind)} is {type(options[wrong[0]]).__name__}."
         )
     module = getattr(kind, "__module__", "")
@@ -76,6 +76,10 @@ def maker_of(module: str, name: str, options: dict[str, Any]) -> Callable:
     if found is None:
         raise LookupError(f"there is no guide class {name} in {module}")
     return functools.partial(found, **options) if options else found
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, list) and all(isinstance(one, _PLAIN) for one in value))
 
 
 def _takes(kind: Callable, name: str) -> bool:

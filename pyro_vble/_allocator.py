@@ -13,8 +13,9 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next allocation, in this process from now on.
 
     By default large tensors are mapped anew at every step of a fit or a training, and the kernel clears their pages
-    each time: a fifth to a third of the time on a CPU. It is for programs to say, of their whole process, which then
-    holds as much memory as it ever needed at once; the command line does. Where there is no glibc, nothing happens.
+    each time, which costs a restoration on a CPU up to a tenth of its time (docs/performance.md). It is for programs to
+    say, of their whole process, which then holds as much memory as it ever needed at once; the command line does.
+    Where there is no glibc, nothing happens.
 
     Example:
         >>> import pyro_vble as pv

@@ -29,6 +29,8 @@ FOUNDATIONS = (
     "pyro_vble._traces",
     "pyro_vble.memory",
     "pyro_vble.metrics",
+    "pyro_vble.recipes",
+    "pyro_vble.weights",
     # Old names of modules, which find the new ones when they are asked.
     "pyro_vble.posterior",
     "pyro_vble.ensemble",
@@ -40,7 +42,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("pyro_vble.distributions", "pyro_vble.physics"),
     ("pyro_vble.models", "pyro_vble.guides"),
     ("pyro_vble.inference",),
-    ("pyro_vble.recipes", "pyro_vble.weights", "pyro_vble.io", "pyro_vble.figures"),
+    ("pyro_vble.io", "pyro_vble.figures"),
     ("pyro_vble.samples", "pyro_vble.training"),
     ("pyro_vble.fitting", "pyro_vble.restoration"),
     ("pyro_vble.diagnostics",),
@@ -147,18 +149,22 @@ def draw(path: Path) -> None:
     """The graph as a picture: a row a layer, the width of an arrow by the number of imports."""
     import matplotlib.pyplot as plt
 
-    width = max(map(len, ROWS))
+    rows = [("foundations",) if row == FOUNDATIONS else row for row in ROWS]
+    width = max(map(len, rows))
     place = {
-        group: (width * (i + 0.5) / len(row), float(y)) for y, row in enumerate(ROWS) for i, group in enumerate(row)
+        group: (width * (i + 0.5) / len(row), float(y)) for y, row in enumerate(rows) for i, group in enumerate(row)
     }
+    place |= dict.fromkeys(FOUNDATIONS, place["foundations"])
     fig, ax = plt.subplots(figsize=(11, 9), layout="constrained")
     for (a, b), pairs in arrows().items():
-        if a == b or a == "pyro_vble" or b == "pyro_vble":
+        if place[a] == place[b] or a == "pyro_vble" or b == "pyro_vble":
             continue
         up = place[b][1] > place[a][1]
         style = {"arrowstyle": "-|>", "color": "crimson" if up else "0.6", "lw": 0.4 + 0.12 * min(len(pairs), 20)}
         ax.annotate("", xy=place[b], xytext=place[a], arrowprops=style | {"shrinkA": 14, "shrinkB": 14})
     for group, (x, y) in place.items():
+        if group in FOUNDATIONS:
+            continue
         label = group.removeprefix("pyro_vble.") if group != "pyro_vble" else "pyro_vble (the face)"
         ax.text(x, y, label, ha="center", va="center", bbox={"boxstyle": "round", "fc": "white", "ec": "0.3"})
     ax.set(xlim=(0, width), ylim=(-0.7, len(ROWS) - 0.3), title="Who imports whom: every arrow runs down")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from pyro_vble import metrics
 from pyro_vble._arguments import Count, Flag, Seed, brief, checked, whole_from
+from pyro_vble._extras import extra
 from pyro_vble._streaming import EXACT_SAMPLES
 from pyro_vble._tensors import RealTensor
 from pyro_vble.diagnostics.psis import bounded_sites, k_hat_limit, smoothed_weights
@@ -100,7 +101,8 @@ guide of bounded support |
         ['VBLE', 'VBLExz']
     """
     az = arviz()
-    import pandas as pd
+    with extra("diagnostics"):
+        import pandas as pd
 
     collection = isinstance(guides, Mapping | Sequence) and not isinstance(guides, str)
     members: list[Any] = list(guides.values() if isinstance(guides, Mapping) else guides) if collection else []

@@ -21,6 +21,7 @@ FORMAT = "pyro-vble posterior 3"
 _EARLIER = "pyro-vble posterior 2"
 # An image of more values than this for each of the guide's is none that the guide's latents can be of.
 _MOST_VALUES = 1024
+_Plain = str | bool | int | float | None
 _Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 _Side = Annotated[int, Field(ge=1)]
 
@@ -32,7 +33,7 @@ class GuideReference(BaseModel):
 
     module: str
     name: str
-    options: dict[str, str | bool | int | float | None]
+    options: dict[str, _Plain | list[_Plain]]
 
 
 class PosteriorHeader(BaseModel):

@@ -242,13 +242,16 @@ class TestAutoIAFNormal(AnyGuide):
     moves = False
 
 
-def test_a_normalising_flow_starts_about_the_models_latents(cae):
+def test_a_normalising_flow_starts_about_the_models_latents(cae, tmp_path):
     y = torch.rand(1, 3, 64, 64)
     posterior = pv.restore(y, PHYSICS, cae, partial(AutoIAFNormal, hidden_dim=[210]), **(QUICK | {"num_steps": 1}))
     start = posterior.model.initial_latents(y)["z"]
     z = posterior.sample_latents(32)["z"]
     assert float((z.mean(0) - start).abs().mean()) < 0.5
     assert posterior.mmse_z.shape == (1, 3, 64, 64)
+    posterior.save(tmp_path / "fit.pvble")
+    again = pv.load_posterior(tmp_path / "fit.pvble", prior=cae)  # without the operator, which tells where it started
+    assert torch.equal(again.sample(2, seed=1), posterior.sample(2, seed=1))
 
 
 def test_a_start_of_ones_own_is_kept(cae):
