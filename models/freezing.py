@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vble.models import networks
+from pyro_vble.models.gdn import FrozenGDN, FusedGDN
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -32,6 +33,8 @@ def frozen(module: _M) -> _M:
         for name, child in parent.named_children():
             if type(child) is nn.ConvTranspose2d and _upsamples_to_few_channels(child):
                 setattr(parent, name, SubpixelConvTranspose2d(child))
+            elif networks.is_gdn(child) or isinstance(child, FusedGDN):
+                setattr(parent, name, FrozenGDN(child))
             elif networks.is_masked_convolution(child):
                 setattr(parent, name, _masked_once(child))
     mark_frozen(copied.eval())

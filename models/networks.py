@@ -59,11 +59,20 @@ def check_hyperprior(network: nn.Module) -> None:
         )
 
 
+def is_gdn(module: nn.Module) -> bool:
+    """Whether a layer is a generalised divisive normalisation; without CompressAI none is."""
+    return _is_layer(module, "GDN")
+
+
 def is_masked_convolution(module: nn.Module) -> bool:
     """Whether a layer is a context model's masked convolution; without CompressAI none is."""
+    return _is_layer(module, "MaskedConv2d")
+
+
+def _is_layer(module: nn.Module, name: str) -> bool:
     # A network of CompressAI's has imported it; for others that import is not worth its seconds.
     layers = sys.modules.get("compressai.layers")
-    return layers is not None and type(module) is layers.MaskedConv2d
+    return layers is not None and type(module) is getattr(layers, name)
 
 
 def has_context(network: nn.Module) -> bool:

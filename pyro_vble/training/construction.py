@@ -15,6 +15,7 @@ from pyro_vble.models import (
     convolutional_vae,
     networks,
 )
+from pyro_vble.models.gdn import fuse_gdn
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.optimisers import optimiser_of
@@ -58,6 +59,7 @@ def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
 def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> TrainingState:
     """A training that has not begun: the prior on its device, laid out for convolutions, its average and optimiser."""
     prior = prior.to(device).to(memory_format=torch.channels_last)
+    fuse_gdn(prior)
     parameters = trained_parameters(recipe, prior)
     average = copy.deepcopy(prior).requires_grad_(False)
     if recipe.compile:

@@ -6,6 +6,7 @@ from helpers import ARCHITECTURES, small_network
 from torch import nn
 
 from pyro_vble.models.freezing import SubpixelConvTranspose2d, frozen
+from pyro_vble.models.gdn import FrozenGDN, fuse_gdn
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -32,8 +33,15 @@ def test_networks_keep_their_function_and_the_names_of_their_weights(architectur
     assert all(p.requires_grad for p in network.parameters())
 
 
+def test_layers_in_training_are_exchanged_too():
+    network = small_network()
+    fuse_gdn(network)
+    assert sum(isinstance(m, FrozenGDN) for m in frozen(network).modules()) == 6
+
+
 def test_layers_are_exchanged_once():
     once = frozen(small_network())
+    assert any(isinstance(m, FrozenGDN) for m in once.modules())
     assert sum(isinstance(m, SubpixelConvTranspose2d) for m in once.modules()) == 1
     z = torch.randn(1, 12, 2, 2)
     torch.testing.assert_close(frozen(once).g_s(z), once.g_s(z))
@@ -90,10 +98,10 @@ def test_loading_other_weights_leaves_nothing_of_the_old(architecture, assign):
 
 def test_loading_keeps_the_memory_that_a_captured_step_reads():
     network = frozen(small_network())
-    derived = [b for name, b in network.named_buffers() if name.rsplit(".", 1)[-1] == "_phases"]
+    derived = [b for name, b in network.named_buffers() if name.rsplit(".", 1)[-1] in ("_gamma", "_beta", "_phases")]
     before = [value.data_ptr() for value in derived]
     network.load_state_dict(small_network().state_dict())
-    assert len(before) == 1
+    assert len(before) == 13
     assert [value.data_ptr() for value in derived] == before
 
 
