@@ -34,7 +34,12 @@ class _AboutTheStart(TransformModule):
 
     domain = codomain = constraints.real
     bijective = True
-    sign = +1
+    start: Tensor
+
+    @property
+    def sign(self) -> int:
+        """It grows with x."""
+        return +1
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
