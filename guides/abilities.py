@@ -11,6 +11,7 @@ others are refused ``num_fits`` |
 | ``options`` | keyword arguments that build it again, for a file | those of ``functools.partial`` |
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,11 +20,9 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous, AutoGuide, AutoStructured
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to, constraints
 
 from pyro_vble._traces import nodes_of
-from pyro_vble.guides.constrained import SCATTERED_PARAMETER
-from pyro_vble.guides.factor import SCATTERED_WIDTHS
+from pyro_vble.guides.factor import scattered
 from pyro_vble.guides.parameters import StoredGuide, parameter_scope
 from pyro_vble.guides.starting import start_at
 from pyro_vble.models.restoration import RestorationModel
@@ -88,7 +87,8 @@ def scatter(guide: Callable, model: RestorationModel, y: Tensor) -> None:
     if callable(method := getattr(guide, "scatter_", None)):
         method(y)
     elif isinstance(guide, AutoGuide):
-        start_at(guide, model, {site: _scattered(start) for site, start in model.start(y).items()})
+        start = model.start(y)
+        start_at(guide, model, {site: scattered(one.loc, one.std, one.support) for site, one in start.items()})
 
 
 def is_reparameterised(guide: Callable, y: Tensor) -> bool:
@@ -107,13 +107,9 @@ def suited_elbo(guide: Callable) -> str:
 
 
 def guide_name(guide: Any) -> str:
-    """What to call a guide, or what makes one."""
+    """What to call a guide, or what makes one: a class, with the options it was given."""
+    if isinstance(guide, functools.partial):
+        options = ", ".join(f"{key}={value!r}" for key, value in guide.keywords.items())
+        return f"{guide_name(guide.func)}({options})"
     guide = guide.function if isinstance(guide, StoredGuide) else guide
     return getattr(guide, "__name__", type(guide).__name__)
-
-
-def _scattered(start: Any) -> Tensor:
-    if start.support is constraints.real:
-        return start.loc + SCATTERED_WIDTHS * start.std * torch.randn_like(start.loc)
-    transform = biject_to(start.support)
-    return transform(transform.inv(start.loc) + SCATTERED_PARAMETER * torch.randn_like(start.loc))

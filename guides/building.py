@@ -55,6 +55,11 @@ def build_guide(guide: Callable, model: RestorationModel, y: Tensor, *, program:
     return with_own_parameters(built)
 
 
+def wants_latent_image(guide: Callable) -> bool:
+    """Whether what makes a guide says that it treats the image as a latent of its own."""
+    return getattr(unwrapped(guide), "latent_image", False)
+
+
 def unwrapped(guide: Callable) -> Callable:
     """What a ``functools.partial`` calls; anything else itself."""
     return unwrapped(guide.func) if isinstance(guide, functools.partial) else guide

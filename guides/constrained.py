@@ -5,10 +5,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyro_vble.guides.factor import LocationScaleFactor
-
-# How far further fits start from the first, on the unconstrained scale (the logarithm, for a positive one).
-SCATTERED_PARAMETER = 0.5
+from pyro_vble.guides.factor import SCATTERED_PARAMETER, LocationScaleFactor
 
 
 class ConstrainedFactor(LocationScaleFactor):

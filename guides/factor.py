@@ -6,13 +6,15 @@ import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints
 
 from pyro_vble.guides.parameters import learnt, local_parameters
 from pyro_vble.seeding import seeded
 
-# How far further fits start from the first: in standard deviations of the guide as it starts.
-SCATTERED_WIDTHS = 3.0
+# How far further fits start from the first: in standard deviations of the guide as it starts, and on the unconstrained
+# scale (the logarithm, for a positive one) of what lives on part of the real line.
+_SCATTERED_WIDTHS = 3.0
+SCATTERED_PARAMETER = 0.5
 # Draws that stand for moments and quantiles that a distribution does not know.
 _DRAWS = 256
 
@@ -116,7 +118,7 @@ class Factor(PyroModule):
                 "a parameter loc."
             )
         if self.loc.requires_grad:
-            self.loc = self.loc.detach() + SCATTERED_WIDTHS * self.moments()[1] * torch.randn_like(self.loc)
+            self.loc = scattered(self.loc.detach(), self.moments()[1])
 
     def slow_parameters(self) -> list[nn.Parameter]:
         """Parameters that start near their optimum: a fit moves them at a part of its learning rate."""
@@ -190,6 +192,15 @@ class LocationScaleFactor(Factor):
         if width is not None:
             state[f"{prefix}free_std_unconstrained"] = width - torch.tensor(self.width_per_std, dtype=width.dtype).log()
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
+
+
+def scattered(loc: Tensor, std: Tensor, support: constraints.Constraint = constraints.real) -> Tensor:
+    """A centre elsewhere, at random: some standard deviations away, or within a support about as far as it matters."""
+    noise = torch.randn_like(loc)
+    if support is constraints.real:
+        return loc + _SCATTERED_WIDTHS * std * noise
+    transform = biject_to(support)
+    return transform(transform.inv(loc) + SCATTERED_PARAMETER * noise)
 
 
 def bounded(value: Tensor, low: float, high: float) -> Tensor:

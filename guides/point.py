@@ -3,10 +3,9 @@
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
-from pyro_vble.guides.constrained import SCATTERED_PARAMETER
-from pyro_vble.guides.factor import SCATTERED_WIDTHS, Factor
+from pyro_vble.guides.factor import Factor, scattered
 from pyro_vble.guides.parameters import learnt
 
 
@@ -58,9 +57,4 @@ class PointFactor(Factor):
     @torch.no_grad()
     def scatter_(self) -> None:
         """Move the point at random."""
-        noise = torch.randn_like(self.loc)
-        if self.support is constraints.real:
-            self.loc = self.loc.detach() + SCATTERED_WIDTHS * self.reach * noise
-        else:
-            transform = biject_to(self.support)
-            self.loc = transform(transform.inv(self.loc.detach()) + SCATTERED_PARAMETER * noise)
+        self.loc = scattered(self.loc.detach(), self.reach, self.support)

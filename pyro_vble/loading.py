@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vble._arguments import Flag, Function, PathName, brief, checked
 from pyro_vble._one_at_a_time import one_at_a_time
-from pyro_vble.guides.building import unwrapped
+from pyro_vble.guides.building import wants_latent_image
 from pyro_vble.guides.reference import maker_of
 from pyro_vble.inference import resolve_device
 from pyro_vble.inference.precision import Device, dtype_of
@@ -87,7 +87,7 @@ def load_posterior(
         prior.validate_image_shape(header.image_shape)
         latent_image = header.latent_image
         if latent_image is None:  # a file from before it was told
-            latent_image = getattr(unwrapped(maker), "latent_image", False)
+            latent_image = wants_latent_image(maker)
         own = frozen(prior).to(device, dtype)
         model = RestorationModel(own, None, latent_image=latent_image, image_shape=header.image_shape)
         model.physics_priors = priors

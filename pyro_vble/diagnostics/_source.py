@@ -58,9 +58,6 @@ class Source:
         if not bool(truth.isfinite().any()):
             raise ValueError("truth must have a known value; received one of NaN alone.")
         self.truth = truth.to(samples.output_device)
-        if samples.stored is not None:  # may be anything: looked at before any of it is used
-            for _ in self:
-                pass
 
     def __iter__(self) -> Iterator[Tensor]:
         """The samples, in chunks (n, B, C, H, W).
@@ -74,6 +71,12 @@ class Source:
                     "samples must be finite; received NaN or infinite ones; NaN may be in the truth alone."
                 )
             yield chunk.to(self.samples.output_device)
+
+    def check_stored(self) -> None:
+        """Look at stored samples, which may be anything, for a statistic that does not go through this source."""
+        if self.samples.stored is not None:
+            for _ in self:
+                pass
 
     def all(self) -> Tensor:
         """All samples at once."""

@@ -1,10 +1,9 @@
 """Guides against each other, on one measurement."""
 
-import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -18,6 +17,7 @@ from pyro_vble._streaming import EXACT_SAMPLES
 from pyro_vble._tensors import RealTensor
 from pyro_vble.diagnostics.psis import bounded_sites, k_hat_limit, smoothed_weights
 from pyro_vble.diagnostics.sbc import spread
+from pyro_vble.guides.abilities import guide_name
 from pyro_vble.inference.draws import asked_for
 from pyro_vble.io.inference_data import arviz
 from pyro_vble.physics import observed_mask
@@ -214,11 +214,3 @@ def _pooled(values: Tensor, block: int) -> Tensor:
     flat = values.reshape(n, size, -1)
     flat = F.pad(flat, (0, -flat.shape[-1] % block**2))
     return flat.unflatten(-1, (-1, block**2)).sum(-1).reshape(n, -1)
-
-
-def guide_name(guide: Callable) -> str:
-    """A guide's class, with the options it was given."""
-    if isinstance(guide, functools.partial):
-        options = ", ".join(f"{key}={value!r}" for key, value in guide.keywords.items())
-        return f"{guide_name(guide.func)}({options})"
-    return getattr(guide, "__name__", type(guide).__name__)

@@ -97,6 +97,7 @@ def interval_score(
     with extra("diagnostics"):
         import scoringrules
     source = Source(samples, truth, num_samples, seed)
+    source.check_stored()
     low, high = source.samples.interval(probability, source.num_samples, seed=source.seed)
     return scoringrules.interval_score(source.truth, low, high, 1 - probability, backend="torch")
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pyro_vble.guides.building import build_guide, unwrapped
+from pyro_vble.guides.building import build_guide, wants_latent_image
 from pyro_vble.guides.mean_field import LatentImageError
 from pyro_vble.models import Prior, RestorationModel
 from pyro_vble.models.freezing import frozen
@@ -84,7 +84,7 @@ class Problem:
 
     def model(self, latent_image: bool | None = None) -> RestorationModel:
         """The model, as the guide wants it."""
-        wanted = getattr(unwrapped(self.guide), "latent_image", False) if latent_image is None else latent_image
+        wanted = wants_latent_image(self.guide) if latent_image is None else latent_image
         how = {"image_shape": self.image_shape, "physics_priors": self.physics_priors}
         return RestorationModel(self.prior, self.physics, latent_image=wanted, **how)
 

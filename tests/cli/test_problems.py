@@ -138,3 +138,10 @@ def test_guides_are_loaded_by_their_names():
 def test_the_whole_command_line_is_imported_without_what_computes():
     code = "import sys, pyro_vble.cli.app; print({'torch', 'pyro', 'deepinv', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_default_guide_is_that_of_python():
+    from pyro_vble.guides import DEFAULT_GUIDE
+
+    own = Fit.__dataclass_fields__["guide"].default.load()
+    assert (own.func, own.keywords) == (DEFAULT_GUIDE.func, DEFAULT_GUIDE.keywords)
