@@ -1,0 +1,138 @@
+"""The posterior's density in coordinates in which it is nearly a standard normal distribution."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from pyro_vble._traces import nodes_of
+from pyro_vble.distributions import GaussianUniform
+from pyro_vble.inference.draws import latents_of
+from pyro_vble.samples import Posterior
+from pyro_vble.seeding import derived_seed, seeded
+
+_PILOT_DRAWS = 200
+
+
+class Coordinates:
+    r"""The density of the latents of one image, many positions (n, D) at a time.
+
+    Every site but one has the place and width of the guide's draws, :math:`v = \bar v + a\,\varepsilon`. The latent z
+    of an autoencoder, whose prior p(z|h) has a mean μ(h) and a variance s²(h), moves along with h:
+
+    .. math:: z = w^2 \Big(\frac{\mu(h)}{s^2(h)} + b\Big) + w\,\varepsilon, \qquad \frac1{w^2} = \frac1{s^2(h)} + g
+
+    as if y had measured it with precision g. b and g are such that at the guide's h it has the guide's mean and width.
+    Where y says nothing of z, g = b = 0, and ε keeps its distribution whatever h is; where y says all, z stands still.
+
+    Args:
+        posterior: A fitted posterior of one image.
+        seed: Seed of the draws that tell places and widths.
+    """
+
+    def __init__(self, posterior: Posterior, seed: int) -> None:
+        self.posterior, self.model, self.y = posterior, posterior.model, posterior.y
+        with seeded(derived_seed(seed, "pilot")), torch.no_grad():
+            drawn = latents_of(posterior.guide_trace(_PILOT_DRAWS))
+        supports = {name: prior.support for name, prior in self.model.physics_priors.items()}
+        self.transforms = {name: biject_to(supports.get(name, constraints.real)) for name in drawn}
+        free = {name: self.transforms[name].inv(value[:, 0]) for name, value in drawn.items()}
+        self.shapes = {name: value.shape[1:] for name, value in free.items()}
+        self.centre = {name: value.mean(0) for name, value in free.items()}
+        # A point mass has no width of its own.
+        self.width = {name: value.std(0).clamp_min(1e-4) for name, value in free.items()}
+        self.precision: dict[str, Tensor] = {}
+        self.pull: dict[str, Tensor] = {}
+        self._free_conditionals()
+
+    @torch.no_grad()
+    def _free_conditionals(self) -> None:
+        """What y says of sites whose prior depends on other sites, beyond that prior at the guide's centre."""
+        at = {name: self.transforms[name](value)[None] for name, value in self.centre.items()}
+        with pyro.validation_enabled(False):
+            trace = poutine.trace(poutine.condition(self.model.image, data=at)).get_trace(self.y)
+        for name in self.shapes:
+            prior = _conditional(nodes_of(trace).get(name))
+            if prior is None:
+                continue
+            mean, variance, own = prior.mean[0], prior.variance[0], self.width[name].square()
+            told = own < variance
+            self.precision[name] = torch.where(told, 1 / own - 1 / variance, 0)
+            self.pull[name] = torch.where(told, self.centre[name] / own - mean / variance, 0)
+
+    @torch.no_grad()
+    def start(self, n: int) -> Tensor:
+        """Positions (n, D) of draws of the guide."""
+        drawn = {name: value[:, 0] for name, value in latents_of(self.posterior.guide_trace(n)).items()}
+        y = self.y.expand(n, *self.y.shape[1:])
+        trace = poutine.trace(poutine.condition(self.model.image, data=drawn)).get_trace(y)
+        parts = []
+        for name, value in drawn.items():
+            free = self.transforms[name].inv(value)
+            centre, width = self._place(name, nodes_of(trace).get(name))
+            parts.append(((free - centre) / width).flatten(1))
+        return torch.cat(parts, 1)
+
+    def log_density(self, position: Tensor) -> Tensor:
+        """log p(y, x, z, h) and the transforms' Jacobian at positions (n, D): (n,)."""
+        placed = _Placed(self, position)
+        y = self.y.expand(len(position), *self.y.shape[1:])
+        with poutine.trace() as traced, placed:
+            self.model(y)
+        traced.trace.compute_log_prob(site_filter=lambda name, site: not site_is_subsample(site))
+        sites = (s for s in nodes_of(traced.trace).values() if s["type"] == "sample" and not site_is_subsample(s))
+        return sum((site["log_prob"] for site in sites), start=placed.log_jacobian)
+
+    @torch.no_grad()
+    def images_and_latents(self, position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images (n, C, H, W) at positions (n, D), and latents by site."""
+        placed = _Placed(self, position)
+        with placed:
+            image = self.model.unmeasured(self.y.expand(len(position), *self.y.shape[1:]))
+        return image.expand(len(position), *self.posterior.shape[1:]), placed.values
+
+    def _place(self, name: str, site: Any) -> tuple[Tensor, Tensor]:
+        """Centre and width of a site's coordinate, given its prior."""
+        if name not in self.precision:
+            return self.centre[name], self.width[name]
+        prior = _conditional(site)
+        variance = 1 / (1 / prior.variance + self.precision[name])
+        return variance * (prior.mean / prior.variance + self.pull[name]), variance.sqrt()
+
+
+class _Placed(Messenger):
+    """Gives every latent site its value at positions."""
+
+    def __init__(self, coordinates: Coordinates, position: Tensor) -> None:
+        super().__init__()
+        self._coordinates = coordinates
+        sizes = [shape.numel() for shape in coordinates.shapes.values()]
+        parts = zip(coordinates.shapes.items(), position.split(sizes, 1), strict=True)
+        self._standard = {name: part.reshape(-1, *shape) for (name, shape), part in parts}
+        self.log_jacobian = position.new_zeros(len(position))
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if name not in self._standard:
+            return
+        centre, width = self._coordinates._place(name, msg)
+        free, transform = centre + width * self._standard[name], self._coordinates.transforms[name]
+        msg["value"] = self.values[name] = transform(free)
+        msg["done"] = True
+        n = len(self.log_jacobian)
+        jacobian = width.log() + transform.log_abs_det_jacobian(free, msg["value"])
+        self.log_jacobian = self.log_jacobian + jacobian.expand(free.shape).reshape(n, -1).sum(1)
+
+
+def _conditional(site: Any) -> GaussianUniform | None:
+    """The prior of a site that depends on others' values."""
+    prior = None if site is None else site["fn"]
+    while isinstance(prior, torch.distributions.Independent):
+        prior = prior.base_dist
+    return prior if isinstance(prior, GaussianUniform) else None
