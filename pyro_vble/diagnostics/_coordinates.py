@@ -1,5 +1,6 @@
 """The posterior's density in coordinates in which it is nearly a standard normal distribution."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -31,17 +32,17 @@ class Coordinates:
     Where y says nothing of z, g = b = 0, and ε keeps its distribution whatever h is; where y says all, z stands still.
 
     Args:
-        posterior: A fitted posterior of one image.
+        fits: Fitted posteriors of one image.
         seed: Seed of the draws that tell places and widths.
     """
 
-    def __init__(self, posterior: Posterior, seed: int) -> None:
-        self.posterior, self.model, self.y = posterior, posterior.model, posterior.y
-        with seeded(derived_seed(seed, "pilot")), torch.no_grad():
-            drawn = latents_of(posterior.guide_trace(_PILOT_DRAWS))
+    def __init__(self, fits: Sequence[Posterior], seed: int) -> None:
+        self.fits, self.model, self.y = fits, fits[0].model, fits[0].y
+        with seeded(derived_seed(seed, "pilot")):
+            drawn = self._drawn(_PILOT_DRAWS)
         supports = {name: prior.support for name, prior in self.model.physics_priors.items()}
         self.transforms = {name: biject_to(supports.get(name, constraints.real)) for name in drawn}
-        free = {name: self.transforms[name].inv(value[:, 0]) for name, value in drawn.items()}
+        free = {name: self.transforms[name].inv(value) for name, value in drawn.items()}
         self.shapes = {name: value.shape[1:] for name, value in free.items()}
         self.centre = {name: value.mean(0) for name, value in free.items()}
         # A point mass has no width of its own.
@@ -67,15 +68,15 @@ class Coordinates:
 
     @torch.no_grad()
     def start(self, n: int) -> Tensor:
-        """Positions (n, D) of draws of the guide."""
-        drawn = {name: value[:, 0] for name, value in latents_of(self.posterior.guide_trace(n)).items()}
+        """Positions (n, D) of draws of the guides."""
+        drawn = self._drawn(n)
         y = self.y.expand(n, *self.y.shape[1:])
         trace = poutine.trace(poutine.condition(self.model.image, data=drawn)).get_trace(y)
         parts = []
         for name, value in drawn.items():
             free = self.transforms[name].inv(value)
             centre, width = self._place(name, nodes_of(trace).get(name))
-            parts.append(((free - centre) / width).flatten(1))
+            parts.append(((free - centre) / width).reshape(n, -1))
         return torch.cat(parts, 1)
 
     def log_density(self, position: Tensor) -> Tensor:
@@ -94,7 +95,12 @@ class Coordinates:
         placed = _Placed(self, position)
         with placed:
             image = self.model.unmeasured(self.y.expand(len(position), *self.y.shape[1:]))
-        return image.expand(len(position), *self.posterior.shape[1:]), placed.values
+        return image.expand(len(position), *self.fits[0].shape[1:]), placed.values
+
+    def _drawn(self, n: int) -> dict[str, Tensor]:
+        """Latents (n, *event) by site, drawn from each fit's guide in turn."""
+        each = [latents_of(fit.guide_trace(-(-n // len(self.fits)))) for fit in self.fits]
+        return {name: torch.stack([drawn[name][:, 0] for drawn in each], 1).flatten(0, 1)[:n] for name in each[0]}
 
     def _place(self, name: str, site: Any) -> tuple[Tensor, Tensor]:
         """Centre and width of a site's coordinate, given its prior."""
