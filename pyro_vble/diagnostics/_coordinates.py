@@ -1,5 +1,6 @@
 """The posterior's density in coordinates in which it is nearly a standard normal distribution."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ from torch.distributions import biject_to, constraints
 from pyro_vble._traces import nodes_of
 from pyro_vble.distributions import GaussianUniform
 from pyro_vble.inference.draws import latents_of
+from pyro_vble.physics import observed_mask
 from pyro_vble.samples import Posterior
 from pyro_vble.seeding import derived_seed, seeded
 
 _PILOT_DRAWS = 200
+# A guide's width may be any part of its prior's: the scales of the warm-up see to what is beyond.
+_PRIOR_PRECISIONS = (0.02, 1.0)
 
 
 class Coordinates:
@@ -54,9 +58,7 @@ class Coordinates:
     @torch.no_grad()
     def _free_conditionals(self) -> None:
         """What y says of sites whose prior depends on other sites, beyond that prior at the guide's centre."""
-        at = {name: self.transforms[name](value)[None] for name, value in self.centre.items()}
-        with pyro.validation_enabled(False):
-            trace = poutine.trace(poutine.condition(self.model.image, data=at)).get_trace(self.y)
+        trace = self._trace_at_centre()
         for name in self.shapes:
             prior = _conditional(nodes_of(trace).get(name))
             if prior is None:
@@ -89,6 +91,41 @@ class Coordinates:
         sites = (s for s in nodes_of(traced.trace).values() if s["type"] == "sample" and not site_is_subsample(s))
         return sum((site["log_prob"] for site in sites), start=placed.log_jacobian)
 
+    def information(self, positions: Tensor, at_once: int) -> Tensor | None:
+        r"""Fisher's information of the measurement, averaged over positions (n, D), and the prior's precision: (D, D).
+
+        .. math:: E\big[\nabla \log p(y'|x)\, \nabla \log p(y'|x)^T\big], \quad y' \sim p(y|x),
+            \qquad \text{and } \mathrm{diag}\big(a^2 / \mathrm{Var}[p(v)]\big)
+
+        One simulated measurement a position: it works for every operator and noise. None where the likelihood has no
+        gradient that is of use.
+        """
+        scores = torch.cat([self._scores(some) for some in positions.split(at_once)])
+        found = scores.T @ scores / len(scores) + torch.diag(self._prior_precision())
+        return found if bool(found.isfinite().all()) else None
+
+    def _scores(self, position: Tensor) -> Tensor:
+        """Gradients (n, D) of log p(y'|x), y' a measurement simulated at each position."""
+        position = position.detach().requires_grad_()
+        y = self.y.expand(len(position), *self.y.shape[1:])
+        with _Placed(self, position):
+            p_y = self.model.measurement(y)
+        again, observed = p_y.sample(), observed_mask(self.model.physics, y)
+        log_likelihood = torch.where(observed, p_y.log_prob(again), 0)
+        return torch.autograd.grad(log_likelihood.sum(), position)[0]
+
+    @torch.no_grad()
+    def _prior_precision(self) -> Tensor:
+        """Precision of the priors at the guides' centre in units of the coordinates' widths, (D,)."""
+        trace, parts = self._trace_at_centre(), []
+        for name, width in self.width.items():
+            ratio = torch.ones_like(width)
+            if name in nodes_of(trace):  # otherwise it is a parameter of operator or noise
+                with contextlib.suppress(NotImplementedError):
+                    ratio = width.square() / nodes_of(trace)[name]["fn"].variance[0]
+            parts.append(ratio.clamp(*_PRIOR_PRECISIONS).reshape(-1))
+        return torch.cat(parts)
+
     @torch.no_grad()
     def images_and_latents(self, position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Images (n, C, H, W) at positions (n, D), and latents by site."""
@@ -96,6 +133,12 @@ class Coordinates:
         with placed:
             image = self.model.unmeasured(self.y.expand(len(position), *self.y.shape[1:]))
         return image.expand(len(position), *self.fits[0].shape[1:]), placed.values
+
+    def _trace_at_centre(self) -> poutine.Trace:
+        """The generative model at the guides' mean."""
+        at = {name: self.transforms[name](value)[None] for name, value in self.centre.items()}
+        with pyro.validation_enabled(False):
+            return poutine.trace(poutine.condition(self.model.image, data=at)).get_trace(self.y)
 
     def _drawn(self, n: int) -> dict[str, Tensor]:
         """Latents (n, *event) by site, drawn from each fit's guide in turn."""

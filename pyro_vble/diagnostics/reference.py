@@ -16,8 +16,9 @@ from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import exact_convolutions
 from pyro_vble._tensors import RealTensor
 from pyro_vble.diagnostics._coordinates import Coordinates
-from pyro_vble.diagnostics._hmc import HMCState, hmc
+from pyro_vble.diagnostics._hmc import HMCState
 from pyro_vble.diagnostics._source import OnePosterior
+from pyro_vble.diagnostics._whitening import whitened_hmc
 from pyro_vble.samples import ReferencePosterior, Samples
 from pyro_vble.seeding import derived_seed, seeded
 
@@ -103,16 +104,10 @@ def reference_posterior(
             num_divergent = sum(divergent)
         else:
             with seeded(derived_seed(seed, "chains")):
-                start = coordinates.start(num_chains)
-                transitions = hmc(
-                    coordinates.log_density,
-                    start,
-                    num_samples=num_samples * thinning,
-                    num_warmup=num_warmup,
-                    trajectory=_TRAJECTORY,
-                    max_steps=2**max_tree_depth,
-                )
-                kept = _kept(transitions, num_warmup + num_samples * thinning, progress)
+                how = {"trajectory": _TRAJECTORY, "max_steps": 2**max_tree_depth}
+                total = num_samples * thinning
+                transitions = whitened_hmc(coordinates, num_chains, num_samples=total, num_warmup=num_warmup, **how)
+                kept = _kept(transitions, num_warmup + total, progress)
             positions = torch.stack([state.position for state in kept[thinning - 1 :: thinning]])
             acceptance = torch.stack([state.acceptance for state in kept]).mean(0)
             num_divergent = int(torch.stack([state.divergent for state in kept]).sum())
