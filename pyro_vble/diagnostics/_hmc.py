@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ACCEPTANCE = 0.8
+_ACCEPTANCE = 0.7
 # An energy that errs by more has left the region where leapfrog steps are stable.
 _DIVERGENT = 1000.0
 # Warm-up draws after which the scales are taken from those since the last time, as parts of the warm-up.
@@ -47,7 +47,7 @@ def hmc(
     r"""Transitions of independent chains that share their gradients' passes, step size and scales.
 
     Leapfrog trajectories of a length uniform on (0, 2) times ``trajectory``, in units of the scales; each chain accepts
-    or rejects its own. In warm-up dual averaging leads the step size to an acceptance of 0.8, and scales become the
+    or rejects its own. In warm-up dual averaging leads the step size to an acceptance of 0.7, and scales become the
     standard deviations of all chains' positions.
 
     References:
