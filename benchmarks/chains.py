@@ -9,7 +9,6 @@ import argparse
 import json
 import signal
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,7 @@ def chains(y: Tensor, physics: Any, prior: Any, options: argparse.Namespace) -> 
     return reference
 
 
-def quantities(reference: ReferencePosterior) -> Iterator[tuple[str, Tensor]] | Any:
+def quantities(reference: ReferencePosterior) -> dict[str, Tensor]:
     """What is to converge: latents, pixels and means of 8x8 patches, each (chains, draws, ...)."""
     latents = {name: value for name, value in reference.latents.items() if name != "x_decentered"}
     return latents | {"pixels": reference.image, "patches": pv.metrics.patch_means(reference.image, 8)}

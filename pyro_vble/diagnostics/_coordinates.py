@@ -60,7 +60,7 @@ class Coordinates:
         """What y says of sites whose prior depends on other sites, beyond that prior at the guide's centre."""
         trace = self._trace_at_centre()
         for name in self.shapes:
-            prior = _conditional(nodes_of(trace).get(name))
+            prior = _conditional(nodes_of(trace)[name]["fn"]) if name in nodes_of(trace) else None
             if prior is None:
                 continue
             mean, variance, own = prior.mean[0], prior.variance[0], self.width[name].square()
@@ -77,7 +77,7 @@ class Coordinates:
         parts = []
         for name, value in drawn.items():
             free = self.transforms[name].inv(value)
-            centre, width = self._place(name, nodes_of(trace).get(name))
+            centre, width = self._place(name, nodes_of(trace)[name]["fn"] if name in self.precision else None)
             parts.append(((free - centre) / width).reshape(n, -1))
         return torch.cat(parts, 1)
 
@@ -145,13 +145,13 @@ class Coordinates:
         each = [latents_of(fit.guide_trace(-(-n // len(self.fits)))) for fit in self.fits]
         return {name: torch.stack([drawn[name][:, 0] for drawn in each], 1).flatten(0, 1)[:n] for name in each[0]}
 
-    def _place(self, name: str, site: Any) -> tuple[Tensor, Tensor]:
-        """Centre and width of a site's coordinate, given its prior."""
-        if name not in self.precision:
+    def _place(self, name: str, prior: Any) -> tuple[Tensor, Tensor]:
+        """Centre and width of a site's coordinate, given its prior where that depends on other sites."""
+        own = _conditional(prior) if name in self.precision else None
+        if own is None:
             return self.centre[name], self.width[name]
-        prior = _conditional(site)
-        variance = 1 / (1 / prior.variance + self.precision[name])
-        return variance * (prior.mean / prior.variance + self.pull[name]), variance.sqrt()
+        variance = 1 / (1 / own.variance + self.precision[name])
+        return variance * (own.mean / own.variance + self.pull[name]), variance.sqrt()
 
 
 class _Placed(Messenger):
@@ -170,7 +170,7 @@ class _Placed(Messenger):
         name = msg["name"]
         if name not in self._standard:
             return
-        centre, width = self._coordinates._place(name, msg)
+        centre, width = self._coordinates._place(name, msg["fn"])
         free, transform = centre + width * self._standard[name], self._coordinates.transforms[name]
         msg["value"] = self.values[name] = transform(free)
         msg["done"] = True
@@ -179,9 +179,8 @@ class _Placed(Messenger):
         self.log_jacobian = self.log_jacobian + jacobian.expand(free.shape).reshape(n, -1).sum(1)
 
 
-def _conditional(site: Any) -> GaussianUniform | None:
-    """The prior of a site that depends on others' values."""
-    prior = None if site is None else site["fn"]
+def _conditional(prior: Any) -> GaussianUniform | None:
+    """The prior of z given h, if this is one."""
     while isinstance(prior, torch.distributions.Independent):
         prior = prior.base_dist
     return prior if isinstance(prior, GaussianUniform) else None

@@ -40,22 +40,23 @@ def whitened_hmc(
         position = state.position
         visited.append(position)
         yield state
-    root, inverse = _roots(coordinates, torch.cat(visited[first // 2 :])) if first else (None, None)
-    if inverse is None:
+    roots = _roots(coordinates, torch.cat(visited[first // 2 :])) if first else None
+    if roots is None:
         yield from hmc(coordinates.log_density, position, num_samples=num_samples, num_warmup=num_warmup - first, **how)
         return
+    root, inverse = roots
     density = lambda u: coordinates.log_density(u @ inverse)  # noqa: E731
     for state in hmc(density, position @ root, num_samples=num_samples, num_warmup=num_warmup - first, **how):
         yield dataclasses.replace(state, position=state.position @ inverse)
 
 
-def _roots(coordinates: Coordinates, visited: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _roots(coordinates: Coordinates, visited: Tensor) -> tuple[Tensor, Tensor] | None:
     """The symmetric root of the information and its inverse; None where there is none."""
     count = 2 * visited.shape[1] + 100
     chosen = torch.linspace(0, len(visited) - 1, count, device=visited.device).round().long()
     matrix = coordinates.information(visited[chosen], at_once=16)
     if matrix is None:
-        return None, None
+        return None
     values, vectors = torch.linalg.eigh(matrix.double())
     roots = (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
     return roots[0].to(visited), roots[1].to(visited)
