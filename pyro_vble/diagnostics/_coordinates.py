@@ -20,6 +20,8 @@ from pyro_vble.samples import Posterior
 from pyro_vble.seeding import derived_seed, seeded
 
 _PILOT_DRAWS = 200
+# The site of an image that is a latent of its own.
+_IMAGE = "x_decentered"
 # A guide's width may be any part of its prior's: the scales of the warm-up see to what is beyond.
 _PRIOR_PRECISIONS = (0.02, 1.0)
 
@@ -48,6 +50,8 @@ class Coordinates:
         self.transforms = {name: biject_to(supports.get(name, constraints.real)) for name in drawn}
         free = {name: self.transforms[name].inv(value) for name, value in drawn.items()}
         self.shapes = {name: value.shape[1:] for name, value in free.items()}
+        #: Dimensions of all latents but the image, which come first.
+        self.num_together = sum(shape.numel() for name, shape in self.shapes.items() if name != _IMAGE)
         self.centre = {name: value.mean(0) for name, value in free.items()}
         # A point mass has no width of its own.
         self.width = {name: value.std(0).clamp_min(1e-4) for name, value in free.items()}
@@ -91,18 +95,25 @@ class Coordinates:
         sites = (s for s in nodes_of(traced.trace).values() if s["type"] == "sample" and not site_is_subsample(s))
         return sum((site["log_prob"] for site in sites), start=placed.log_jacobian)
 
-    def information(self, positions: Tensor, at_once: int) -> Tensor | None:
-        r"""Fisher's information of the measurement, averaged over positions (n, D), and the prior's precision: (D, D).
+    def information(self, positions: Tensor, at_once: int) -> tuple[Tensor, Tensor] | None:
+        r"""Fisher's information of the measurement, averaged over positions (n, D), and the prior's precision.
 
         .. math:: E\big[\nabla \log p(y'|x)\, \nabla \log p(y'|x)^T\big], \quad y' \sim p(y|x),
             \qquad \text{and } \mathrm{diag}\big(a^2 / \mathrm{Var}[p(v)]\big)
 
-        One simulated measurement a position: it works for every operator and noise. None where the likelihood has no
-        gradient that is of use.
+        One simulated measurement a position: it works for every operator and noise.
+
+        Returns:
+            The matrix (k, k) of all latents but the image, and the diagonal (D - k,) of the image's, which is large and
+            hardly correlated; None where the likelihood has no gradient that is of use.
         """
-        scores = torch.cat([self._scores(some) for some in positions.split(at_once)])
-        found = scores.T @ scores / len(scores) + torch.diag(self._prior_precision())
-        return found if bool(found.isfinite().all()) else None
+        k, prior = self.num_together, self._prior_precision()
+        matrix, rest = torch.diag(prior[:k]), prior[k:].clone()
+        for some in positions.split(at_once):
+            scores = self._scores(some) / len(positions) ** 0.5
+            matrix += scores[:, :k].T @ scores[:, :k]
+            rest += scores[:, k:].square().sum(0)
+        return (matrix, rest) if bool(matrix.isfinite().all() & rest.isfinite().all()) else None
 
     def _scores(self, position: Tensor) -> Tensor:
         """Gradients (n, D) of log p(y'|x), y' a measurement simulated at each position."""
@@ -143,7 +154,8 @@ class Coordinates:
     def _drawn(self, n: int) -> dict[str, Tensor]:
         """Latents (n, *event) by site, drawn from each fit's guide in turn."""
         each = [latents_of(fit.guide_trace(-(-n // len(self.fits)))) for fit in self.fits]
-        return {name: torch.stack([drawn[name][:, 0] for drawn in each], 1).flatten(0, 1)[:n] for name in each[0]}
+        names = sorted(each[0], key=lambda name: name == _IMAGE)  # the image last, the others in their order
+        return {name: torch.stack([drawn[name][:, 0] for drawn in each], 1).flatten(0, 1)[:n] for name in names}
 
     def _place(self, name: str, prior: Any) -> tuple[Tensor, Tensor]:
         """Centre and width of a site's coordinate, given its prior where that depends on other sites."""

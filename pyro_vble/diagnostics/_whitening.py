@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,28 +35,53 @@ def whitened_hmc(
     """
     position, visited = coordinates.start(num_chains), []
     first = int(_FIRST_PART * num_warmup)
-    first = first if first >= _FEWEST and position.shape[1] <= _MOST_DIMENSIONS else 0
+    first = first if first >= _FEWEST else 0
     for state in hmc(coordinates.log_density, position, num_samples=0, num_warmup=first, **how):
         position = state.position
         visited.append(position)
         yield state
-    roots = _roots(coordinates, torch.cat(visited[first // 2 :])) if first else None
-    if roots is None:
-        yield from hmc(coordinates.log_density, position, num_samples=num_samples, num_warmup=num_warmup - first, **how)
-        return
-    root, inverse = roots
-    density = lambda u: coordinates.log_density(u @ inverse)  # noqa: E731
-    for state in hmc(density, position @ root, num_samples=num_samples, num_warmup=num_warmup - first, **how):
-        yield dataclasses.replace(state, position=state.position @ inverse)
+    whitening = Whitening.of(coordinates, torch.cat(visited[first // 2 :])) if first else None
+    density, start = coordinates.log_density, position
+    if whitening is not None:
+        density, start = lambda u: coordinates.log_density(whitening.back(u)), whitening(position)
+    for state in hmc(density, start, num_samples=num_samples, num_warmup=num_warmup - first, **how):
+        yield state if whitening is None else dataclasses.replace(state, position=whitening.back(state.position))
 
 
-def _roots(coordinates: Coordinates, visited: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The symmetric root of the information and its inverse; None where there is none."""
-    count = 2 * visited.shape[1] + 100
-    chosen = torch.linspace(0, len(visited) - 1, count, device=visited.device).round().long()
-    matrix = coordinates.information(visited[chosen], at_once=16)
-    if matrix is None:
-        return None
-    values, vectors = torch.linalg.eigh(matrix.double())
-    roots = (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
-    return roots[0].to(visited), roots[1].to(visited)
+@dataclasses.dataclass(frozen=True)
+class Whitening:
+    """The symmetric root of a matrix (k, k), and one of a diagonal for the dimensions beyond.
+
+    Attributes:
+        root: (k, k).
+        inverse: Its inverse.
+        rest: (D - k,).
+    """
+
+    root: Tensor
+    inverse: Tensor
+    rest: Tensor
+
+    @classmethod
+    def of(cls, coordinates: Coordinates, visited: Tensor) -> Self | None:
+        """That of the information at the positions visited, (n, D); None where there is none."""
+        k = coordinates.num_together
+        if k > _MOST_DIMENSIONS:
+            return None
+        chosen = torch.linspace(0, len(visited) - 1, 2 * k + 100, device=visited.device).round().long()
+        found = coordinates.information(visited[chosen], at_once=16)
+        if found is None:
+            return None
+        values, vectors = torch.linalg.eigh(found[0].double())
+        root, inverse = ((vectors * scale) @ vectors.T for scale in (values.sqrt(), values.rsqrt()))
+        return cls(root.to(visited), inverse.to(visited), found[1].sqrt())
+
+    def __call__(self, position: Tensor) -> Tensor:
+        """Whitened positions (n, D)."""
+        k = len(self.root)
+        return torch.cat((position[:, :k] @ self.root, position[:, k:] * self.rest), 1)
+
+    def back(self, u: Tensor) -> Tensor:
+        """The positions that belong to whitened ones."""
+        k = len(self.root)
+        return torch.cat((u[:, :k] @ self.inverse, u[:, k:] / self.rest), 1)

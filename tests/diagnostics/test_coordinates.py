@@ -10,7 +10,7 @@ from deepinv.physics import Denoising, GaussianNoise
 
 import pyro_vble as pv
 from pyro_vble.diagnostics._coordinates import Coordinates
-from pyro_vble.guides import VBLE
+from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.models import CAE
 from pyro_vble.seeding import seeded
 
@@ -85,7 +85,8 @@ def test_z_moves_along_with_h_where_nothing_is_told_of_it(fitted, coordinates):
     torch.testing.assert_close(standard(before), standard(after))
 
 
-def test_information_is_that_of_a_linear_gaussian_model():
+@pytest.mark.parametrize("guide", [VBLE, VBLExz])
+def test_information_is_that_of_a_linear_gaussian_model(guide):
     from helpers import MatrixPhysics, linear_vae
 
     torch.manual_seed(0)
@@ -93,10 +94,16 @@ def test_information_is_that_of_a_linear_gaussian_model():
     prior = linear_vae(weight, torch.zeros(9), 0.4, (1, 3, 3))
     y, physics = torch.randn(1, 6, dtype=torch.float64), MatrixPhysics(matrix, GaussianNoise(0.5))
     how = {"image_shape": (1, 3, 3), "precision": "float64", "num_steps": 100, "seed": 0, "progress": False}
-    found = Coordinates(pv.restore(y, physics, prior, VBLE, **how).fits, 0)
+    coordinates = Coordinates(pv.restore(y, physics, prior, guide, **how).fits, 0)
+    size = 2 if guide is VBLE else 2 + 9
     with seeded(0):
-        matrix_found = found.information(torch.zeros(4000, 2, dtype=torch.float64), at_once=1000)
-    effect = matrix @ weight * found.width["z"] / 0.5
-    expected = effect.T @ effect + torch.diag(found.width["z"].square())
+        found, rest = coordinates.information(torch.zeros(4000, size, dtype=torch.float64), at_once=1000)
+    effect, width = matrix @ weight * coordinates.width["z"] / 0.5, coordinates.width["z"]
+    expected = effect.T @ effect + torch.diag(width.square().clamp(0.02, 1))
     scale = expected.diagonal().sqrt()
-    assert float(((matrix_found - expected) / (scale[:, None] * scale)).abs().max()) < 0.1
+    assert float(((found - expected) / (scale[:, None] * scale)).abs().max()) < 0.1
+    assert len(rest) == size - 2
+    if guide is VBLExz:
+        width = coordinates.width["x_decentered"].flatten()
+        expected = (matrix * 0.4 * width / 0.5).square().sum(0) + width.square().clamp(0.02, 1)
+        assert float((rest / expected - 1).abs().max()) < 0.1
