@@ -83,6 +83,11 @@ def reference_posterior(
         raise ValueError(f"Chains are for one image; received a batch of {len(posterior.y)}; restore one of them.")
     if posterior.model.physics is None:
         raise ValueError("Chains need the forward operator; pass physics=... to load_posterior.")
+    if getattr(posterior, "is_turned", False):
+        raise ValueError(
+            f"Chains are for one prior; received one that is averaged over {len(posterior.turns)} symmetries; pass one "
+            "of its fits, posterior.fits[k]."
+        )
     seed = posterior.lasting_seed(seed)
     start = time.perf_counter()
     targets = [_Target(fit, seed) for fit in posterior.fits]
