@@ -147,8 +147,9 @@ class TurnedPrior(Prior):
         return self.turn.inverse.of_shape(image_shape)
 
     def _image_shape(self, size: tuple[int, ...] | None) -> tuple[int, int, int]:
-        own = None if size is None else (*size[:-2], *self.turn.inverse.of_shape((1, *size[-2:]))[1:])
-        return self.turn.of_shape(self.prior._image_shape(own))
+        if size is not None and self.turn.quarters % 2:
+            size = (*size[:-2], size[-1], size[-2])
+        return self.turn.of_shape(self.prior._image_shape(size))
 
 
 def turn_of(prior: Prior) -> Turn:

@@ -277,7 +277,7 @@ class TestCommandLine:
         assert json.loads((image.parent / "out" / "metrics.json").read_text())["symmetries"] == name
         posterior = pv.load_posterior(image.parent / "out" / "fit.pvble")
         assert posterior.turns == SYMMETRIES[name]
-        assert Fit(symmetries=name).num_fits == count == len(SYMMETRIES[name])
+        assert Fit(symmetries=name).num_fits == count
 
     def test_a_wrong_name(self, image):
         result = self.run(image, "--symmetries", "rotate")

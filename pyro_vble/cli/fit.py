@@ -29,7 +29,9 @@ class Fit:
     @property
     def num_fits(self) -> int:
         """How many fits a restoration takes."""
-        return {None: 1, "flip": 2, "dihedral": 8}[self.symmetries]
+        from pyro_vble.models.turned import SYMMETRIES
+
+        return 1 if self.symmetries is None else len(SYMMETRIES[self.symmetries])
 
     def load_prior(self) -> Any:
         """The prior."""
