@@ -87,8 +87,8 @@ def reference_posterior(
     turns = {turn_of(fit.model.prior) for fit in posterior.fits}
     if len(turns) > 1:
         raise ValueError(
-            f"Chains are for one prior; received one that is averaged over {len(turns)} symmetries; pass one of its fits, "
-            "posterior.fits[k]."
+            f"Chains are for one prior; received one that is averaged over {len(turns)} symmetries; pass one of its "
+            "fits, posterior.fits[k]."
         )
     seed = posterior.lasting_seed(seed)
     start = time.perf_counter()
