@@ -20,6 +20,7 @@ from pyro_vble._precision import exact_convolutions
 from pyro_vble._tensors import RealTensor
 from pyro_vble.diagnostics._source import OnePosterior
 from pyro_vble.inference.draws import latents_of
+from pyro_vble.models.turned import turn_of
 from pyro_vble.samples import Posterior, ReferencePosterior, Samples
 from pyro_vble.seeding import derived_seed, seeded
 
@@ -83,6 +84,12 @@ def reference_posterior(
         raise ValueError(f"Chains are for one image; received a batch of {len(posterior.y)}; restore one of them.")
     if posterior.model.physics is None:
         raise ValueError("Chains need the forward operator; pass physics=... to load_posterior.")
+    turns = {turn_of(fit.model.prior) for fit in posterior.fits}
+    if len(turns) > 1:
+        raise ValueError(
+            f"Chains are for one prior; received one that is averaged over {len(turns)} symmetries; pass one of its "
+            "fits, posterior.fits[k]."
+        )
     seed = posterior.lasting_seed(seed)
     start = time.perf_counter()
     targets = [_Target(fit, seed) for fit in posterior.fits]

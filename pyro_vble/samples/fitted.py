@@ -125,7 +125,7 @@ class Fitted(Samples):
                 values |= {name: nodes[name]["value"].expand(n, len(fit.y)) for name in fit.parameters}
             return values
 
-        chunks = list(self.fits[0].mapped(drawn, n, seed=derived_seed(seed, "prior")))
+        chunks = list(self.mapped(drawn, n, seed=derived_seed(seed, "prior")))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     def save(self, path: str | os.PathLike) -> None:

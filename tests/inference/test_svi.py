@@ -27,6 +27,7 @@ from pyro_vble.inference import (
 from pyro_vble.inference.captured import CapturedSVI
 from pyro_vble.inference.elbo import elbo_for
 from pyro_vble.models import CAE, RestorationModel, convolutional_vae
+from pyro_vble.models.turned import Turn, TurnedPrior
 from pyro_vble.physics import GaussianBlur
 from pyro_vble.physics.problems import deblurring, gaussian_kernel, inpainting
 
@@ -125,6 +126,10 @@ class TestNoHost:
     @pytest.mark.parametrize("guide_class", [VBLE, VBLExz])
     def test_a_vae_of_one_standard_deviation(self, guide_class):
         step_without_host(guide_class, "none", prior=convolutional_vae((1, 28, 28), decoder_std=0.1))
+
+    def test_a_turned_prior(self):
+        prior = TurnedPrior(convolutional_vae((1, 28, 28), decoder_std=0.1), Turn(mirrored=True, quarters=1))
+        step_without_host(VBLExz, "none", prior=prior)
 
     def test_the_watch_sees_a_value_read_back(self):
         with pytest.raises(DataDependentOutputException):
