@@ -41,7 +41,7 @@ class VBLE(MeanFieldGuide):
 
     def __init__(self, model: RestorationModel, y: Tensor, *, family: str | None = None) -> None:
         family = latent_family(model.prior, family)
-        start = model.start(y)
+        start = model.start(y, correlated=family == "correlated")
         super().__init__(model, {site: factor_of(start[site], FAMILIES[family]) for site in start})
         self.family = family
 

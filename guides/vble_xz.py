@@ -52,7 +52,7 @@ class VBLExz(MeanFieldGuide):
         self, model: RestorationModel, y: Tensor, *, family: str | None = None, free_mean: bool = False
     ) -> None:
         family = latent_family(model.prior, family)
-        start = model.start(y)
+        start = model.start(y, correlated=family == "correlated")
         e = start.pop("x_decentered", None)
         factors = {site: factor_of(start[site], FAMILIES[family]) for site in start}
         if e is not None:  # otherwise the model has no latent image, which is refused by name
