@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vble.distributions.channel_gaussian import channel_shrinkage
+from pyro_vble.distributions import ChannelCorrelation
 from pyro_vble.models._information import scores_of_latent, smoothed
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def channels_of(model: "RestorationModel", y: Tensor, latents: dict[str, Tensor]
     factor, own = _common_part(scores / information.sqrt())
     precision = 1 / variance + own[..., None, None] * information
     gain = (information / precision).sqrt()
-    found = Channels(channel_shrinkage(gain, factor) / precision.sqrt(), gain, factor)
+    found = Channels(ChannelCorrelation(gain, factor).shrinkage / precision.sqrt(), gain, factor)
     return found if all(bool(value.isfinite().all()) for value in found) else None
 
 
