@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 # Rank of what is told in common. With 32 of 128 channels the ELBO of a fit is within 60 nats of that with 64.
 _RANK = 32
-# Scores that correlations are averaged over, simulated measurements times positions.
-_SCORES = 256
+# Scores that correlations are averaged over, simulated measurements times positions: of 128 channels, those of a fit
+# that is noise-free need so many. And the most measurements, each a pass back through the decoder.
+_SCORES, _MEASUREMENTS = 1024, 16
 # The least part of a value's information that it shares with no other.
 _OWN = 0.05
 
@@ -49,7 +50,7 @@ def channels_of(model: "RestorationModel", y: Tensor, latents: dict[str, Tensor]
     """
     z = latents["z"]
     variance = model.prior.latent_variance(latents, model.image_shape(y)).get("z")
-    num_draws = -(-_SCORES // (z.shape[-2] * z.shape[-1]))
+    num_draws = min(_MEASUREMENTS, -(-_SCORES // (z.shape[-2] * z.shape[-1])))
     scores = None if variance is None else scores_of_latent(model, y, z, num_draws)
     if variance is None or scores is None:
         return None

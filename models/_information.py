@@ -48,7 +48,7 @@ def posterior_std(model: "RestorationModel", y: Tensor, latents: dict[str, Tenso
     score = _score(model, y, mean)
     if score is None:
         return {}
-    information = {"z": _through_decoder(model.prior, latents["z"], image_shape, score).square()}
+    information = {"z": _through_decoder(model.prior, latents["z"], image_shape, score[None])[0].square()}
     if model.latent_image:
         with torch.no_grad():
             information["x_decentered"] = (score * model.prior.decode_std(latents["z"], image_shape)).square()
@@ -70,7 +70,7 @@ def scores_of_latent(model: "RestorationModel", y: Tensor, z: Tensor, num_draws:
     known = [score for score in scores if score is not None]
     if len(known) < num_draws:
         return None
-    return torch.stack([_through_decoder(model.prior, z, image_shape, score) for score in known])
+    return _through_decoder(model.prior, z, image_shape, torch.stack(known))
 
 
 def _score(model: "RestorationModel", y: Tensor, x: Tensor, draw: int = 0) -> Tensor | None:
@@ -104,17 +104,20 @@ def _score_of(physics: Any, y: Tensor, x: Tensor, parameters: dict[str, Tensor],
         return torch.autograd.grad(log_likelihood, x)[0] if log_likelihood.requires_grad else None
 
 
-def _through_decoder(prior: Any, z: Tensor, image_shape: tuple[int, int, int], score: Tensor) -> Tensor:
-    """The gradient in z, for a gradient in D(z)."""
+def _through_decoder(prior: Any, z: Tensor, image_shape: tuple[int, int, int], scores: Tensor) -> Tensor:
+    """Gradients in z, for gradients in D(z), (n, *D(z).shape): one pass through the decoder, and n back."""
     at_once = max(1, _PIXELS_AT_ONCE // (image_shape[1] * image_shape[2]))
     if isinstance(getattr(prior, "rate_scale", 1.0), tuple):
         at_once = len(z)  # a scale for each image of the batch
-    parts = []
-    for part, gradient in zip(z.split(at_once), score.split(at_once), strict=True):
-        part = part.detach().requires_grad_()
-        with torch.enable_grad():
-            parts.append(torch.autograd.grad(prior.decode_mean(part, image_shape), part, gradient)[0])
-    return torch.cat(parts)
+    parts = zip(z.split(at_once), scores.split(at_once, dim=1), strict=True)
+    return torch.cat([_part_through_decoder(prior, part, image_shape, own) for part, own in parts], dim=1)
+
+
+def _part_through_decoder(prior: Any, z: Tensor, image_shape: tuple[int, int, int], scores: Tensor) -> Tensor:
+    z = z.detach().requires_grad_()
+    with torch.enable_grad():
+        mean = prior.decode_mean(z, image_shape)
+        return torch.stack([torch.autograd.grad(mean, z, score, retain_graph=True)[0] for score in scores])
 
 
 def smoothed(maps: Tensor) -> Tensor:
