@@ -16,7 +16,8 @@ class ChannelFactor(LocationScaleFactor):
     .. math:: q(v) = \prod_p \mathcal N\big(\bar v_p,\; \mathrm{diag}(a_p)\, C_p\, \mathrm{diag}(a_p)\big)
 
     over positions p, (B, M, h, w) or with more dimensions before M. The correlation matrices C_p stay as they start:
-    those of a decoder that is linear there.
+    those of a decoder that is linear there. Learnt with the rest, they gained 7 nats an image of the one
+    problem it was tried on.
 
     Args:
         loc: Initial centres (B, *event).

@@ -43,8 +43,8 @@ class ChannelCorrelation:
             told = self.gain.square() * (torch.cholesky_inverse(root).flatten(-2) @ products.mT)
             self._rows_of_shrinkage = (1 - told).sqrt()
         self.shrinkage = self._rows_of_shrinkage.mT.reshape(gain.shape)
-        logarithms = root.diagonal(dim1=-2, dim2=-1).log(), self._rows_of_shrinkage.log()
-        self.log_root_determinant = sum(value.sum((-2, -1)) for value in logarithms)
+        log_roots = root.diagonal(dim1=-2, dim2=-1).log().sum((-2, -1))
+        self.log_root_determinant = log_roots + self._rows_of_shrinkage.log().sum((-2, -1))
 
     def correlated(self, noise: Tensor) -> Tensor:
         """Correlated standard normal numbers, from independent ones (*, M, h, w)."""
