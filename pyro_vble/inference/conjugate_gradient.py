@@ -10,6 +10,10 @@ from torch import Tensor
 Vectors = dict[str, Tensor]
 
 
+# Fewer channels are those of an image, not of latents.
+_FEW_CHANNELS = 16
+
+
 class Solution(NamedTuple):
     """What conjugate gradients ended in.
 
@@ -29,7 +33,7 @@ class Solution(NamedTuple):
 def conjugate_gradient(
     product: Callable[[Vectors], Vectors],
     b: Vectors,
-    precision: Mapping[str, Tensor],
+    precondition: Callable[[Vectors], Vectors],
     *,
     systems: int,
     tolerance: float,
@@ -45,7 +49,7 @@ def conjugate_gradient(
     Args:
         product: The product with the matrix.
         b: Right-hand sides.
-        precision: An approximation of the matrix's diagonal, broadcastable: the preconditioner.
+        precondition: The product with an approximation of its inverse, symmetric and positive definite.
         systems: Leading dimensions that number the systems.
         tolerance: Largest relative residual.
         max_iterations: Most products to be made.
@@ -55,14 +59,14 @@ def conjugate_gradient(
         >>> from pyro_vble.inference.conjugate_gradient import conjugate_gradient
         >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
         >>> found = conjugate_gradient(
-        ...     lambda v: {"v": v["v"] @ matrix}, {"v": torch.tensor([[3.0, 4.0]])}, {"v": torch.ones(2)},
+        ...     lambda v: {"v": v["v"] @ matrix}, {"v": torch.tensor([[3.0, 4.0]])}, lambda v: dict(v),
         ...     systems=1, tolerance=1e-6, max_iterations=10)
         >>> found.x["v"], found.iterations
         (tensor([[1., 1.]]), 2)
     """
     x = {name: torch.zeros_like(part) for name, part in b.items()}
     r = {name: part.clone() for name, part in b.items()}
-    direction = {name: part / precision[name] for name, part in r.items()}
+    direction = precondition(r)
     size = start = _inner(r, direction, systems)
     goal = start * tolerance**2
     iterations = 0
@@ -75,12 +79,53 @@ def conjugate_gradient(
             own = _like(step, x[name])
             x[name].addcmul_(own, direction[name])
             r[name].addcmul_(own, image[name], value=-1)
-        scaled = {name: part / precision[name] for name, part in r.items()}
+        scaled = precondition(r)
         new = torch.where(going, _inner(r, scaled, systems), size)
         ratio = torch.where(going, new / size, 0.0)
-        direction = {name: scaled[name].addcmul_(_like(ratio, direction[name]), direction[name]) for name in x}
+        direction = {name: scaled[name].addcmul(_like(ratio, direction[name]), direction[name]) for name in x}
         size = new
     return Solution(x, iterations, torch.where(start > 0, size / start, 0.0).sqrt())
+
+
+class ChannelPreconditioner:
+    """An approximate inverse of a matrix that is seen through draws of N(0, matrix).
+
+    Their squares tell the diagonal. What is left, as a correlation, is taken to be the same at every place between the
+    channels of an image of latents, and none between places.
+
+    Args:
+        drawn: The draws, each (n, B, *event); an event (..., C, h, w) has channels.
+        least: A lower bound of the diagonal, each (B, *event).
+    """
+
+    def __init__(self, drawn: Vectors, least: Mapping[str, Tensor]) -> None:
+        self._scale, self._inverse = {}, {}
+        for name, values in drawn.items():
+            diagonal = torch.maximum(values.square().mean(0), least[name])
+            self._scale[name] = diagonal.rsqrt()
+            if values.dim() >= 5 and values.shape[-3] > _FEW_CHANNELS:
+                self._inverse[name] = _inverse_correlation(values * self._scale[name])
+
+    def __call__(self, vectors: Vectors) -> Vectors:
+        """The product with the inverse."""
+        found = {}
+        for name, part in vectors.items():
+            scaled = part * self._scale[name]
+            if name in self._inverse:
+                scaled = (self._inverse[name] @ scaled.flatten(-2)).reshape(part.shape)
+            found[name] = scaled * self._scale[name]
+        return found
+
+
+def _inverse_correlation(values: Tensor) -> Tensor:
+    """Of channels, (C, C), shrunk towards none by as much as there are too few values to tell."""
+    rows = values.movedim(-3, 0).flatten(1)
+    channels, count = rows.shape
+    covariance = rows @ rows.T / count
+    std = covariance.diagonal().sqrt()
+    trusted = count / (count + channels)
+    correlation = trusted * covariance / (std[:, None] * std)
+    return torch.linalg.inv(correlation + (1 - trusted) * torch.eye(channels).to(correlation))
 
 
 def _inner(a: Vectors, b: Vectors, systems: int) -> Tensor:
