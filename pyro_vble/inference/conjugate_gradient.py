@@ -65,7 +65,7 @@ def conjugate_gradient(
         (tensor([[1., 1.]]), 2)
     """
     x = {name: torch.zeros_like(part) for name, part in b.items()}
-    r = {name: part.clone() for name, part in b.items()}
+    r = dict(b)
     direction = precondition(r)
     size = start = _inner(r, direction, systems)
     goal = start * tolerance**2
@@ -78,7 +78,7 @@ def conjugate_gradient(
         for name in x:
             own = _like(step, x[name])
             x[name].addcmul_(own, direction[name])
-            r[name].addcmul_(own, image[name], value=-1)
+            r[name] = r[name].addcmul(own, image[name], value=-1)  # what it was may be the direction
         scaled = precondition(r)
         new = torch.where(going, _inner(r, scaled, systems), size)
         ratio = torch.where(going, new / size, 0.0)
