@@ -136,7 +136,7 @@ class Fitted(Samples):
         *,
         tolerance: Positive = 0.03,
         max_iterations: Count = 200,
-        recentre: Flag = True,
+        recentre: Flag = False,
         seed: Seed | None = None,
     ) -> "LinearisedPosterior":
         """Draws about the guide's centre that know how latents depend on one another.

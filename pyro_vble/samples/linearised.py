@@ -69,7 +69,7 @@ class LinearisedPosterior(Samples):
         *,
         tolerance: float = 0.03,
         max_iterations: int = 200,
-        recentre: bool = True,
+        recentre: bool = False,
         seed: int | None = None,
     ) -> None:
         seed = posterior.seed if seed is None else seed
