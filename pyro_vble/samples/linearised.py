@@ -139,10 +139,11 @@ class LinearisedPosterior(Samples):
 
         worst = 0.0
         for draws, residual in source.mapped(make, num_samples, seed=seed):
-            worst = max(worst, residual)
-            self.residual = max(residual, self.residual) if self.residual == self.residual else residual
+            # Of NaN, which is larger than nothing, these make NaN.
+            worst = worst if residual <= worst else residual
+            self.residual = self.residual if residual <= self.residual else residual
             yield draws
-        if worst > self.tolerance:
+        if not worst <= self.tolerance:
             warnings.warn(
                 f"Linearised draws have a relative residual of up to {worst:.2g} after {self.max_iterations} "
                 f"iterations, where {self.tolerance:g} was asked for: they are narrower than they should be; raise "
