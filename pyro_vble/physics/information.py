@@ -31,10 +31,10 @@ def fisher_information(p_y: dist.TorchDistribution, signal: Tensor) -> Tensor:
     Example:
         >>> import torch, deepinv
         >>> from pyro_vble.physics import fisher_information, likelihood
-        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+        >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.125))
         >>> signal = torch.zeros(2, requires_grad=True)
         >>> fisher_information(likelihood(physics, signal), signal)
-        tensor([100., 100.])
+        tensor([64., 64.])
     """
     known = parameter_information(p_y)
     if not known:
