@@ -145,13 +145,14 @@ def _signal(model: RestorationModel, shape: tuple[int, int, int], latents: Vecto
         with torch.no_grad():
             std = model.prior.decode_std(latents["z"], shape)
         x = x + std * latents["x_decentered"]
+    physics: Any = model.physics
     if x.shape[1] > 1:
-        return measure(model.physics, x)  # an operator may hold a filter or a mask of each
+        return measure(physics, x)  # an operator may hold a filter or a mask of each
     with contextlib.suppress(Exception):  # an operator may object in any way
-        at_once = model.physics.A(x.flatten(0, 1))[:, None]
-        if torch.allclose(at_once[-1:], measure(model.physics, x[-1:]), atol=1e-5):
+        at_once = physics.A(x.flatten(0, 1))[:, None]
+        if torch.allclose(at_once[-1:], measure(physics, x[-1:]), atol=1e-5):
             return at_once
-    return measure(model.physics, x)
+    return measure(physics, x)
 
 
 def _information(model: RestorationModel, y: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
