@@ -3,9 +3,10 @@
 import dataclasses
 import itertools
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -21,6 +22,8 @@ from pyro_vble.samples.samples import Samples
 from pyro_vble.seeding import derived_seed
 
 if TYPE_CHECKING:
+    from arviz import InferenceData
+
     from pyro_vble.samples.fitted import Fitted
     from pyro_vble.samples.posterior import Posterior
 
@@ -136,6 +139,14 @@ class LinearisedPosterior(Samples):
     def ancestral(self, n: int, *, seed: int | None = None, measured: bool = False) -> dict[str, Tensor]:
         """Draws from the prior, as the posterior's."""
         return self.posterior.ancestral(n, seed=seed, measured=measured)
+
+    def to_arviz(self, num_samples: int | None = None, **options: Any) -> "InferenceData":
+        """Draws as ArviZ ``InferenceData``, by default n; see :meth:`Samples.to_arviz`."""
+        return super().to_arviz(self.n if num_samples is None else num_samples, **options)
+
+    def to_zarr(self, path: str | os.PathLike, num_samples: int | None = None, **options: Any) -> None:
+        """Stream draws to a Zarr store, by default n; see :meth:`Samples.to_zarr`."""
+        super().to_zarr(path, self.n if num_samples is None else num_samples, **options)
 
     def _drawn(self, source: "Fitted", num_samples: int, seed: int | None) -> Iterator[Draws]:
         """Images with their latents, chunk by chunk."""

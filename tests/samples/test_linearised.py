@@ -304,13 +304,13 @@ class TestSamples:
             posterior.calibrated(made)
 
     def test_arviz_and_zarr(self, posterior, tmp_path):
-        linearised = posterior.linearised()
-        idata = linearised.to_arviz(4, include=linearised.groups)
+        linearised = posterior.linearised(4)
+        idata = linearised.to_arviz(include=linearised.groups)
         assert idata.posterior["z"].shape[:3] == (1, 4, 2)
         assert {"h", "x_decentered", "image"} <= set(idata.posterior)
         assert idata.posterior_predictive["y"].shape == (1, 4, 2, 3, 64, 64)
         np.testing.assert_allclose(idata.posterior["image"][0], linearised.sample(4), atol=1e-6)
-        linearised.to_zarr(tmp_path / "draws.zarr", 4, include=["posterior"])
+        linearised.to_zarr(tmp_path / "draws.zarr", include=["posterior"])
         assert pv.open_zarr(tmp_path / "draws.zarr")["posterior"]["image"].shape == (1, 4, 2, 3, 64, 64)
 
     def test_of_a_mixture(self, posterior):
