@@ -3,6 +3,7 @@
 A guide of this library is one :class:`Factor` a site; a factor's call returns a distribution.
 """
 
+from pyro_vble.guides.channels import ChannelFactor
 from pyro_vble.guides.constrained import ConstrainedFactor
 from pyro_vble.guides.default import DEFAULT_GUIDE
 from pyro_vble.guides.factor import Factor, LocationScaleFactor
@@ -19,6 +20,7 @@ from pyro_vble.guides.vble_xz import VBLExz
 __all__ = [
     "DEFAULT_GUIDE",
     "VBLE",
+    "ChannelFactor",
     "ConstrainedFactor",
     "Factor",
     "GaussianEncoder",

@@ -10,6 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vble.guides.channels import ChannelFactor
 from pyro_vble.guides.constrained import ConstrainedFactor
 from pyro_vble.guides.factor import Factor
 from pyro_vble.guides.gaussian import GaussianFactor
@@ -18,8 +19,8 @@ from pyro_vble.guides.uniform import UniformFactor
 from pyro_vble.models.prior import Prior
 from pyro_vble.models.restoration import RestorationModel
 
-#: Families of a latent by name.
-FAMILIES = {"gaussian": GaussianFactor, "uniform": UniformFactor}
+#: Families of a latent by name. A correlated one is Gaussian where there are no channels to correlate.
+FAMILIES = {"gaussian": GaussianFactor, "uniform": UniformFactor, "correlated": GaussianFactor}
 
 
 class LatentImageError(ValueError):
@@ -177,7 +178,9 @@ def latent_family(prior: Prior, family: str | None) -> str:
 
 
 def factor_of(start: Any, family: Callable[..., Factor]) -> Factor:
-    """A factor of a site: of a family, unless it lives on part of the real line."""
+    """A factor of a site: of a family, unless it lives on part of the real line or knows of correlations."""
     if start.support is not constraints.real:
         return ConstrainedFactor(start.loc, start.std, start.support)
+    if start.channels is not None:
+        return ChannelFactor(start.loc, start.std, start.channels.gain, start.channels.factor, informed=start.informed)
     return family(start.loc, start.std, informed=start.informed)

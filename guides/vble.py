@@ -15,6 +15,11 @@ class VBLE(MeanFieldGuide):
         \mathcal U(\bar h_k \pm \tfrac{b_k}2) \quad\text{or}\quad
         \prod_k \mathcal N(\bar z_k, a_k^2) \prod_k \mathcal N(\bar h_k, b_k^2)
 
+    or, correlated between the channels of every position p (:class:`ChannelFactor`),
+
+    .. math:: q(z, h) = \textstyle\prod_p \mathcal N\big(\bar z_p, \mathrm{diag}(a_p)\, C_p\, \mathrm{diag}(a_p)\big)
+        \prod_k \mathcal N(\bar h_k, b_k^2)
+
     References:
         | Variational Bayes image restoration with compressive autoencoders (Biquard et al., 2025), section III.C
         | https://arxiv.org/abs/2311.17744
@@ -22,10 +27,11 @@ class VBLE(MeanFieldGuide):
     Args:
         model: A :class:`~pyro_vble.models.RestorationModel` without latent image.
         y: Measurement (B, ...), whose encoding starts the centres.
-        family: "uniform" (the encoder family of a CAE, its default) or "gaussian" (a VAE's).
+        family: "uniform" (the encoder family of a CAE, its default), "gaussian" (a VAE's), or "correlated": Gaussian,
+            z with the correlations of a linear decoder.
 
     Raises:
-        ValueError: If the family is unknown, or y does not fit the model.
+        ValueError: If the family is unknown, or y does not fit the model; if z is to be correlated and has no channels.
 
     Example:
         >>> import torch, deepinv
@@ -41,7 +47,7 @@ class VBLE(MeanFieldGuide):
 
     def __init__(self, model: RestorationModel, y: Tensor, *, family: str | None = None) -> None:
         family = latent_family(model.prior, family)
-        start = model.start(y)
+        start = model.start(y, correlated=family == "correlated")
         super().__init__(model, {site: factor_of(start[site], FAMILIES[family]) for site in start})
         self.family = family
 

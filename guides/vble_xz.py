@@ -27,11 +27,13 @@ class VBLExz(MeanFieldGuide):
     Args:
         model: A :class:`~pyro_vble.models.RestorationModel` with ``latent_image=True``.
         y: Measurement (B, ...), whose encoding starts the centres.
-        family: Family of q(z, h): "uniform" (a CAE's default) or "gaussian" (a VAE's).
+        family: Family of q(z, h), as of :class:`VBLE`: "uniform" (a CAE's default), "gaussian" (a VAE's) or
+            "correlated".
         free_mean: Whether u is free.
 
     Raises:
-        ValueError: If the family is unknown, y does not fit the model, or the model has no latent image.
+        ValueError: If the family is unknown, y does not fit the model, or the model has no latent image; if z is to be
+            correlated and has no channels.
 
     Example:
         >>> import torch, deepinv
@@ -52,7 +54,7 @@ class VBLExz(MeanFieldGuide):
         self, model: RestorationModel, y: Tensor, *, family: str | None = None, free_mean: bool = False
     ) -> None:
         family = latent_family(model.prior, family)
-        start = model.start(y)
+        start = model.start(y, correlated=family == "correlated")
         e = start.pop("x_decentered", None)
         factors = {site: factor_of(start[site], FAMILIES[family]) for site in start}
         if e is not None:  # otherwise the model has no latent image, which is refused by name

@@ -48,16 +48,32 @@ def posterior_std(model: "RestorationModel", y: Tensor, latents: dict[str, Tenso
     score = _score(model, y, mean)
     if score is None:
         return {}
-    information = {"z": _through_decoder(model.prior, latents["z"], image_shape, score)}
+    information = {"z": _through_decoder(model.prior, latents["z"], image_shape, score[None])[0].square()}
     if model.latent_image:
         with torch.no_grad():
             information["x_decentered"] = (score * model.prior.decode_std(latents["z"], image_shape)).square()
         variance = variance | {"x_decentered": torch.ones_like(mean)}
-    found = {site: (1 / variance[site] + _smoothed(value)).rsqrt() for site, value in information.items()}
+    found = {site: (1 / variance[site] + smoothed(value)).rsqrt() for site, value in information.items()}
     return found if all(bool(value.isfinite().all()) for value in found.values()) else {}
 
 
-def _score(model: "RestorationModel", y: Tensor, x: Tensor) -> Tensor | None:
+def scores_of_latent(model: "RestorationModel", y: Tensor, z: Tensor, num_draws: int) -> Tensor | None:
+    """Gradients in z of the log-likelihood of measurements simulated from D(z), (num_draws, *z.shape); None where there
+    is none.
+    """
+    if model.physics is None:
+        return None
+    image_shape = model.image_shape(y)
+    with torch.no_grad():
+        mean = model.prior.decode_mean(z, image_shape)
+    scores = [_score(model, y, mean, draw) for draw in range(num_draws)]
+    known = [score for score in scores if score is not None]
+    if len(known) < num_draws:
+        return None
+    return _through_decoder(model.prior, z, image_shape, torch.stack(known))
+
+
+def _score(model: "RestorationModel", y: Tensor, x: Tensor, draw: int = 0) -> Tensor | None:
     """The gradient in x of the log-likelihood of a measurement simulated from x; None where there is none.
 
     Image by image, each with the same random numbers, so that an image starts alike alone and in a batch; but for an
@@ -65,13 +81,13 @@ def _score(model: "RestorationModel", y: Tensor, x: Tensor) -> Tensor | None:
     """
     parameters, physics = model.initial_parameters(y), model.physics
     if not is_divisible(physics, y, shape_of_image(x)):
-        scores = [_score_of(physics, y, x, parameters)]
+        scores = [_score_of(physics, y, x, parameters, draw)]
     else:
         scores = []
         for i in range(len(y)):
             image = slice(i, i + 1)
             own = {name: value[image] for name, value in parameters.items()}
-            scores.append(_score_of(part_of(physics, image, len(y)), y[image], x[image], own))
+            scores.append(_score_of(part_of(physics, image, len(y)), y[image], x[image], own, draw))
     known = [part for part in scores if part is not None]
     if len(known) < len(scores):
         return None
@@ -79,29 +95,32 @@ def _score(model: "RestorationModel", y: Tensor, x: Tensor) -> Tensor | None:
     return score if bool(score.any()) and bool(score.isfinite().all()) else None
 
 
-def _score_of(physics: Any, y: Tensor, x: Tensor, parameters: dict[str, Tensor]) -> Tensor | None:
+def _score_of(physics: Any, y: Tensor, x: Tensor, parameters: dict[str, Tensor], draw: int) -> Tensor | None:
     x = x.detach().requires_grad_()
-    with torch.enable_grad(), full_precision(x), seeded(0):
+    with torch.enable_grad(), full_precision(x), seeded(draw):
         signal = measure(physics, x, operator_arguments(physics, parameters))
         p_y = likelihood(physics, signal, parameters, event_dim=y.dim() - 1)
         log_likelihood = torch.where(observed_mask(physics, y), p_y.log_prob(p_y.sample()), 0.0).sum()
         return torch.autograd.grad(log_likelihood, x)[0] if log_likelihood.requires_grad else None
 
 
-def _through_decoder(prior: Any, z: Tensor, image_shape: tuple[int, int, int], score: Tensor) -> Tensor:
-    """The square of the gradient in z, for a gradient in D(z)."""
+def _through_decoder(prior: Any, z: Tensor, image_shape: tuple[int, int, int], scores: Tensor) -> Tensor:
+    """Gradients in z, for gradients in D(z), (n, *D(z).shape): one pass through the decoder, and n back."""
     at_once = max(1, _PIXELS_AT_ONCE // (image_shape[1] * image_shape[2]))
     if isinstance(getattr(prior, "rate_scale", 1.0), tuple):
         at_once = len(z)  # a scale for each image of the batch
-    parts = []
-    for part, gradient in zip(z.split(at_once), score.split(at_once), strict=True):
-        part = part.detach().requires_grad_()
-        with torch.enable_grad():
-            parts.append(torch.autograd.grad(prior.decode_mean(part, image_shape), part, gradient)[0].square())
-    return torch.cat(parts)
+    parts = zip(z.split(at_once), scores.split(at_once, dim=1), strict=True)
+    return torch.cat([_part_through_decoder(prior, part, image_shape, own) for part, own in parts], dim=1)
 
 
-def _smoothed(maps: Tensor) -> Tensor:
+def _part_through_decoder(prior: Any, z: Tensor, image_shape: tuple[int, int, int], scores: Tensor) -> Tensor:
+    z = z.detach().requires_grad_()
+    with torch.enable_grad():
+        mean = prior.decode_mean(z, image_shape)
+        return torch.stack([torch.autograd.grad(mean, z, score, retain_graph=True)[0] for score in scores])
+
+
+def smoothed(maps: Tensor) -> Tensor:
     """Local means over the last two dimensions, of as many as there are towards the border."""
     sides = [min(_WINDOW, side - 1 + side % 2) for side in maps.shape[-2:]]
     flat = maps.reshape(-1, 1, *maps.shape[-2:])

@@ -1,6 +1,7 @@
 """Compressive autoencoders as generative priors."""
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pyro
@@ -18,6 +19,8 @@ from pyro_vble.models import networks
 from pyro_vble.models.batching import batched
 from pyro_vble.models.freezing import is_frozen, mark_frozen
 from pyro_vble.models.prior import Prior
+
+_Bound = Callable[[Tensor], Tensor]
 
 _NO_STD = (
     "p(x|z) needs a standard deviation: received neither alpha nor decoder_std; pass the bitrate parameter the network "
@@ -160,21 +163,29 @@ class CAE(Prior):
 
     def p_z(self, h: Tensor, image_shape: tuple[int, int, int] | None = None) -> dist.TorchDistribution:
         """The Gaussian-uniform convolution of z, with parameters from h (and from earlier z, with a context model)."""
+        return self._p_z(h, image_shape, self.network.gaussian_conditional.lower_bound_scale)
+
+    def _p_z(self, h: Tensor, image_shape: tuple[int, int, int] | None, bounded: _Bound) -> dist.TorchDistribution:
         hyper = batched(self.network.h_s, h)
         groups = len(self._bands(image_shape).groups)
         if networks.has_context(self.network):
-            p = AutoregressiveGaussianUniform(hyper, self.network.context_prediction, self._entropy_parameters)
-            return p.to_event(groups)
-        return GaussianUniform(*self._location_scale(hyper), validate_args=False).to_event(3 + groups)
+            network = self.network.entropy_parameters
+            parameters = lambda features: self._location_scale(network(features), bounded)  # noqa: E731
+            return AutoregressiveGaussianUniform(hyper, self.network.context_prediction, parameters).to_event(groups)
+        location_scale = self._location_scale(hyper, bounded)
+        return GaussianUniform(*location_scale, validate_args=False).to_event(3 + groups)
 
-    @torch.no_grad()
-    def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
-        """Variance σ² + 1/12 of p(z|h) at these latents (with a context model, given the z before each)."""
-        p_z = self.p_z(latents["h"], image_shape)
+    def latent_moments(
+        self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Those of p(h), and mean and variance σ² + 1/12 of p(z|h) (with a context model, given the z before each)."""
+        # A scale at its bound has no slope, where CompressAI's own bound has one that leads away from it.
+        bound = self.network.gaussian_conditional.lower_bound_scale.bound
+        p_h, p_z = self.p_h(image_shape), self._p_z(latents["h"], image_shape, lambda scale: scale.clamp_min(bound))
         own: Any = p_z.base_dist if isinstance(p_z, dist.Independent) else p_z
         if isinstance(own, AutoregressiveGaussianUniform):
-            own = own.conditional(latents["z"])
-        return {"z": own.variance}
+            own = own.conditional(latents["z"].detach())
+        return {"h": (p_h.mean, p_h.variance), "z": (own.mean, own.variance)}
 
     def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """D(z)/s, the mean of p(x|z): (*, [C,] M, h, w) -> (*, C, H, W), cropped to ``image_shape``."""
@@ -227,15 +238,12 @@ class CAE(Prior):
         with full_precision(h):
             return self.network.entropy_bottleneck._logits_cumulative(h, stop_gradient=False)
 
-    def _location_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def _location_scale(self, parameters: Tensor, bounded: _Bound) -> tuple[Tensor, Tensor]:
         if networks.has_means(self.network):
             scale, loc = parameters.chunk(2, dim=-3)
         else:
             scale, loc = parameters, torch.zeros_like(parameters)
-        return loc, self.network.gaussian_conditional.lower_bound_scale(scale)
-
-    def _entropy_parameters(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self._location_scale(self.network.entropy_parameters(features))
+        return loc, bounded(scale)
 
 
 def _plain(rate_scale: float | tuple[float, ...]) -> float | list[float]:

@@ -73,9 +73,20 @@ class Prior(nn.Module, ABC):
     def validate_image_shape(self, image_shape: tuple[int, int, int]) -> None:
         """Raise ValueError if the prior cannot make images (C, H, W)."""
 
-    def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
-        """Variance of p(z|h) at these latents by site, where guides are to start their widths from it; none here."""
+    def latent_moments(
+        self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and variance of every latent site given those that it depends on, differentiable in them; none here.
+
+        Guides start their widths from the variance, and linearised draws need both.
+        """
         return {}
+
+    @torch.no_grad()
+    def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+        """Variance of p(z|h) at these latents by site, where it is known."""
+        moments = self.latent_moments(latents, image_shape)
+        return {"z": moments["z"][1]} if "z" in moments else {}
 
     def forward(self, image_shape: tuple[int, int, int], latent_image: bool = True) -> Tensor:
         """The generative model of an image (C, H, W): sites of the latents, then "x".

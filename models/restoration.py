@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from pyro_vble._arguments import Flag, ImageShape, Named, checked
 from pyro_vble._precision import full_precision
+from pyro_vble.models._channels import Channels, channels_of, no_channels
 from pyro_vble.models._information import posterior_std
 from pyro_vble.models.freezing import frozen, is_frozen
 from pyro_vble.models.prior import Prior, check_prior
@@ -42,12 +43,14 @@ class Start(NamedTuple):
         std: Standard deviation (B, *event); of a site that lives on part of the real line, of the unconstrained value.
         informed: Whether prior and measurement tell the standard deviation, so that it starts near its optimum.
         support: The site's support.
+        channels: How its channels are correlated, where that was asked for.
     """
 
     loc: Tensor
     std: Tensor
     informed: bool = False
     support: constraints.Constraint = constraints.real
+    channels: Channels | None = None
 
 
 @checked
@@ -203,7 +206,7 @@ class RestorationModel(nn.Module):
             validate_measurement(self.physics, y, image_shape, parameters)
         return self.prior.encode(consistent_image(self.physics, y, image_shape, parameters))
 
-    def start(self, y: Tensor, *, informed: bool = True) -> dict[str, Start]:
+    def start(self, y: Tensor, *, informed: bool = True, correlated: bool = False) -> dict[str, Start]:
         """Where the factors of a guide start, by site, in the order in which the model samples them.
 
         Centres are the encoder's view of a first guess at the image. Standard deviations are those that a decoder that
@@ -212,9 +215,10 @@ class RestorationModel(nn.Module):
         Args:
             y: Measurement (B, ...).
             informed: Whether to look for those standard deviations, which takes a decoding and its gradient.
+            correlated: Whether to look for what correlates the channels of z too, which takes some more of both.
 
         Raises:
-            ValueError: As :meth:`initial_latents` does.
+            ValueError: As :meth:`initial_latents` does; or if z has no channels to correlate.
             TypeError: As :meth:`initial_latents` does.
         """
         parameters, latents = self.initial_parameters(y), self.initial_latents(y)
@@ -228,11 +232,24 @@ class RestorationModel(nn.Module):
             std = found.get(site)
             std = torch.full_like(loc, self.prior.initial_std) if std is None else std
             start[site] = Start(loc, std, informed=site in found)
+        if correlated:
+            start["z"] = self._with_channels(y, latents, start["z"])
         if self.latent_image:
             zero = next(iter(latents.values())).new_zeros(len(y), *self.image_shape(y))
             std = found.get("x_decentered", torch.ones_like(zero))
             start["x_decentered"] = Start(zero, std, informed="x_decentered" in found)
         return start
+
+    def _with_channels(self, y: Tensor, latents: dict[str, Tensor], start: Start) -> Start:
+        """A start of z that knows how its channels are correlated."""
+        if start.loc.dim() < 4:
+            raise ValueError(
+                "Channels that are correlated need a latent of maps, (B, M, h, w), as a compressive autoencoder has; "
+                f"received one of shape {tuple(start.loc.shape)}; choose family='gaussian'."
+            )
+        found = channels_of(self, y, latents)
+        channels = no_channels(start.std) if found is None else found
+        return start._replace(std=channels.std, channels=channels)
 
     def _sampled_parameters(self, y: Tensor) -> dict[str, Tensor]:
         """Sample the unknown parameters of operator and noise."""

@@ -128,9 +128,12 @@ class VAE(Prior):
         x = self._bands(shape_of_image(x)).to_network(x)
         return {"z": batched(lambda image: self.encoder(image)[0], x)}
 
-    def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
-        """Variance of p(z), which is one."""
-        return {"z": torch.ones_like(latents["z"])}
+    def latent_moments(
+        self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean 0 and variance 1 of p(z)."""
+        z = latents["z"].detach()
+        return {"z": (torch.zeros_like(z), torch.ones_like(z))}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pyro_vble.io.posterior_files import PosteriorHeader, check_sizes, part_of, 
 from pyro_vble.models import Prior, RestorationModel
 from pyro_vble.models.freezing import frozen
 from pyro_vble.models.identity import fingerprint
+from pyro_vble.models.turned import TURNS, UPRIGHT, TurnedPrior, upright
 from pyro_vble.physics import measure, operator_on
 from pyro_vble.samples import Mixture, Posterior
 from pyro_vble.samples.saving import check_options, rebuilt
@@ -84,23 +85,27 @@ def load_posterior(
         physics = operator_on(physics, device, dtype)
         _check_measurement(path, physics, header.image_shape, y)
     try:
-        prior.validate_image_shape(header.image_shape)
         latent_image = header.latent_image
         if latent_image is None:  # a file from before it was told
             latent_image = wants_latent_image(maker)
         own = frozen(prior).to(device, dtype)
-        model = RestorationModel(own, None, latent_image=latent_image, image_shape=header.image_shape)
-        model.physics_priors = priors
-        model.physics = physics
+        turns = header.num_fits * [UPRIGHT] if header.turns is None else [TURNS[turn] for turn in header.turns]
+        models = {}
+        for turn in dict.fromkeys(turns):
+            turned = own if turn == UPRIGHT else TurnedPrior(own, turn)
+            turned.validate_image_shape(header.image_shape)
+            models[turn] = RestorationModel(turned, None, latent_image=latent_image, image_shape=header.image_shape)
+            models[turn].physics_priors = priors
+            models[turn].physics = physics
         states = [part_of(tensors, f"guide{k}.") for k in range(header.num_fits)]
-        guides = [rebuilt(maker, model, y, state) for state in states]
+        guides = [rebuilt(maker, models[turn], y, state) for turn, state in zip(turns, states, strict=True)]
     except (ValueError, TypeError, RuntimeError, LookupError) as error:
         # A guide is built for whatever a file holds: what that raises is about the file.
         raise wrong(path, f"{' '.join(str(error).split())[:500]}") from error
     told = {"precision": header.precision, "maker": maker}
     fits = [
-        Posterior(model, guide, y, elbo=tensors[f"elbo{k}"], seed=seed, **told)
-        for k, (guide, seed) in enumerate(zip(guides, header.seeds, strict=True))
+        Posterior(models[turn], guide, y, elbo=tensors[f"elbo{k}"], seed=seed, **told)
+        for k, (turn, guide, seed) in enumerate(zip(turns, guides, header.seeds, strict=True))
     ]
     posterior = fits[0] if len(fits) == 1 else Mixture(fits)
     posterior.interrupted = header.interrupted
@@ -147,6 +152,7 @@ def _prior_of(path: Path, header: PosteriorHeader, prior: Prior | None, allow_do
                 "prior."
             )
         prior = _named_prior(path, header, header.prior, allow_download)
+    prior = upright(prior)
     if _plain(prior.settings) != header.prior_settings:
         raise ValueError(
             f"The prior must be the one that the posterior was fitted with, {header.prior_settings}; received "

@@ -1,5 +1,6 @@
 """Restoring an image in one call."""
 
+import itertools
 import os
 from dataclasses import replace
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from pyro_vble._arguments import (
     Seed,
     brief,
     checked,
+    one_of,
     rate_scale_of,
 )
 from pyro_vble._one_at_a_time import one_at_a_time
@@ -32,6 +34,7 @@ from pyro_vble.inference.precision import Device, Precision, dtype_of, resolve_p
 from pyro_vble.inference.settings import ELBOName, Schedule
 from pyro_vble.models import CAE, Prior
 from pyro_vble.models.prior import check_prior
+from pyro_vble.models.turned import SYMMETRIES, UPRIGHT, Turn, TurnedPrior, upright
 from pyro_vble.samples import Mixture, Posterior
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
@@ -47,6 +50,7 @@ def _scale(value: Any) -> Any:
 RateScale = Annotated[
     Any, Rule('a number in (0, 1] or "auto"', _scale, "for a higher bitrate load a prior of larger alpha")
 ]
+Symmetries = Annotated[str, one_of(*SYMMETRIES)]
 
 
 @one_at_a_time
@@ -65,6 +69,7 @@ def restore(
     rate_scale: RateScale = 1.0,
     image_shape: ImageShape | None = None,
     physics_priors: Named | None = None,
+    symmetries: Symmetries | None = None,
     num_fits: Count = 1,
     elbo: ELBOName = "auto",
     tolerance: NotNegative | None = 1e-3,
@@ -97,10 +102,15 @@ def restore(
         physics_priors: Semi-blind restoration: priors of parameters that are not known, of the noise ("sigma", ...)
             or of the operator (arguments of ``physics.A``, such as ``width`` of
             :class:`~pyro_vble.physics.GaussianBlur`). They are inferred with the image, one value an image.
-        num_fits: Number of independent fits: their mixture is the posterior, and they are the chains of ``to_arviz``.
-            All but the first start scattered, by three widths of the guide as it starts; a guide that is neither this
-            library's nor one of Pyro's automatic ones needs a method ``scatter_(y)`` for that. Interrupted from the
-            keyboard, those that are complete remain.
+        symmetries: "flip" averages the prior over left and right, "dihedral" over all n = 8 flips and quarter turns g:
+            p(x) = Σ p(g⁻¹x) / n. The posterior is the mixture of n fits, one for each g, in n times the
+            time. Operator and measurement stay as they are, and need no symmetry. The fits weigh alike by choice, as an
+            ensemble: in proportion to their evidence one would outweigh all others, as ELBOs differ by many nats
+            (``posterior.fits[k].elbo``). ``rate_scale="auto"`` competes once, for the image as it is.
+        num_fits: Number of independent fits (for each g of ``symmetries``): their mixture is the posterior, and they
+            are the chains of ``to_arviz``. All but the first start scattered, by three widths of the guide as it
+            starts; a guide that is neither this library's nor one of Pyro's automatic ones needs a method
+            ``scatter_(y)`` for that. Interrupted from the keyboard, those that are complete remain.
         elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
         seed: The same seed gives the same bits on CPU, as long as memory takes a batch in the same parts.
@@ -155,7 +165,8 @@ def restore(
             dtype = dtype_of(resolve_precision(precision, prior, device))
             known = {"dtype": dtype, "image_shape": image_shape, "physics_priors": physics_priors}
             problem = Problem.on(device, y, physics, prior, guide, **known)
-            posterior = _restored(problem, settings, rate_scale, num_fits, seed, precision, progress)
+            turns = (UPRIGHT,) if symmetries is None else SYMMETRIES[symmetries]
+            posterior = _restored(problem, settings, rate_scale, turns, num_fits, seed, precision, progress)
             for one in (posterior, *posterior.fits):
                 one.output_device = y.device
             return posterior
@@ -177,16 +188,18 @@ def _restored(
     problem: Problem,
     settings: FitSettings,
     rate_scale: Any,
+    turns: tuple[Turn, ...],
     num_fits: int,
     seed: int | None,
     precision: str,
     progress: Any,
 ) -> Posterior | Mixture:
-    competing = rate_scale == "auto" and isinstance(problem.prior, CAE)
+    competing = rate_scale == "auto" and isinstance(upright(problem.prior), CAE)
     if not competing and rate_scale not in ("auto", 1):
         problem = problem.at(rate_scale)
     model, guide = (problem.model(), None) if competing else problem.build()
     problem = replace(problem, image_shape=model.image_shape(problem.y))  # known from here on, and checked
+    _check_turns(problem.prior, model.image_shape(problem.y), turns)
     precision = suited_precision(precision, model, problem.y)
     if guide is None:
         # A point has no evidence: VBLE judges for it.
@@ -197,23 +210,38 @@ def _restored(
             model, guide = problem.build()
     if num_fits > 1:
         check_can_scatter(guide)
+    if num_fits * len(turns) > 1:
         seed = fresh_seed() if seed is None else seed
     fits = []
-    for k in range(num_fits):
+    for k, (again, turn) in enumerate(itertools.product(range(num_fits), turns)):
+        turned = problem.turned(turn)
         if k:
-            model, guide = problem.build()
+            model, guide = turned.build()
+        if again:  # the first of every turn starts where its encoder says
             with seeded(derived_seed(seed, "scatter", k)):
-                scatter(guide, model, problem.y)
+                scatter(guide, model, turned.y)
         own = derived_seed(seed, "fit", k) if k else seed
-        fit = fit_batch(problem, model, guide, settings, precision=precision, seed=own, progress=progress)
+        fit = fit_batch(turned, model, guide, settings, precision=precision, seed=own, progress=progress)
         if fit.interrupted and fits:
             break
         fits.append(Posterior.of(fit, problem.guide))
         if fit.interrupted:
             break
-    posterior = fits[0] if num_fits == 1 else Mixture(fits)
+    posterior = fits[0] if num_fits * len(turns) == 1 else Mixture(fits)
     posterior.interrupted = fit.interrupted
     return posterior
+
+
+def _check_turns(prior: Prior, image_shape: tuple[int, int, int], turns: tuple[Turn, ...]) -> None:
+    """Raise ValueError, before the first fit, where the turned prior does not make such images."""
+    for turn in turns[1:]:
+        try:
+            TurnedPrior(prior, turn).validate_image_shape(image_shape)
+        except ValueError as error:
+            raise ValueError(
+                f'symmetries must be None or "flip" where a prior of one size makes oblong images; received '
+                f'"dihedral" for {image_shape[1]}x{image_shape[2]} pixels ({error}); crop to a square, or use a CAE.'
+            ) from error
 
 
 def _measurement_tensor(y: Any) -> Tensor:

@@ -118,7 +118,8 @@ def calls(good: dict, folder: Path) -> list[Call]:
         "tolerance": 1e-3, "seed": 0, "precision": "float32", "progress": False,
     }  # fmt: skip
     restoring = fitting | {
-        "rate_scale": 1.0, "image_shape": None, "physics_priors": None, "num_fits": 1, "device": "cpu"
+        "rate_scale": 1.0, "image_shape": None, "physics_priors": None, "symmetries": None, "num_fits": 1,
+        "device": "cpu",
     }  # fmt: skip
     priors = [
         lambda p=p: {"sigma": p}

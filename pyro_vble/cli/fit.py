@@ -20,10 +20,18 @@ class Fit:
     lr: options.LearningRate = 0.2
     kl_weight: options.KLWeight = 1.0
     rate_scale: options.RateScale = "1"
+    symmetries: options.Symmetries = None
     samples: options.Samples = 100
     seed: options.Seed = 0
     device: options.Device = "auto"
     precision: options.Precision = "auto"
+
+    @property
+    def num_fits(self) -> int:
+        """How many fits a restoration takes."""
+        from pyro_vble.models.turned import SYMMETRIES
+
+        return 1 if self.symmetries is None else len(SYMMETRIES[self.symmetries])
 
     def load_prior(self) -> Any:
         """The prior."""
@@ -44,6 +52,7 @@ class Fit:
             lr=self.lr,
             kl_weight=self.kl_weight,
             rate_scale=self.rate_scale,
+            symmetries=self.symmetries,
             seed=self.seed,
             device=self.device,
             precision=self.precision,

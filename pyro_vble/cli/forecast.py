@@ -24,6 +24,8 @@ _TRIAL_STEPS, _TRIAL_SAMPLES = 4, 4
 _OVERHEAD = 1.25
 # Arrays of the image's size that guide, optimiser and likelihood hold beside it, and those beside the samples.
 _FIT_IMAGES, _SAMPLING_IMAGES = 20, 60
+# Those that each further guide keeps: centre and width of the image, and its latents.
+_GUIDE_IMAGES = 3
 # Samples are sorted up to so many; beyond it a histogram a pixel is filled, of so many bytes a value, in two passes.
 _SORTED, _HISTOGRAM = 128, 700
 # Statistics of more values than this are drawn again for each kind of them.
@@ -62,6 +64,7 @@ def forecast(
     *,
     steps: int,
     samples: int,
+    fits: int = 1,
     device: torch.device,
     precision: str = "auto",
 ) -> Forecast:
@@ -75,8 +78,9 @@ def forecast(
         image_shape: (C, H, W) of the restored image.
         prior: The prior.
         guide: The guide, as ``restore`` takes it.
-        steps: Steps of the fit.
+        steps: Steps of a fit.
         samples: Samples of each statistic.
+        fits: Number of fits, one after another.
         device: Where it will run; the time is tried out on a CPU only.
         precision: Precision of the networks.
     """
@@ -85,13 +89,13 @@ def forecast(
     small, large = (_Trial(bands, side, prior, guide, device, precision) for side in _SIDES)
     per_pixel = max(0.0, large.kept - small.kept) / (_SIDES[1] ** 2 - _SIDES[0] ** 2)
     value = 8 if precision == "float64" else 4
-    fit = (_OVERHEAD * per_pixel + _FIT_IMAGES * bands * value) * pixels
+    fit = (_OVERHEAD * per_pixel + (_FIT_IMAGES + _GUIDE_IMAGES * (fits - 1)) * bands * value) * pixels
     held = samples * value if samples <= _SORTED else _HISTOGRAM
-    sampling = bands * (held + _SAMPLING_IMAGES * value) * pixels
+    sampling = bands * (held + (_SAMPLING_IMAGES + _GUIDE_IMAGES * (fits - 1)) * value) * pixels
     seconds = math.nan
     if device.type == "cpu":
         passes = (1 if samples * bands * pixels <= _KEPT_VALUES else 2) + 2 * (samples > _SORTED)
-        seconds = (steps * large.step + samples * passes * large.sample) * pixels / _SIDES[1] ** 2
+        seconds = (fits * steps * large.step + samples * passes * large.sample) * pixels / _SIDES[1] ** 2
     return Forecast(seconds, max(fit, sampling), free_memory(device))
 
 
@@ -106,7 +110,7 @@ def tell_forecast(shape: tuple[int, int, int], prior: Any, fit: Fit) -> None:
     samples, device = fit.samples if fit.guide.spread else 1, resolve_device(fit.device)
     settings = {"steps": fit.steps, "samples": samples, "device": device, "precision": fit.precision}
     with stage("Estimating time and memory"):
-        expected = forecast(shape, prior, fit.guide.load(), **settings)
+        expected = forecast(shape, prior, fit.guide.load(), fits=fit.num_fits, **settings)
     free = "" if expected.free is None else f"; {expected.free / 1e9:.1f} GB are free"
     if not expected.fits:
         remedies = ["cut the image into smaller ones"]

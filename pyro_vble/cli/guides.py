@@ -58,6 +58,12 @@ GUIDES: dict[str, Guide] = {
         Guide("vble", "as published, error bars of the latent only", "VBLE", blame=_BOUND),
         Guide("vble-xz", "as published, error bars of the decoder as well", "VBLExz", blame=_BOUND),
         Guide("vble-xz-free", "the same with a free mean, restores best", "VBLExz", {"free_mean": True}),
+        Guide(
+            "vble-xz-correlated",
+            "with a free mean and correlated latents, wider error bars",
+            "VBLExz",
+            {"family": "correlated", "free_mean": True},
+        ),
         Guide("map-z", "one image, without error bars", "MAPz", spread=False, blame=_BOUND),
     )
 }

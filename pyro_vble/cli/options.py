@@ -76,6 +76,12 @@ def _rate_scale(value: str) -> float | str:
     return number
 
 
+def _symmetries(value: str | None) -> str | None:
+    if value not in (None, "flip", "dihedral"):
+        raise typer.BadParameter(f"{value!r} is not one of 'flip', 'dihedral'.")
+    return value
+
+
 #: A file or folder: whatever was typed, if anything was.
 PATH: dict[str, Any] = {"parser": path_given, "metavar": "PATH"}
 
@@ -119,6 +125,15 @@ RateScale = Annotated[
         callback=_rate_scale,
         help="s in (0, 1]: use the prior as if trained at s^2 times its bitrate; less is smoother. auto: let several "
         "compete on the evidence.",
+    ),
+]
+Symmetries = Annotated[
+    str | None,
+    typer.Option(
+        callback=_symmetries,
+        metavar="<flip|dihedral>",
+        help="Average the prior over left and right (flip, in twice the time) or all eight flips and quarter turns "
+        "(dihedral, in eight times the time).",
     ),
 ]
 Samples = Annotated[int, typer.Option(min=2, max=_MANY, help="Posterior samples behind every estimate and error bar.")]

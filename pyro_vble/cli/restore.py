@@ -138,6 +138,7 @@ def restore(
         "prior": fit.prior,
         "kl_weight": fit.kl_weight,
         "rate_scale": posterior.model.prior.settings.get("rate_scale"),
+        "symmetries": fit.symmetries,
         "calibration": calibration,
         "seed": fit.seed,
         "num_samples": fit.samples if spread else None,
@@ -190,7 +191,9 @@ def restore(
         say(_CAVEAT)
     say(f"Written to {output}/ ({paths['restored'].name} first)")
     if interrupted:
-        warn(f"the fit was interrupted after {len(posterior.elbo)} of {fit.steps} steps; metrics.json says so.")
+        steps, fits = f"{len(posterior.elbo)} of {fit.steps} steps", f"{len(posterior.fits)} of {fit.num_fits} fits"
+        done = f"{steps} of the first of {fit.num_fits} fits" if len(posterior.elbo) < fit.steps else fits
+        warn(f"the fit was interrupted after {steps if fit.num_fits == 1 else done}; metrics.json says so.")
         raise typer.Exit(130)
 
 

@@ -32,6 +32,7 @@ _OPTIONS = {
             "rate_scale",
             "scale",
             "seed",
+            "symmetries",
         )
     },
 }

@@ -120,6 +120,8 @@ guide of bounded support |
         )
     if settings.get("num_fits", 1) != 1:
         raise ValueError("Guides are compared fit by fit: a mixture of fits has no ELBO; leave num_fits out.")
+    if settings.get("symmetries") is not None:
+        raise ValueError("Guides are compared fit by fit: a mixture over symmetries has no ELBO; leave symmetries out.")
     rows, losses = {}, {}
     for name, guide in named.items():
         start = time.perf_counter()

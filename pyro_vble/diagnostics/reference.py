@@ -19,6 +19,7 @@ from pyro_vble.diagnostics._coordinates import Coordinates
 from pyro_vble.diagnostics._hmc import HMCState
 from pyro_vble.diagnostics._source import OnePosterior
 from pyro_vble.diagnostics._whitening import whitened_hmc
+from pyro_vble.models.turned import turn_of
 from pyro_vble.samples import ReferencePosterior, Samples
 from pyro_vble.seeding import derived_seed, seeded
 
@@ -88,6 +89,12 @@ def reference_posterior(
         raise ValueError(f"Chains are for one image; received a batch of {len(posterior.y)}; restore one of them.")
     if posterior.model.physics is None:
         raise ValueError("Chains need the forward operator; pass physics=... to load_posterior.")
+    turns = {turn_of(fit.model.prior) for fit in posterior.fits}
+    if len(turns) > 1:
+        raise ValueError(
+            f"Chains are for one prior; received one that is averaged over {len(turns)} symmetries; pass one of its "
+            "fits, posterior.fits[k]."
+        )
     seed = posterior.lasting_seed(seed)
     begin = time.perf_counter()
     exact = exact_convolutions(posterior.y.device)

@@ -257,7 +257,7 @@ def simulation_based_calibration(
         >>> {name: ranks.shape for name, ranks in found.ranks.items()}
         {'pixel': (4, 16), 'patch mean': (4, 192), 'log-likelihood': (4, 1), 'h': (4, 16), 'z': (4, 16)}
     """
-    changing = sorted(set(settings) & {"rate_scale", "kl_weight", "num_fits"})
+    changing = sorted(set(settings) & {"rate_scale", "kl_weight", "num_fits", "symmetries"})
     if changing:
         raise ValueError(
             f"Images are simulated from the model that is fitted; received {', '.join(changing)}, which would fit "

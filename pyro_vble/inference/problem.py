@@ -11,6 +11,7 @@ from pyro_vble.guides.building import build_guide, wants_latent_image
 from pyro_vble.guides.mean_field import LatentImageError
 from pyro_vble.models import Prior, RestorationModel
 from pyro_vble.models.freezing import frozen
+from pyro_vble.models.turned import UPRIGHT, Turn, TurnedPrior
 from pyro_vble.physics import operator_on, part_of
 
 
@@ -18,7 +19,8 @@ from pyro_vble.physics import operator_on, part_of
 class Problem:
     """An inverse problem: y = A(x) + w with a prior of x, and a variational family.
 
-    A part of a batch, another rate scale or another guide is another problem, which shares the networks of this one.
+    A part of a batch, another rate scale, a turned prior or another guide is another problem, which shares the networks
+    of this one.
 
     Attributes:
         y: Measurement (B, ...).
@@ -74,6 +76,10 @@ class Problem:
     def at(self, rate_scale: float | tuple[float, ...]) -> Self:
         """This problem with the prior at another rate scale (of each image, if there are several)."""
         return replace(self, prior=self.prior.with_rate_scale(rate_scale))
+
+    def turned(self, turn: Turn) -> Self:
+        """This problem with the prior turned; measurement and operator stay as they are."""
+        return self if turn == UPRIGHT else replace(self, prior=TurnedPrior(self.prior, turn))
 
     def part(self, images: slice) -> Self:
         """The problem of some images of the batch."""

@@ -123,10 +123,12 @@ class DrawStream:
             variables: dict[str, Any] = {"image": (_IMAGE_DIMS, stacked(self._cut(c.image) for c in chains))}
             named = self.source.parameters
             for site in chains[0].latents:
+                if site not in named and "latents" not in self.include:  # of turned fits they have several shapes
+                    continue
                 value = stacked(c.latents[site] for c in chains)
                 if site in named:
                     variables[site] = (("image_batch",), value)
-                elif "latents" in self.include:
+                else:
                     dims = ("image_batch", *(f"{site}_dim_{i}" for i in range(value.ndim - 3)))
                     variables[site] = (dims, value)
             groups["posterior"] = variables

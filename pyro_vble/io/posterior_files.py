@@ -15,6 +15,7 @@ from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.checksums import tensors_checksum
 from pyro_vble.io.families import Family
 from pyro_vble.io.validated import problems_of
+from pyro_vble.models.turned import TURNS
 
 FORMAT = "pyro-vble posterior 3"
 # Before it had a module and qualified name, a guide was a class of this library.
@@ -53,6 +54,7 @@ class PosteriorHeader(BaseModel):
     seed: _Seed | None
     num_fits: int = Field(ge=1)
     seeds: Annotated[list[_Seed | None], Field(min_length=1)]
+    turns: list[str] | None = None
     calibration: dict[str, Any] | None
     physics_priors: dict[str, Family]
     interrupted: bool = False
@@ -62,6 +64,8 @@ class PosteriorHeader(BaseModel):
     def _check(self) -> "PosteriorHeader":
         if self.num_fits != len(self.seeds):
             raise ValueError(f"num_fits must be the number of seeds; received {self.num_fits} and {len(self.seeds)}")
+        if self.turns is not None and (self.num_fits != len(self.turns) or not set(self.turns) <= set(TURNS)):
+            raise ValueError(f"turns must be one for each fit, of {', '.join(TURNS)}; received {brief(self.turns)}")
         return self
 
 

@@ -1,6 +1,7 @@
 """From a forward operator and its noise model to a likelihood and a first guess."""
 
 from pyro_vble.physics.gaussian_blur import GaussianBlur
+from pyro_vble.physics.information import fisher_information, parameter_information
 from pyro_vble.physics.initial import consistent_image, fill_missing, initial_image
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
 from pyro_vble.physics.operators import (
@@ -24,6 +25,7 @@ __all__ = [
     "describe",
     "fill_missing",
     "fill_unobserved",
+    "fisher_information",
     "image_shape_of",
     "initial_image",
     "initial_value",
@@ -35,6 +37,7 @@ __all__ = [
     "observed_mask",
     "operator_arguments",
     "operator_on",
+    "parameter_information",
     "part_of",
     "prior_on",
     "validate_measurement",

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vble._arguments import Count, Seed, checked
+from pyro_vble._arguments import Count, Flag, Positive, Seed, checked
 from pyro_vble._streaming import joined
 from pyro_vble._traces import nodes_of
 from pyro_vble.models.restoration import RestorationModel
@@ -19,6 +19,7 @@ from pyro_vble.samples.samples import Samples
 from pyro_vble.seeding import derived_seed
 
 if TYPE_CHECKING:
+    from pyro_vble.samples.linearised import LinearisedPosterior
     from pyro_vble.samples.posterior import Posterior
 
 _T = TypeVar("_T")
@@ -125,8 +126,40 @@ class Fitted(Samples):
                 values |= {name: nodes[name]["value"].expand(n, len(fit.y)) for name in fit.parameters}
             return values
 
-        chunks = list(self.fits[0].mapped(drawn, n, seed=derived_seed(seed, "prior")))
+        chunks = list(self.mapped(drawn, n, seed=derived_seed(seed, "prior")))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+    @checked
+    def linearised(
+        self,
+        n: Count = 100,
+        *,
+        tolerance: Positive = 0.03,
+        max_iterations: Count = 200,
+        recentre: Flag = False,
+        seed: Seed | None = None,
+    ) -> "LinearisedPosterior":
+        """Draws about the guide's centre that know how latents depend on one another.
+
+        They take the guide's place where its factors are too narrow; see
+        :class:`~pyro_vble.samples.LinearisedPosterior`.
+
+        Args:
+            n: How many draws statistics take, where they are not told.
+            tolerance: Largest relative residual of the linear systems that draws are solutions of.
+            max_iterations: Most iterations that a solution takes.
+            recentre: Whether draws are about the Gauss-Newton step from the guide's centre, or about the centre itself.
+            seed: Default seed of its methods; by default the posterior's.
+
+        Raises:
+            TypeError: If an argument is of a wrong type.
+            ValueError: If there is no operator, parameters of operator or noise are inferred, the prior does not tell
+                its latents' moments, or the noise has no information.
+        """
+        from pyro_vble.samples.linearised import LinearisedPosterior
+
+        options = {"tolerance": tolerance, "max_iterations": max_iterations, "recentre": recentre, "seed": seed}
+        return LinearisedPosterior(self, n, **options)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the posterior to one file, to be read by :func:`pyro_vble.load_posterior`.

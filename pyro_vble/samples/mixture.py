@@ -8,9 +8,10 @@ from typing import Annotated, Any, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vble._arguments import BrokenRuleError, Rule, checked
+from pyro_vble._arguments import BrokenRuleError, Count, Rule, Seed, checked
 from pyro_vble.guides.abilities import guide_name
 from pyro_vble.inference.draws import Draws
+from pyro_vble.models.turned import Turn, turn_of
 from pyro_vble.samples.fitted import Fitted
 from pyro_vble.samples.posterior import Posterior
 from pyro_vble.seeding import derived_seed
@@ -28,7 +29,7 @@ def _fits(value: Any) -> tuple[Posterior, ...]:
 
 @checked
 class Mixture(Fitted):
-    r"""The mixture of independent fits, each with the same weight.
+    r"""The mixture of independent fits, each with the same weight; of fits under a prior turned differently, too.
 
     .. math:: q(x, z, h) = \frac 1K \sum_k q_k(x, z, h)
 
@@ -62,19 +63,49 @@ class Mixture(Fitted):
         return self._fits
 
     @property
+    def turns(self) -> tuple[Turn, ...]:
+        """How the priors of the fits are turned, each turn once."""
+        return tuple(dict.fromkeys(turn_of(fit.model.prior) for fit in self.fits))
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the prior is averaged over several turns of the image."""
+        return len(self.turns) > 1
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """ArviZ's groups that can be made of it; "latents" only where those of all fits have one frame."""
+        return super().groups - {"latents"} if self.is_turned else super().groups
+
+    @property
     def mmse_z(self) -> Tensor:
         """The decodings D(z̄) of the fits, averaged, (B, C, H, W)."""
         return self._out(torch.stack([fit.mmse_z for fit in self.fits]).mean(0))
 
     @property
     def made_with(self) -> str:
-        """Guide, prior and operator in words."""
-        return self.fits[0].made_with
+        """Guide, prior and operator in words; over how many turns of the image the prior is averaged."""
+        made_with = self.fits[0].made_with
+        return f"{made_with}, averaged over {len(self.turns)} symmetries" if made_with and self.is_turned else made_with
 
     @property
     def origin(self) -> dict[str, str]:
         """What ArviZ's attributes say of where the draws come from."""
         return self.fits[0].origin
+
+    @checked
+    def sample_latents(self, n: Count = 1, *, seed: Seed | None = None) -> dict[str, Tensor]:
+        """Draw n posterior latents by site, each (n, B, *event): those of the images that ``sample`` draws.
+
+        Raises:
+            ValueError: If the prior is averaged over turns: a latent is then one of its fit's own frame.
+        """
+        if self.is_turned:
+            raise ValueError(
+                f"Latents must be of one frame of the image; received fits of {len(self.turns)}; use those of one fit, "
+                "posterior.fits[k].sample_latents(n)."
+            )
+        return super().sample_latents(n, seed=seed)
 
     def draws(self, n: int = 1, *, seed: int | None = None) -> Iterator[Draws]:
         """Not of a mixture: its density is not a guide's. Use those of ``fits``."""

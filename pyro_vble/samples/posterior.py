@@ -97,7 +97,7 @@ class Posterior(Fitted):
         ``median`` (a function, a normalising flow) z̄ is the mean of 64 draws of a fixed seed.
         """
         with program_lock, torch.no_grad(), network_precision("float32", self.y.device):
-            return self._out(self.model.prior.decode_mean(self._central_z(), self.shape[1:]))
+            return self._out(self.model.prior.decode_mean(self.centre()["z"], self.shape[1:]))
 
     @property
     def made_with(self) -> str:
@@ -195,13 +195,15 @@ class Posterior(Fitted):
         p_y, _ = self.replay(self.model.measurement, n)
         return p_y.expand((n, *self.y.shape)).sample()
 
-    def _central_z(self) -> Tensor:
+    @torch.no_grad()
+    def centre(self) -> dict[str, Tensor]:
+        """Medians by site, (B, *event) each; of a guide that has none, means of 64 draws of a fixed seed."""
         with parameter_scope(self.guide):
             if callable(getattr(self.guide, "median", None)):
                 with contextlib.suppress(NotImplementedError):
-                    return self.guide.median(self.y)["z"]
+                    return dict(self.guide.median(self.y))
         with seeded(derived_seed(0, "centre")):
-            return self.latents(_CENTRE_DRAWS)["z"].mean(0)
+            return {name: value.mean(0) for name, value in self.latents(_CENTRE_DRAWS).items()}
 
     def _version(self) -> tuple[int, ...]:
         """Changes with every further fitting step, so that kept samples are never those of an older guide."""

@@ -15,6 +15,7 @@ from pyro_vble.guides.reference import maker_of, reference_of
 from pyro_vble.io.families import family_of
 from pyro_vble.io.posterior_files import check_finite, write_posterior_file
 from pyro_vble.models.identity import fingerprint
+from pyro_vble.models.turned import turn_of, upright
 from pyro_vble.seeding import seeded
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def save_posterior(posterior: Any, path: PathName) -> None:
         ValueError: If a parameter of the guide is not finite.
         OSError: If the file cannot be written.
     """
-    first, prior = posterior.fits[0], posterior.model.prior
+    first, prior = posterior.fits[0], upright(posterior.model.prior)
     reference = reference_of(first.guide, first.maker)
     states = [fit.guide.state_dict() if hasattr(fit.guide, "state_dict") else {} for fit in posterior.fits]
     for state in states:
@@ -51,6 +52,7 @@ def save_posterior(posterior: Any, path: PathName) -> None:
         "seed": posterior.seed,
         "num_fits": len(posterior.fits),
         "seeds": [fit.seed for fit in posterior.fits],
+        "turns": [str(turn_of(fit.model.prior)) for fit in posterior.fits],
         "calibration": posterior.calibration and posterior.calibration.as_dict(),
         "physics_priors": {name: family_of(name, p) for name, p in posterior.model.physics_priors.items()},
         "interrupted": bool(posterior.interrupted),

@@ -130,6 +130,7 @@ def test_guides_are_loaded_by_their_names():
         "vble": guides.VBLE,
         "vble-xz": guides.VBLExz,
         "vble-xz-free": guides.VBLExz,
+        "vble-xz-correlated": guides.VBLExz,
         "map-z": guides.MAPz,
     }
     assert [name for name, guide in GUIDES.items() if not guide.spread] == ["map-z"]

@@ -184,6 +184,10 @@ class TestVBLExz(AnyGuide):
     guide = staticmethod(partial(VBLExz, free_mean=True))
 
 
+class TestCorrelated(AnyGuide):
+    guide = staticmethod(partial(VBLExz, family="correlated", free_mean=True))
+
+
 class TestMAPz(AnyGuide):
     guide = staticmethod(MAPz)
 

@@ -13,6 +13,7 @@ from pyro.optim import ClippedAdam
 
 from pyro_vble.guides import (
     VBLE,
+    ChannelFactor,
     ConstrainedFactor,
     GaussianFactor,
     MAPz,
@@ -133,6 +134,16 @@ class TestVBLExzFreeMean(GuideContract):
     options = {"free_mean": True}  # noqa: RUF012
 
 
+class TestVBLECorrelated(GuideContract):
+    guide_class = VBLE
+    options = {"family": "correlated"}  # noqa: RUF012
+
+
+class TestVBLExzCorrelated(GuideContract):
+    guide_class = VBLExz
+    options = {"family": "correlated", "free_mean": True}  # noqa: RUF012
+
+
 class TestMAPz(GuideContract):
     guide_class = MAPz
 
@@ -158,7 +169,7 @@ def test_widths_stay_in_bounds_and_find_back():
 
 
 def test_unknown_family(cae):
-    with pytest.raises(ValueError, match="family must be one of gaussian, uniform; received 'laplace'"):
+    with pytest.raises(ValueError, match="family must be one of gaussian, uniform, correlated; received 'laplace'"):
         VBLE(RestorationModel(cae, PHYSICS), torch.rand(1, 3, 64, 64), family="laplace")
 
 
@@ -176,6 +187,9 @@ FACTORS = {
     "positive": lambda loc: ConstrainedFactor(loc.flatten(1)[:, 0].exp(), 0.3, dist.constraints.positive),
     "interval": lambda loc: ConstrainedFactor(loc.flatten(1)[:, 0].sigmoid(), 0.8, dist.constraints.unit_interval),
     "point": lambda loc: PointFactor(loc, 0.3),
+    "correlated": lambda loc: ChannelFactor(
+        loc, torch.full_like(loc, 0.3), torch.rand_like(loc), torch.randn(*loc.shape[:-2], 2)
+    ),
 }
 
 

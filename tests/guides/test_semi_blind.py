@@ -54,7 +54,7 @@ def test_widths_and_levels_of_every_image_are_their_own(bundled):
     physics = GaussianBlur(1.5, radius=8, noise_model=GaussianNoise(0.05))
     y = torch.rand(2, 3, 64, 64)
     priors = {"width": dist.LogNormal(0.3, 0.3), "sigma": PRIOR}
-    for guide in (VBLE, VBLExz, partial(VBLExz, free_mean=True), MAPz):
+    for guide in (VBLE, VBLExz, partial(VBLExz, free_mean=True), partial(VBLE, family="correlated"), MAPz):
         posterior = pv.restore(y, physics, bundled, guide, physics_priors=priors, num_steps=3, seed=0, progress=False)
         latents = posterior.sample_latents(6)
         assert latents["width"].shape == latents["sigma"].shape == (6, 2)

@@ -1,5 +1,7 @@
 """Batches in parts: the same fits, as many images at once as memory holds."""
 
+from functools import partial
+
 import deepinv
 import pytest
 import torch
@@ -54,7 +56,7 @@ class TestParts:
         torch.testing.assert_close(parts.elbo, whole.elbo, rtol=1e-4, atol=0)
         torch.testing.assert_close(parts.guide.loc["z"], whole.guide.loc["z"], rtol=1e-3, atol=1e-3)
 
-    @pytest.mark.parametrize("guide", [VBLE, VBLExz])
+    @pytest.mark.parametrize("guide", [VBLE, VBLExz, partial(VBLE, family="correlated")])
     def test_with_noise_they_are_a_posterior_of_the_batch(self, cae, denoising, guide, limited):
         y = torch.rand(3, 3, 64, 64)
         whole = pv.restore(y, denoising, cae, guide, **QUIET)

@@ -1,6 +1,7 @@
 """Steps of Pyro's SVI as a fit takes them: the same losses, without a word to the host, and a way back."""
 
 import warnings
+from functools import partial
 
 import deepinv
 import pyro
@@ -14,6 +15,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from pyro_vble.guides import VBLE, MAPz, VBLExz
+from pyro_vble.guides.building import wants_latent_image
 from pyro_vble.guides.parameters import local_parameters, parameter_scope
 from pyro_vble.inference import (
     DeviceELBO,
@@ -27,6 +29,7 @@ from pyro_vble.inference import (
 from pyro_vble.inference.captured import CapturedSVI
 from pyro_vble.inference.elbo import elbo_for
 from pyro_vble.models import CAE, RestorationModel, convolutional_vae
+from pyro_vble.models.turned import Turn, TurnedPrior
 from pyro_vble.physics import GaussianBlur
 from pyro_vble.physics.problems import deblurring, gaussian_kernel, inpainting
 
@@ -87,7 +90,7 @@ def step_without_host(
 ):
     """What of a step is ours to capture, guide, model and ELBO: autograd's own kernels need no host."""
     physics = GaussianBlur(1.0, noise_model=deepinv.physics.GaussianNoise(0.03)) if priors else OPERATORS[operator]()
-    options = {"latent_image": guide_class.latent_image, "physics_priors": priors}
+    options = {"latent_image": wants_latent_image(guide_class), "physics_priors": priors}
     y = Y if prior is None else torch.rand(2, *prior.image_shape)
     model = RestorationModel(prior or CAE(small_network(), alpha=0.025), physics, **options)
     guide = guide_class(model, y.clamp_min(0.1))
@@ -116,6 +119,9 @@ class TestNoHost:
     def test_guides(self, guide_class, elbo):
         step_without_host(guide_class, elbo=elbo)
 
+    def test_correlated_channels(self):
+        step_without_host(partial(VBLExz, family="correlated"))
+
     def test_tempered_and_with_particles(self):
         step_without_host(VBLExz, kl_weight=0.7, num_particles=3)
 
@@ -125,6 +131,10 @@ class TestNoHost:
     @pytest.mark.parametrize("guide_class", [VBLE, VBLExz])
     def test_a_vae_of_one_standard_deviation(self, guide_class):
         step_without_host(guide_class, "none", prior=convolutional_vae((1, 28, 28), decoder_std=0.1))
+
+    def test_a_turned_prior(self):
+        prior = TurnedPrior(convolutional_vae((1, 28, 28), decoder_std=0.1), Turn(mirrored=True, quarters=1))
+        step_without_host(VBLExz, "none", prior=prior)
 
     def test_the_watch_sees_a_value_read_back(self):
         with pytest.raises(DataDependentOutputException):

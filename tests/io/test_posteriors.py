@@ -22,7 +22,7 @@ from pyro_vble.models import CAE
 PHYSICS = Denoising(GaussianNoise(0.1))
 
 
-@pytest.mark.parametrize("guide", [VBLE, VBLExz, MAPz])
+@pytest.mark.parametrize("guide", [VBLE, VBLExz, partial(VBLE, family="correlated"), MAPz])
 def test_round_trip_of_a_bundled_prior(tmp_path, guide):
     posterior = pv.restore(
         torch.rand(2, 3, 70, 64), PHYSICS, "cae-bsd", guide=guide, rate_scale=0.5, num_steps=3, seed=0, progress=False

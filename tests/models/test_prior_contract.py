@@ -10,6 +10,7 @@ from pyro import poutine
 import pyro_vble as pv
 from pyro_vble.models import CAE, convolutional_vae
 from pyro_vble.models.freezing import frozen
+from pyro_vble.models.turned import Turn, TurnedPrior
 
 SIZE = (64, 64)
 
@@ -99,3 +100,17 @@ class TestRateScale(PriorContract):
     @pytest.fixture
     def prior(self):
         return CAE(small_network(), alpha=0.025, rate_scale=0.5)
+
+
+class TestTurnedCAE(PriorContract):
+    @pytest.fixture
+    def prior(self):
+        return TurnedPrior(CAE(small_network(), alpha=0.025), Turn(mirrored=True, quarters=1))
+
+
+class TestTurnedContextModel(PriorContract):
+    bands = (3,)
+
+    @pytest.fixture
+    def prior(self):
+        return TurnedPrior(CAE(small_network("JointAutoregressiveHierarchicalPriors"), alpha=0.025), Turn(quarters=3))
