@@ -114,7 +114,7 @@ def reference_posterior(
                 how = {"trajectory": _TRAJECTORY, "max_steps": 2**max_tree_depth}
                 total = num_samples * thinning
                 transitions = whitened_hmc(coordinates, num_chains, num_samples=total, num_warmup=num_warmup, **how)
-                kept = _kept(transitions, num_warmup + total, progress)
+                kept = _kept(transitions, num_warmup + total, 4 * thinning, progress)
             positions = torch.stack([state.position for state in kept[thinning - 1 :: thinning]])
             acceptance = torch.stack([state.acceptance for state in kept]).mean(0)
             num_divergent = int(torch.stack([state.divergent for state in kept]).sum())
@@ -132,7 +132,7 @@ def reference_posterior(
     )
 
 
-def _kept(transitions: Iterator[HMCState], total: int, progress: bool) -> list[HMCState]:
+def _kept(transitions: Iterator[HMCState], total: int, enough: int, progress: bool) -> list[HMCState]:
     """States after warm-up; those that there are, if the keyboard interrupts and they are enough."""
     from tqdm.auto import tqdm
 
@@ -142,7 +142,7 @@ def _kept(transitions: Iterator[HMCState], total: int, progress: bool) -> list[H
             if state.warm:
                 kept.append(state)
     except KeyboardInterrupt:
-        if len(kept) < 4:
+        if len(kept) < enough:
             raise
     return kept
 
