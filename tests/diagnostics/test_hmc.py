@@ -26,9 +26,17 @@ def test_mean_and_covariance_of_a_gaussian():
     assert float(((draws.mean(0) - mean) / std).abs().max()) < 0.08
     error = (torch.cov(draws.T) - covariance) / (std[:, None] * std)
     assert float(error.abs().max()) < 0.1
-    acceptance = torch.stack([state.acceptance for state in states if state.warm]).mean()
-    assert 0.65 < float(acceptance) < 0.95
     assert not any(bool(state.divergent.any()) for state in states if state.warm)
+
+
+def test_the_step_size_leads_to_the_acceptance_wanted():
+    """Of many dimensions: of a few, acceptance falls from near one to nothing at the step that is just stable."""
+    scales = torch.logspace(-2, 1, 300)
+    states = run(lambda position: -(position / scales).square().sum(1) / 2, torch.zeros(8, 300), num_samples=50)
+    acceptance = torch.stack([state.acceptance for state in states if state.warm]).mean()
+    assert 0.6 < float(acceptance) < 0.85
+    found = torch.cat([state.position for state in states if state.warm]).std(0) / scales
+    assert 0.9 < float(found.median()) < 1.1
 
 
 def test_every_chain_accepts_by_itself():
