@@ -78,7 +78,6 @@ class CAE(Prior):
         0.0365
     """
 
-    default_family = "uniform"
     initial_std = 12**-0.5  # that of the encoder's own U(-1/2, 1/2)
     decoder_std: nn.Module | None
     _scale: Tensor
