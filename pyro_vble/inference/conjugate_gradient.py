@@ -38,6 +38,7 @@ def conjugate_gradient(
     systems: int,
     tolerance: float,
     max_iterations: int,
+    eliminated: float = 0.0,
 ) -> Solution:
     r"""Solve :math:`\Lambda x = b` for symmetric, positive definite :math:`\Lambda`, each system for itself.
 
@@ -53,6 +54,8 @@ def conjugate_gradient(
         systems: Leading dimensions that number the systems.
         tolerance: Largest relative residual.
         max_iterations: Most products to be made.
+        eliminated: Squared size of the right-hand side in unknowns that were eliminated, in the same norm: residuals
+            are relative to the whole of it.
 
     Example:
         >>> import torch
@@ -67,7 +70,8 @@ def conjugate_gradient(
     x = {name: torch.zeros_like(part) for name, part in b.items()}
     r = dict(b)
     direction = precondition(r)
-    size = start = _inner(r, direction, systems)
+    size = _inner(r, direction, systems)
+    start = size + eliminated
     goal = start * tolerance**2
     iterations = 0
     while iterations < max_iterations and bool((going := size > goal).any()):
