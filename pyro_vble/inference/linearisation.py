@@ -1,6 +1,7 @@
 """The model about some latents, as if decoder, operator and noise were linear and Gaussian there."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from pyro_vble.inference.conjugate_gradient import ChannelPreconditioner, Vectors
 from pyro_vble.inference.elimination import Measurement
 from pyro_vble.inference.jacobian import Jacobian
+from pyro_vble.inference.precision import reduced_precision, resolve_precision
 from pyro_vble.inference.transposition import TransposableLayers
 from pyro_vble.models.restoration import RestorationModel
 from pyro_vble.seeding import seeded
@@ -57,14 +59,19 @@ class Linearisation:
             moments = _moments(model.prior, shape, at)
             given = {name: m for name, m in moments.items() if m[1].requires_grad}
             alone = {name: m for name, m in moments.items() if name not in given}
-            outputs = {"y": model.prior.decode_mean(at["z"], shape)}
+            outputs = _predicted(model, shape, at, given)
             self._roots, self._residuals = {}, {}
             for name, (mean, variance) in given.items():
                 std, scale = variance.detach().sqrt(), f"{name} scale"
-                outputs |= {name: at[name] - mean, scale: variance.log() / 2}
                 self._roots |= {name: 1 / std, scale: torch.full_like(std, 2**0.5)}
                 self._residuals |= {name: (mean - at[name]).detach() / std, scale: torch.zeros_like(std)}
             self._inputs, self._jacobian = at, Jacobian(at, outputs)
+            self._rough = None
+            if resolve_precision("auto", model.prior, y.device) == "bfloat16":
+                with reduced_precision("bfloat16", y.device):
+                    moments = _moments(model.prior, shape, at)
+                    rough = _predicted(model, shape, at, {name: moments[name] for name in given})
+                self._rough = Jacobian(at, rough)
         self._precision = {name: (1 / variance).detach().expand_as(at[name]) for name, (_, variance) in alone.items()}
         for name, (mean, _) in alone.items():
             self._residuals[name] = self._precision[name].sqrt() * (mean - at[name]).detach()
@@ -79,12 +86,12 @@ class Linearisation:
 
     def product(self, vectors: Vectors) -> Vectors:
         """Λ v."""
-        predicted = self._jacobian.forward(vectors)
-        weighted = {name: root.square() * predicted[name] for name, root in self._roots.items()}
-        found = self._jacobian.transposed(weighted | {"y": self._measurement.information(predicted["y"])})
-        for name, precision in self._precision.items():
-            found[name] = found[name].addcmul(precision, vectors[name])
-        return found
+        return self._product(self._jacobian, vectors)
+
+    @property
+    def rough_product(self) -> Callable[[Vectors], Vectors] | None:
+        """About Λ v, by networks in bfloat16; None where that is not fast."""
+        return None if self._rough is None else functools.partial(self._product, self._rough)
 
     @property
     def eliminated(self) -> int:
@@ -103,11 +110,7 @@ class Linearisation:
 
     def right_hand_side(self, errors: Vectors) -> Vectors:
         """The vector b of whitened errors."""
-        seen = self._measurement.transposed(self._measurement.solved(self._rest(errors)))
-        found = self._jacobian.transposed({n: r * errors[n] for n, r in self._roots.items()} | {"y": seen})
-        for name, precision in self._precision.items():
-            found[name] = found[name] + precision.sqrt() * errors[name]
-        return found
+        return self._right_hand_side(self._jacobian, errors)
 
     def completed(self, solution: Vectors, errors: Vectors) -> Vectors:
         """A solution Λ⁻¹b, with the e of the same errors."""
@@ -121,13 +124,40 @@ class Linearisation:
         least = self._precision | {name: root.square() for name, root in self._roots.items()}
         copies = len(self._residuals["y"])
         with seeded(0):
-            draws = [self.right_hand_side(self.noise()) for _ in range(-(-_PROBES // copies))]
+            draws = [
+                self._right_hand_side(self._rough or self._jacobian, self.noise()) for _ in range(-(-_PROBES // copies))
+            ]
         drawn = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
         return ChannelPreconditioner(drawn, {name: least[name][0] for name in drawn})
+
+    def _product(self, jacobian: Jacobian, vectors: Vectors) -> Vectors:
+        predicted = jacobian.forward(vectors)
+        weighted = {name: root.square() * predicted[name] for name, root in self._roots.items()}
+        found = jacobian.transposed(weighted | {"y": self._measurement.information(predicted["y"])})
+        for name, precision in self._precision.items():
+            found[name] = found[name].addcmul(precision, vectors[name])
+        return found
+
+    def _right_hand_side(self, jacobian: Jacobian, errors: Vectors) -> Vectors:
+        seen = self._measurement.transposed(self._measurement.solved(self._rest(errors)))
+        found = jacobian.transposed({n: r * errors[n] for n, r in self._roots.items()} | {"y": seen})
+        for name, precision in self._precision.items():
+            found[name] = found[name] + precision.sqrt() * errors[name]
+        return found
 
     def _rest(self, errors: Vectors) -> Tensor:
         own = errors.get("x_decentered")
         return errors["y"] if own is None else self._measurement.without_own(errors["y"], own)
+
+
+def _predicted(
+    model: RestorationModel, shape: tuple[int, int, int], at: Vectors, given: Mapping[str, tuple[Tensor, Tensor]]
+) -> Vectors:
+    """The decoded image, and what p(z|h) says of its latents."""
+    outputs = {"y": model.prior.decode_mean(at["z"], shape)}
+    for name, (mean, variance) in given.items():
+        outputs |= {name: at[name] - mean, f"{name} scale": variance.log() / 2}
+    return outputs
 
 
 def _moments(prior: Any, shape: tuple[int, int, int], latents: Vectors) -> dict[str, tuple[Tensor, Tensor]]:

@@ -186,6 +186,7 @@ class LinearisedPosterior(Samples):
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
                 eliminated=system.linear.eliminated,
+                rough=system.linear.rough_product,
             )
             solution = system.linear.completed(found.x, errors)
         self.iterations = max(self.iterations, found.iterations)
