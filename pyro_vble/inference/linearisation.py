@@ -122,11 +122,9 @@ class Linearisation:
     def preconditioner(self) -> ChannelPreconditioner:
         """What is known of Λ from some draws of N(0, Λ), always the same."""
         least = self._precision | {name: root.square() for name, root in self._roots.items()}
-        copies = len(self._residuals["y"])
+        jacobian, copies = self._rough or self._jacobian, len(self._residuals["y"])
         with seeded(0):
-            draws = [
-                self._right_hand_side(self._rough or self._jacobian, self.noise()) for _ in range(-(-_PROBES // copies))
-            ]
+            draws = [self._right_hand_side(jacobian, self.noise()) for _ in range(-(-_PROBES // copies))]
         drawn = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
         return ChannelPreconditioner(drawn, {name: least[name][0] for name in drawn})
 

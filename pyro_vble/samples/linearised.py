@@ -40,13 +40,14 @@ class LinearisedPosterior(Samples):
     :class:`~pyro_vble.inference.linearisation.Linearisation` for the parts i. The guide gives the centre alone: its
     widths, and a KL weight that it was fitted with, play no part.
 
-    Draws are made in chunks, so that memory does not grow with their number. Latents are solved for in the precision of
-    y, whatever the networks sample in.
+    Draws are made in chunks, so that memory does not grow with their number. What is left of their equations is told in
+    the precision of y, whatever the networks sample in, and whatever solved for the latents.
 
     Args:
         posterior: A :class:`~pyro_vble.Posterior`, or a mixture of several.
         n: How many draws statistics take, where they are not told.
-        tolerance: Largest relative residual of the solutions.
+        tolerance: Largest residual of the solutions, relative to the right-hand sides of all latents; those of e count
+            for at most eight times the others.
         max_iterations: Most iterations of conjugate gradients; where they do not suffice a warning says so.
         recentre: Whether draws are about the Gauss-Newton step from the guide's centre (the residuals r), or about the
             centre itself.
