@@ -26,8 +26,8 @@ class Measurement:
     .. math:: T = W^{1/2} \frac{\partial A}{\partial x}, \qquad G = I + T \sigma^2 T^\top, \qquad
         \text{information about } D:\; T^\top G^{-1} T
 
-    W is the Fisher information of the noise. An operator is cheap next to a decoder, and G is better conditioned than
-    W alone: so equations are solved for what is decoded, and G within every product with them.
+    W is the Fisher information of the noise. An operator is cheap next to a decoder, and equations for what is decoded
+    are better conditioned than those for e too: so they are what is solved, with G inverted within every product.
 
     Args:
         model: The model.
@@ -77,6 +77,8 @@ class Measurement:
 
     def own(self, own: Tensor, rest: Tensor) -> Tensor:
         """The image's own e + σTᵀ G⁻¹ w, for what is left w of the whitened error."""
+        if self._std is None:
+            return own
         return own + self._std * self.transposed(self.solved(rest))
 
     def solved(self, u: Tensor) -> Tensor:
