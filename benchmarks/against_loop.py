@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from pyro_vble.models import CAE, networks
 from pyro_vble.physics import initial_image
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
-GUIDES = {"vble": VBLE, "vble-xz": VBLExz}
+# Of the family of the loop: their ELBOs are compared.
+GUIDES = {"vble": partial(VBLE, family="uniform"), "vble-xz": partial(VBLExz, family="uniform")}
 SIGMA = 7.65 / 255
 #: Numbers of steps among which the fewest is sought that reach the loop's ELBO.
 STEPS = (10, 12, 15, 20, 30, 40, 60, 100, 200)
@@ -62,7 +64,7 @@ def compare(
     torch.manual_seed(0)
     y = physics(truth)
     prior, guide = prior_of().to(device), GUIDES[guide_name]
-    std = None if guide is VBLE else (prior.decoder_std or prior.gamma)
+    std = None if guide_name == "vble" else (prior.decoder_std or prior.gamma)
     network = prior.network.requires_grad_(False)
     if prior.decoder_std is not None:
         prior.decoder_std.requires_grad_(False)

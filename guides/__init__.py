@@ -5,7 +5,7 @@ A guide of this library is one :class:`Factor` a site; a factor's call returns a
 
 from pyro_vble.guides.channels import ChannelFactor
 from pyro_vble.guides.constrained import ConstrainedFactor
-from pyro_vble.guides.default import DEFAULT_GUIDE
+from pyro_vble.guides.default import ACCURATE_GUIDE, DEFAULT_GUIDE, default_guide
 from pyro_vble.guides.factor import Factor, LocationScaleFactor
 from pyro_vble.guides.gaussian import GaussianFactor
 from pyro_vble.guides.gaussian_encoder import GaussianEncoder
@@ -18,6 +18,7 @@ from pyro_vble.guides.vble import VBLE
 from pyro_vble.guides.vble_xz import VBLExz
 
 __all__ = [
+    "ACCURATE_GUIDE",
     "DEFAULT_GUIDE",
     "VBLE",
     "ChannelFactor",
@@ -33,4 +34,5 @@ __all__ = [
     "UniformEncoder",
     "UniformFactor",
     "VBLExz",
+    "default_guide",
 ]

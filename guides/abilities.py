@@ -2,7 +2,12 @@
 
 | method or attribute of a guide | what it says | without it |
 |---|---|---|
-| ``parameter_groups(slow_part)`` | parameters that move at a part of the learning rate | all move at the whole rate |
+| ``parameter_groups(slow_part)`` | how fast its parameters move, see \
+:class:`~pyro_vble.inference.adam.Pace` | all move at the whole rate |
+| ``centres()`` | (centre, standard deviation) of its latents, by which a fit judges whether it is over | only the \
+ELBO tells |
+| ``follow_(site, before, now)`` | how its widths change with the precision of p(z given h) as h moves | they learn \
+it |
 | ``rows(images)``, ``write_rows(images, rows)`` | how a batch is fitted in parts | it is fitted whole |
 | ``scatter_(y)`` | how a further fit starts elsewhere | Pyro's automatic guides start at scattered values; \
 others are refused ``num_fits`` |
@@ -40,6 +45,11 @@ def parameter_groups(guide: Callable, slow_part: float) -> list[dict[str, Any]]:
     if isinstance(guide, AutoContinuous | AutoStructured):
         return [{"params": [p], "part": 1 / p.shape[1]} for p in guide.parameters() if p.dim() == 2]
     return []
+
+
+def centres(guide: Callable) -> list[tuple[Tensor, Tensor]]:
+    """Centres of a guide's latents with their standard deviations, (B, *event) each; none if it does not tell them."""
+    return guide.centres() if callable(getattr(guide, "centres", None)) else []
 
 
 def rows(guide: Callable, images: slice) -> Mapping[str, Tensor] | None:

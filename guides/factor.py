@@ -124,6 +124,10 @@ class Factor(PyroModule):
         """Parameters that start near their optimum: a fit moves them at a part of its learning rate."""
         return []
 
+    def centre_parameters(self) -> list[nn.Parameter]:
+        """Centres that have a way to go: a fit moves them fast, and ends at the mean of their last values."""
+        return []
+
     def _draws(self) -> Tensor:
         with seeded(0):
             return self().sample((_DRAWS,))
@@ -185,6 +189,16 @@ class LocationScaleFactor(Factor):
     def slow_parameters(self) -> list[nn.Parameter]:
         """The standard deviation, if it starts near its optimum."""
         return [self.free_std_unconstrained] if self.informed else []
+
+    def centre_parameters(self) -> list[nn.Parameter]:
+        """The centre, if it is free."""
+        return [self.loc_unconstrained] if self.loc.requires_grad else []
+
+    @torch.no_grad()
+    def follow_(self, before: Tensor, now: Tensor) -> None:
+        """Exchange the prior's part of 1/a², its precision; what the measurement tells, 0 or more, stays."""
+        told = (self.free_std.pow(-2) - before).clamp_min(0)
+        self.free_std_unconstrained.copy_(-0.5 * (told + now).log())
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # States of versions before 0.2 hold the width's logarithm in place of the standard deviation's.

@@ -19,6 +19,11 @@ from pyro_vble.guides.uniform import UniformFactor
 from pyro_vble.models.prior import Prior
 from pyro_vble.models.restoration import RestorationModel
 
+# How fast the centres of a site move, and with what power of the schedule their rate falls. An encoding of what was
+# measured is a way off in z, and further in h, whose steps are the smaller; where the rate stays high for longer, the
+# mean over the last steps takes the noise out. The image starts at its mean given z.
+_PACES = {"h": (4.0, 0.5), "z": (1.5, 0.5), "x_decentered": (0.5, 1.0)}
+
 #: Families of a latent by name. A correlated one is Gaussian where there are no channels to correlate.
 FAMILIES = {"gaussian": GaussianFactor, "uniform": UniformFactor, "correlated": GaussianFactor}
 
@@ -142,9 +147,26 @@ class MeanFieldGuide(PyroModule):
     # --- what the library asks of a guide; see pyro_vble.guides.abilities ---
 
     def parameter_groups(self, slow_part: float) -> list[dict[str, Any]]:
-        """Parameters that move at a part of the learning rate: widths that start near their optimum."""
-        slow = [p for factor in self.factors.values() for p in factor.slow_parameters()]
-        return [{"params": slow, "part": slow_part}]
+        """Widths that start near their optimum, which move slowly; and centres, which have a way to go.
+
+        With a ``slow_part`` of 1 all move alike.
+        """
+        groups = [{"params": [p for f in self.factors.values() for p in f.slow_parameters()], "part": slow_part}]
+        for site, factor in self.factors.items():
+            if site in _PACES and slow_part < 1:
+                part, power = _PACES[site]
+                groups.append({"params": factor.centre_parameters(), "part": part, "power": power, "averaged": True})
+        return groups
+
+    def centres(self) -> list[tuple[Tensor, Tensor]]:
+        """Free centres of latents with their standard deviations, by which a fit judges whether they still travel."""
+        latents = (factor for site, factor in self.factors.items() if site in _PACES)
+        return [(f.loc.detach(), f.moments()[1]) for f in latents if f.centre_parameters() and f.width is not None]
+
+    def follow_(self, site: str, before: Tensor, now: Tensor) -> None:
+        """Exchange the precision of a site's prior in that of its factor, if that started from it."""
+        if site in self.factors and getattr(self.factors[site], "informed", False):
+            self.factors[site].follow_(before, now)
 
     def rows(self, images: slice) -> dict[str, Tensor] | None:
         """What is learnt of some images of the batch; None if a family's parameters are not one row an image."""

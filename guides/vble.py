@@ -27,8 +27,8 @@ class VBLE(MeanFieldGuide):
     Args:
         model: A :class:`~pyro_vble.models.RestorationModel` without latent image.
         y: Measurement (B, ...), whose encoding starts the centres.
-        family: "uniform" (the encoder family of a CAE, its default), "gaussian" (a VAE's), or "correlated": Gaussian,
-            z with the correlations of a linear decoder.
+        family: "gaussian" (by default), "uniform" (the encoder family of a CAE, as published), or "correlated":
+            Gaussian, z with the correlations of a linear decoder.
 
     Raises:
         ValueError: If the family is unknown, or y does not fit the model; if z is to be correlated and has no channels.

@@ -27,8 +27,7 @@ class VBLExz(MeanFieldGuide):
     Args:
         model: A :class:`~pyro_vble.models.RestorationModel` with ``latent_image=True``.
         y: Measurement (B, ...), whose encoding starts the centres.
-        family: Family of q(z, h), as of :class:`VBLE`: "uniform" (a CAE's default), "gaussian" (a VAE's) or
-            "correlated".
+        family: Family of q(z, h), as of :class:`VBLE`: "gaussian" (by default), "uniform" or "correlated".
         free_mean: Whether u is free.
 
     Raises:

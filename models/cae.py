@@ -78,7 +78,6 @@ class CAE(Prior):
         0.0365
     """
 
-    default_family = "uniform"
     initial_std = 12**-0.5  # that of the encoder's own U(-1/2, 1/2)
     decoder_std: nn.Module | None
     _scale: Tensor
@@ -179,13 +178,21 @@ class CAE(Prior):
         self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Those of p(h), and mean and variance σ² + 1/12 of p(z|h) (with a context model, given the z before each)."""
+        p_h, p_z = self.p_h(image_shape), self._p_z_given(latents, image_shape)
+        return {"h": (p_h.mean, p_h.variance), "z": (p_z.mean, p_z.variance)}
+
+    @torch.no_grad()
+    def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+        """Variance of p(z|h) alone: that of p(h) takes longer than a step of a fit, each of which asks for this."""
+        return {"z": self._p_z_given(latents, image_shape).variance}
+
+    def _p_z_given(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> Any:
+        """p(z|h), elementwise; with a context model, of each value given those before it."""
         # A scale at its bound has no slope, where CompressAI's own bound has one that leads away from it.
         bound = self.network.gaussian_conditional.lower_bound_scale.bound
-        p_h, p_z = self.p_h(image_shape), self._p_z(latents["h"], image_shape, lambda scale: scale.clamp_min(bound))
+        p_z = self._p_z(latents["h"], image_shape, lambda scale: scale.clamp_min(bound))
         own: Any = p_z.base_dist if isinstance(p_z, dist.Independent) else p_z
-        if isinstance(own, AutoregressiveGaussianUniform):
-            own = own.conditional(latents["z"].detach())
-        return {"h": (p_h.mean, p_h.variance), "z": (own.mean, own.variance)}
+        return own.conditional(latents["z"].detach()) if isinstance(own, AutoregressiveGaussianUniform) else own
 
     def decode_mean(self, z: Tensor, image_shape: tuple[int, int, int] | None = None) -> Tensor:
         """D(z)/s, the mean of p(x|z): (*, [C,] M, h, w) -> (*, C, H, W), cropped to ``image_shape``."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from pyro_vble.models import networks
 
@@ -43,7 +44,7 @@ class FusedGDN(nn.Module):
         gamma, beta = self._weights()
         pixels = x.movedim(-3, -1)
         rows = pixels.reshape(-1, len(beta))
-        rows = _DivisiveNormalisation.apply(rows, gamma, beta, self.inverse)
+        rows = divisive_normalisation(rows, gamma, beta, self.inverse)
         return rows.view(pixels.shape).movedim(-1, -3)
 
     def _weights(self) -> tuple[Tensor, Tensor]:
@@ -94,6 +95,13 @@ def fuse_gdn(module: nn.Module) -> None:
         for name, child in parent.named_children():
             if networks.is_gdn(child):
                 setattr(parent, name, FusedGDN(child))
+
+
+def divisive_normalisation(x: Tensor, gamma: Tensor, beta: Tensor, inverse: bool) -> Tensor:
+    """y = x n^(1/2) if inverse, or x n^(-1/2), n = x² γᵀ + β, for rows x; torch's function modes see it."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(divisive_normalisation, (x,), x, gamma, beta, inverse)
+    return _DivisiveNormalisation.apply(x, gamma, beta, inverse)
 
 
 class _DivisiveNormalisation(torch.autograd.Function):

@@ -38,7 +38,7 @@ class Prior(nn.Module, ABC):
     ``decode_std``, and its encoder, ``encode``. Everything else follows.
     """
 
-    #: Variational family of the prior's own encoder: what guides take when none is named.
+    #: Variational family of the latents that guides take when none is named.
     default_family: str = "gaussian"
     #: Standard deviation that a guide's factors start from, where nothing tells a better one.
     initial_std: float

@@ -127,6 +127,12 @@ class TurnedPrior(Prior):
         """The prior's program of the latents, of the image in its own frame."""
         return self.prior.latent(self._own(image_shape))
 
+    def latent_moments(
+        self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """The prior's own."""
+        return self.prior.latent_moments(latents, self._own(image_shape))
+
     def latent_variance(self, latents: dict[str, Tensor], image_shape: tuple[int, int, int]) -> dict[str, Tensor]:
         """The prior's own."""
         return self.prior.latent_variance(latents, self._own(image_shape))

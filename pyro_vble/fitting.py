@@ -8,7 +8,7 @@ from pyro_vble._arguments import BrokenRuleError, Count, Function, NotNegative, 
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble.inference import FitDivergedError, FitSettings, fit_guide
 from pyro_vble.inference.precision import Precision
-from pyro_vble.inference.settings import ELBOName, Schedule
+from pyro_vble.inference.settings import ELBOName, Quality, Schedule
 from pyro_vble.samples import Posterior
 
 
@@ -28,7 +28,8 @@ def fit(
     guide: Function,
     y: Tensor,
     *,
-    num_steps: Count = 60,
+    quality: Quality = "fast",
+    num_steps: Count | None = None,
     lr: Positive = 0.2,
     schedule: Schedule = "linear",
     num_particles: Count = 1,
@@ -51,7 +52,8 @@ def fit(
         guide: A guide of it, taking y. One that keeps its parameters in Pyro's global store (a function with
             ``pyro.param``) gets a store of its own, which starts empty and goes with the posterior.
         y: Measurement (B, ...), on the model's device and in its precision; NaN where unobserved.
-        num_steps: Largest number of steps.
+        quality: "fast", 90 steps, or "accurate", 300.
+        num_steps: Largest number of steps; that of the quality, if None.
         lr: Learning rate at the first step.
         schedule: "linear" or "cosine" (both to zero at the last step), or "constant".
         num_particles: Draws of the guide a step, in one vectorised pass.
@@ -88,7 +90,8 @@ def fit(
         >>> posterior.elbo.shape
         torch.Size([5])
     """
-    settings = FitSettings(
+    settings = FitSettings.of(
+        quality,
         num_steps=num_steps,
         lr=lr,
         schedule=schedule,

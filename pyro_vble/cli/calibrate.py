@@ -45,8 +45,8 @@ def calibrate(
 
         pyro-vble calibrate sharp/ --output sensor.json --problem deblur --blur-sigma 1.5 --noise 0.01
     """
-    if not fit.guide.spread:
-        raise ValueError(f"--guide {fit.guide} has no error bars to calibrate; choose another guide.")
+    if not fit.family.spread:
+        raise ValueError(f"--guide {fit.family} has no error bars to calibrate; choose another guide.")
     if problem.fills and measurements is None:
         raise ValueError("Which pixels are missing is not simulated; pass --measurements, images with holes.")
     if problem.enlarged_by is not None and crop % problem.ratio:

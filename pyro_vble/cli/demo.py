@@ -25,7 +25,7 @@ def demo(
     noise: options.KnownNoise = 0.03,
     prior: options.Prior = "cae-bsd",
     alpha: options.Alpha = None,
-    steps: options.Steps = 60,
+    steps: options.Steps = 90,
     samples: options.Samples = 100,
     seed: options.Seed = 0,
     device: options.Device = "auto",

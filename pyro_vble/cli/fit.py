@@ -13,10 +13,18 @@ from pyro_vble.cli.guides import GUIDES, Guide
 class Fit:
     """Guide, prior and settings; each field is an option."""
 
-    guide: Annotated[Guide, typer.Option(**options.choice(GUIDES, "Variational family."))] = GUIDES["vble-xz-free"]
+    guide: Annotated[
+        Guide | None,
+        typer.Option(
+            **options.choice(
+                GUIDES, "Variational family; by default vble-xz-free, of an accurate restoration vble-xz-correlated."
+            )
+        ),
+    ] = None
     prior: options.Prior = "cae-bsd"
     alpha: options.Alpha = None
-    steps: options.Steps = 60
+    quality: options.Quality = "fast"
+    steps: options.Steps | None = None
     lr: options.LearningRate = 0.2
     kl_weight: options.KLWeight = 1.0
     rate_scale: options.RateScale = "1"
@@ -25,6 +33,18 @@ class Fit:
     seed: options.Seed = 0
     device: options.Device = "auto"
     precision: options.Precision = "auto"
+
+    @property
+    def family(self) -> Guide:
+        """The guide, named or by quality."""
+        return self.guide or GUIDES[{"fast": "vble-xz-free", "accurate": "vble-xz-correlated"}[self.quality]]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a fit, told or by quality."""
+        from pyro_vble.inference.settings import FitSettings
+
+        return FitSettings.of(self.quality, num_steps=self.steps).num_steps
 
     @property
     def num_fits(self) -> int:
@@ -47,8 +67,8 @@ class Fit:
             y,
             physics,
             prior,
-            guide=self.guide.load(),
-            num_steps=self.steps,
+            guide=self.family.load(),
+            num_steps=self.num_steps,
             lr=self.lr,
             kl_weight=self.kl_weight,
             rate_scale=self.rate_scale,

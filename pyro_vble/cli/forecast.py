@@ -107,10 +107,10 @@ def tell_forecast(shape: tuple[int, int, int], prior: Any, fit: Fit) -> None:
     """
     if shape[1] * shape[2] < _QUICK or getattr(prior, "image_shape", None) is not None:
         return
-    samples, device = fit.samples if fit.guide.spread else 1, resolve_device(fit.device)
-    settings = {"steps": fit.steps, "samples": samples, "device": device, "precision": fit.precision}
+    samples, device = fit.samples if fit.family.spread else 1, resolve_device(fit.device)
+    settings = {"steps": fit.num_steps, "samples": samples, "device": device, "precision": fit.precision}
     with stage("Estimating time and memory"):
-        expected = forecast(shape, prior, fit.guide.load(), fits=fit.num_fits, **settings)
+        expected = forecast(shape, prior, fit.family.load(), fits=fit.num_fits, **settings)
     free = "" if expected.free is None else f"; {expected.free / 1e9:.1f} GB are free"
     if not expected.fits:
         remedies = ["cut the image into smaller ones"]

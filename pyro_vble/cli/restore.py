@@ -81,7 +81,7 @@ def restore(
 
         pyro-vble restore holes.png --output out --problem inpaint --mask mask.png
     """
-    fit.guide.refuse_unused(context)
+    fit.family.refuse_unused(context)
     if image.is_dir():
         raise ValueError(f"restore takes one image; received the folder {image}; call it for each file in it.")
 
@@ -93,7 +93,7 @@ def restore(
     from pyro_vble.cli.words import say, stage, warn
     from pyro_vble.diagnostics import Calibration
 
-    spread = fit.guide.spread
+    spread = fit.family.spread
     suffix = {".npy": ".npy", ".tif": ".tif", ".tiff": ".tif"}.get(image.suffix.lower(), ".png")
     names = [*report.file_names(suffix, spread=spread), "fit.pvble", "metrics.json"]
     names += ["figure.png", "posterior.nc"] if spread else []
@@ -134,7 +134,7 @@ def restore(
         "noise": noise,
         "noise_estimated": estimated,
         "missing_pixels": int(missing.any(1).sum()),
-        "guide": fit.guide.name,
+        "guide": fit.family.name,
         "prior": fit.prior,
         "kl_weight": fit.kl_weight,
         "rate_scale": posterior.model.prior.settings.get("rate_scale"),
@@ -149,7 +149,7 @@ def restore(
     try:
         posterior.save(output / "fit.pvble")
         with stage(f"Drawing {fit.samples} samples for estimates and error bars" if spread else "Decoding"):
-            result = report.estimates(posterior, fit.samples, fit.guide.name, spread=spread)
+            result = report.estimates(posterior, fit.samples, fit.family.name, spread=spread)
         seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
         enlarged = missing.repeat_interleave(problem.ratio, -1).repeat_interleave(problem.ratio, -2)
         absent = None if filled else enlarged
@@ -174,7 +174,7 @@ def restore(
     report.print_table(
         [
             {
-                "guide": fit.guide.name,
+                "guide": fit.family.name,
                 "ELBO": f"{result.figures['elbo']:,.0f}",
                 "steps": result.figures["steps"],
                 "mean error bar (std)": "none" if result.std is None else f"{float(result.std.mean()):.4f}",
@@ -191,8 +191,8 @@ def restore(
         say(_CAVEAT)
     say(f"Written to {output}/ ({paths['restored'].name} first)")
     if interrupted:
-        steps, fits = f"{len(posterior.elbo)} of {fit.steps} steps", f"{len(posterior.fits)} of {fit.num_fits} fits"
-        done = f"{steps} of the first of {fit.num_fits} fits" if len(posterior.elbo) < fit.steps else fits
+        steps, fits = f"{len(posterior.elbo)} of {fit.num_steps} steps", f"{len(posterior.fits)} of {fit.num_fits} fits"
+        done = f"{steps} of the first of {fit.num_fits} fits" if len(posterior.elbo) < fit.num_steps else fits
         warn(f"the fit was interrupted after {steps if fit.num_fits == 1 else done}; metrics.json says so.")
         raise typer.Exit(130)
 
@@ -204,5 +204,5 @@ def _usual_causes(problem: Problem, fit: Fit, estimated: bool) -> list[str]:
         if estimated
         else "another noise than --noise says"
     )
-    causes = [problem.blame(**problem.settings), noise, fit.guide.blame, "a fit that has not converged (more --steps)"]
+    causes = [problem.blame(**problem.settings), noise, fit.family.blame, "a fit that has not converged (more --steps)"]
     return [cause for cause in causes if cause]

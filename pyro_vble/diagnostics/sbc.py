@@ -22,7 +22,7 @@ from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.io.priors import load_prior
 from pyro_vble.metrics import patch_means
 from pyro_vble.models import Prior
-from pyro_vble.physics import observed_mask
+from pyro_vble.physics import likelihood, measure, observed_mask
 from pyro_vble.restoration import restore
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
@@ -214,6 +214,7 @@ def simulation_based_calibration(
     num_pixels: Count = 16,
     num_latents: Count = 16,
     physics_priors: Mapping | None = None,
+    linearised: Flag = False,
     seed: Seed | None = 0,
     progress: Flag = True,
     **settings: Any,
@@ -237,6 +238,7 @@ def simulation_based_calibration(
         num_pixels: Number of pixels, evenly spread.
         num_latents: Number of values of each latent, evenly spread.
         physics_priors: Priors of unknown parameters, which are then drawn and inferred too.
+        linearised: Rank among the draws of ``posterior.linearised`` in place of the guide's own.
         seed: Seed.
         progress: Whether to show a bar.
         settings: Settings of ``restore`` that leave the model as it is.
@@ -288,8 +290,8 @@ def simulation_based_calibration(
         latents = {name: value for name, value in latents_of(trace).items() if name not in _IMAGE_SITES}
         p_y = nodes_of(trace)["_RETURN"]["value"]
         y = p_y.sample()
-        likelihood = p_y.mask(observed_mask(physics, y)).log_prob(y)
-        return {"x": nodes_of(trace)["x"]["value"], LOG_LIKELIHOOD: _total(likelihood, 1)} | latents, y
+        log_likelihood = p_y.mask(observed_mask(physics, y)).log_prob(y)
+        return {"x": nodes_of(trace)["x"]["value"], LOG_LIKELIHOOD: _total(log_likelihood, 1)} | latents, y
 
     def sampler(y: Tensor, n: int) -> Values:
         own_seed = fresh_seed()
@@ -298,10 +300,17 @@ def simulation_based_calibration(
             posterior = restore(y, physics, prior, guide, **(options | settings))
         if posterior.interrupted:  # half a fit would be ranked as if it were one
             raise KeyboardInterrupt
-        parts = [
-            {"x": chunk.image, LOG_LIKELIHOOD: _total(asked_for(chunk.log_likelihood), 2)} | chunk.latents
-            for chunk in posterior.draws(n, seed=own_seed)
-        ]
+        if linearised:
+            (chain,) = posterior.linearised(n).chains(n, seed=own_seed)
+            parts = [
+                {"x": chunk.image, LOG_LIKELIHOOD: _of_images(physics, y, chunk.image)} | chunk.latents
+                for chunk in chain
+            ]
+        else:
+            parts = [
+                {"x": chunk.image, LOG_LIKELIHOOD: _total(asked_for(chunk.log_likelihood), 2)} | chunk.latents
+                for chunk in posterior.draws(n, seed=own_seed)
+            ]
         names = [name for name in parts[0] if name not in _IMAGE_SITES[1:]]
         return {name: torch.cat([part[name] for part in parts]).to(y.device) for name in names}
 
@@ -356,6 +365,15 @@ def spread(values: Tensor, count: int) -> Tensor:
 def _total(log_likelihood: Tensor, leading: int) -> Tensor:
     """Log-likelihoods (*, B, 1) of measurements, of those of their values (*, B, ...), ``leading`` dimensions first."""
     return log_likelihood.flatten(leading).sum(-1, keepdim=True)
+
+
+def _of_images(physics: Any, y: Tensor, images: Tensor) -> Tensor:
+    """Log-likelihoods (n, B, 1) of a measurement, given images (n, B, C, H, W)."""
+    totals = []
+    for x in images:
+        p_y = likelihood(physics, measure(physics, x), event_dim=y.dim() - 1).mask(observed_mask(physics, y))
+        totals.append(_total(p_y.log_prob(torch.where(y.isnan(), 0.0, y)), 1))
+    return torch.stack(totals)
 
 
 def _some(values: Values, name: str, event_dim: int, count: int) -> Tensor:

@@ -13,6 +13,10 @@ Vectors = dict[str, Tensor]
 # Fewer channels are those of an image, not of latents.
 _FEW_CHANNELS = 16
 
+# By a rough product solutions go so much closer than they need to, in squares; and to leave more than this is to gain
+# little.
+_CLOSER, _LITTLE = 0.8, 1 / 16
+
 
 class Solution(NamedTuple):
     """What conjugate gradients ended in.
@@ -38,6 +42,8 @@ def conjugate_gradient(
     systems: int,
     tolerance: float,
     max_iterations: int,
+    eliminated: float = 0.0,
+    rough: Callable[[Vectors], Vectors] | None = None,
 ) -> Solution:
     r"""Solve :math:`\Lambda x = b` for symmetric, positive definite :math:`\Lambda`, each system for itself.
 
@@ -53,6 +59,10 @@ def conjugate_gradient(
         systems: Leading dimensions that number the systems.
         tolerance: Largest relative residual.
         max_iterations: Most products to be made.
+        eliminated: Squared size of the right-hand side in unknowns that were eliminated, in the same norm: residuals
+            are relative to the whole of it.
+        rough: A cheaper product, that is nearly the one with the matrix. It makes solutions, and the product itself
+            what is left of them; where little is gained so, solutions go on with the product itself.
 
     Example:
         >>> import torch
@@ -64,13 +74,43 @@ def conjugate_gradient(
         >>> found.x["v"].round(decimals=4), found.iterations
         (tensor([[1., 1.]]), 2)
     """
+    whole = _inner(b, precondition(b), systems) + eliminated
+    goal = whole * tolerance**2
+    x, left, size, iterations = dict.fromkeys(b, 0.0), b, whole, 0
+    while True:
+        # After a rough product one is left for the matrix, which tells what is left.
+        rough = rough if iterations + 1 < max_iterations else None
+        close, most = (goal, 0) if rough is None else (_CLOSER * goal, 1)
+        found, size_left, count = _steps(
+            rough or product, left, precondition, systems, close, max_iterations - iterations - most
+        )
+        x, iterations = {name: x[name] + part for name, part in found.items()}, iterations + count
+        if rough is None:
+            return Solution(x, iterations, _relative(size_left, whole))
+        image, iterations = product(x), iterations + 1
+        left = {name: part - image[name] for name, part in b.items()}
+        before, size = size, _inner(left, precondition(left), systems)
+        going = size > goal
+        if iterations >= max_iterations or not bool(going.any()):
+            return Solution(x, iterations, _relative(size, whole))
+        rough = rough if bool((size < _LITTLE * before)[going].all()) else None
+
+
+def _steps(
+    product: Callable[[Vectors], Vectors],
+    b: Vectors,
+    precondition: Callable[[Vectors], Vectors],
+    systems: int,
+    goal: Tensor,
+    most: int,
+) -> tuple[Vectors, Tensor, int]:
+    """Steps until what is left of b is within the goal: the solutions, what is left, how many steps."""
     x = {name: torch.zeros_like(part) for name, part in b.items()}
     r = dict(b)
     direction = precondition(r)
-    size = start = _inner(r, direction, systems)
-    goal = start * tolerance**2
+    size = _inner(r, direction, systems)
     iterations = 0
-    while iterations < max_iterations and bool((going := size > goal).any()):
+    while iterations < most and bool((going := size > goal).any()):
         image = product(direction)
         iterations += 1
         curvature = _inner(direction, image, systems)
@@ -84,7 +124,7 @@ def conjugate_gradient(
         ratio = torch.where(going, new / size, 0.0)
         direction = {name: scaled[name].addcmul(_like(ratio, direction[name]), direction[name]) for name in x}
         size = new
-    return Solution(x, iterations, torch.where(start > 0, size / start, 0.0).sqrt())
+    return x, size, iterations
 
 
 class ChannelPreconditioner:
@@ -131,6 +171,10 @@ def _inverse_correlation(values: Tensor) -> Tensor:
 def _inner(a: Vectors, b: Vectors, systems: int) -> Tensor:
     """Inner products, one a system."""
     return torch.stack([(a[name] * b[name]).flatten(systems).sum(systems) for name in a]).sum(0)
+
+
+def _relative(size: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, size / whole, 0.0).sqrt()
 
 
 def _like(scalars: Tensor, part: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from pyro_vble.guides.abilities import is_reparameterised
 from pyro_vble.guides.parameters import parameter_scope, parameters_of, with_own_parameters
 from pyro_vble.inference.adam import ScheduledAdam, adam_for
 from pyro_vble.inference.captured import CapturedSVI
+from pyro_vble.inference.convergence import Travel, has_settled
 from pyro_vble.inference.elbo import elbo_for
+from pyro_vble.inference.following import prior_follower
 from pyro_vble.inference.precision import dtype_of, network_precision, suited_precision
 from pyro_vble.inference.result import Fit, FitDivergedError
 from pyro_vble.inference.settings import FitSettings
@@ -66,10 +68,9 @@ def fit_guide(
         for scope in (torch.inference_mode(False), torch.enable_grad(), *scopes):
             stack.enter_context(scope)
         try:
-            for loss in _losses(svi_of(model, guide, y, settings), y, settings, progress):
+            svi = svi_of(model, guide, y, settings)
+            for loss in _losses(svi, y, settings, Travel(guide), trace, num_values, progress):
                 trace.append(-loss)
-                if _converged(trace, settings, num_values):
-                    break
         except KeyboardInterrupt:
             interrupted = True
             warnings.warn(
@@ -94,24 +95,44 @@ def svi_of(model: Callable, guide: Callable, y: Tensor, settings: FitSettings, *
     elbo = elbo_for(guide, settings, reparameterised=reparameterised, on_cuda=y.is_cuda)
     adam = adam_for(guide, settings)
     svi = CapturedSVI if y.is_cuda and reparameterised and not eager else FitSVI
-    return svi(tempered(model, settings.kl_weight), tempered(guide, settings.kl_weight), adam, loss=elbo, of=guide)
+    programs = tempered(model, settings.kl_weight), tempered(guide, settings.kl_weight)
+    after = prior_follower(guide, model, y, settings.kl_weight) if settings.schedule != "constant" else lambda: None
+    return svi(*programs, adam, loss=elbo, of=guide, after=after)
 
 
-def _losses(svi: FitSVI, y: Tensor, settings: FitSettings, progress: Progress) -> Iterator[float]:
-    """Take steps, yielding the loss of each that was finite; one that is not takes the fit back to its last state."""
+def _losses(
+    svi: FitSVI,
+    y: Tensor,
+    settings: FitSettings,
+    travel: Travel,
+    trace: list[float],
+    num_values: int,
+    progress: Progress,
+) -> Iterator[float]:
+    """Take steps, yielding the loss of each that was finite; one that is not takes the fit back to its last state.
+
+    A fit whose centres have come to rest goes on with the last part of its schedule, in which the rate falls and
+    centres are averaged; at a constant rate it ends as its ELBO has settled.
+    """
     optim: ScheduledAdam = svi.optim
     snapshot = candidate = svi.saved()
     rollbacks, progressed, loss = 0, False, math.nan
     unread: list[Tensor] = []
+    place = 0  # in the schedule
     bar = _bar(progress, settings.num_steps)
     try:
         for step in bar:
             if step % _SNAPSHOT_EVERY == 0:
                 candidate = svi.saved()
-            optim.rate = settings.rate(step) / 2**rollbacks
+            optim.rate = settings.rate(place) / 2**rollbacks
             with pyro.validation_enabled(step == 0):  # after the first step, checks would only cost time
                 unread.append(svi.step(y))
-            if len(unread) < svi.read_every and step + 1 < settings.num_steps:
+            place += 1
+            if place > settings.tail:
+                svi.collect()
+            elif step % settings.look_every == settings.look_every - 1 and settings.may_stop and travel.is_over():
+                place = settings.tail
+            if len(unread) < svi.read_every and place < settings.num_steps:
                 continue
             losses, unread = torch.stack(unread).tolist(), []
             for loss in losses:
@@ -122,6 +143,8 @@ def _losses(svi: FitSVI, y: Tensor, settings: FitSettings, progress: Progress) -
             if math.isfinite(loss):
                 if hasattr(bar, "set_postfix") and step % _SNAPSHOT_EVERY == _SNAPSHOT_EVERY - 1:
                     bar.set_postfix(elbo=f"{-loss:,.0f}", refresh=False)
+                if place == settings.num_steps or _ends_early(trace, settings, num_values):
+                    break
                 continue
             svi.restore(snapshot)
             candidate = snapshot
@@ -131,6 +154,7 @@ def _losses(svi: FitSVI, y: Tensor, settings: FitSettings, progress: Progress) -
         if rollbacks and not progressed:
             raise _Diverged(f"{loss} at every step,")
     finally:
+        svi.settle()
         svi.release()
         # The last update, after which the fit ended or was interrupted, has had no loss to judge it.
         if not all(bool(value.isfinite().all()) for value in svi.parameters):
@@ -161,21 +185,10 @@ def _check(guide: Callable, y: Tensor, precision: str) -> None:
         )
 
 
-def _converged(trace: list[float], settings: FitSettings, num_values: int) -> bool:
-    """Whether the ELBO, smoothed over a window, has surely stopped growing.
-
-    The window is the last quarter of the trace, so that it averages the more noise away the longer the fit takes; sure
-    means two standard errors. Where the rate falls, a plateau at a high rate is the rate's own noise, which the rest of
-    the schedule removes: it is left to.
-    """
-    step, window = len(trace), max(settings.window, len(trace) // 4)
-    if settings.tolerance is None or step < 2 * window or step % settings.window:
-        return False
-    if settings.rate(step) > settings.lr / 10 and settings.schedule != "constant":
-        return False
-    last, before = torch.tensor(trace[-2 * window :], dtype=torch.float64).reshape(2, window).flip(0)
-    error = ((last.var() + before.var()) / window).sqrt()
-    return float(last.mean() - before.mean() + 2 * error) < settings.tolerance * num_values
+def _ends_early(trace: list[float], settings: FitSettings, num_values: int) -> bool:
+    """Whether a fit is done: where the rate falls, a plateau at a high one is its noise, which the rest removes."""
+    low = settings.schedule == "constant" or settings.rate(len(trace)) <= settings.lr / 10
+    return low and has_settled(trace, settings, num_values)
 
 
 def _bar(progress: Any, num_steps: int) -> Any:

@@ -2,10 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pyro_vble._arguments import Count, NotNegative, Positive, checked, one_of
 
+#: What a quality stands for: steps that an ordinary restoration needs, and those that a hard one does.
+QUALITIES: dict[str, dict[str, Any]] = {"fast": {"num_steps": 90}, "accurate": {"num_steps": 300}}
+
+# Where in a schedule its last part begins.
+_TAIL = 0.6
+
+Quality = Annotated[str, one_of(*QUALITIES)]
 Schedule = Annotated[str, one_of("linear", "cosine", "constant")]
 ELBOName = Annotated[str, one_of("auto", "trace", "mean_field", "stl")]
 
@@ -32,7 +39,7 @@ class FitSettings:
         TypeError: If a setting is of another type.
     """
 
-    num_steps: Count = 60
+    num_steps: Count = QUALITIES["fast"]["num_steps"]
     lr: Positive = 0.2
     schedule: Schedule = "linear"
     num_particles: Count = 1
@@ -41,12 +48,36 @@ class FitSettings:
     tolerance: NotNegative | None = 1e-3
     window: Count = 20
 
+    @classmethod
+    def of(cls, quality: str, **given: Any) -> Self:
+        """The settings of a quality, "fast" or "accurate", but for those that are given, not None.
+
+        A tolerance of None is one that is given.
+        """
+        kept = {name: value for name, value in given.items() if value is not None or name == "tolerance"}
+        return cls(**(QUALITIES[quality] | kept))
+
     def rate(self, step: int) -> float:
         """Learning rate at a step, counted from 0."""
         left = 1 - step / self.num_steps
         return (
             self.lr * {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}[self.schedule]
         )
+
+    @property
+    def tail(self) -> int:
+        """The step from which on parameters are averaged that end at their mean; none at a constant rate."""
+        return self.num_steps if self.schedule == "constant" else math.floor(_TAIL * self.num_steps)
+
+    @property
+    def look_every(self) -> int:
+        """How often a fit looks whether its centres have come to rest."""
+        return max(5, self.num_steps // 12)
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a fit whose centres have come to rest goes on with the last part of its schedule."""
+        return self.tolerance is not None and self.schedule != "constant"
 
     @property
     def betas(self) -> tuple[float, float]:

@@ -25,17 +25,27 @@ class FitSVI(SVI):
         optim: The optimiser.
         loss: One of Pyro's ELBOs.
         of: The guide itself: its parameters are optimised although they may be none of Pyro's.
+        after: What follows every update of the parameters.
     """
 
     #: How many losses may wait for the host to look at them.
     read_every = 1
 
     def __init__(
-        self, model: Callable, guide: Callable, optim: ScheduledAdam, loss: Trace_ELBO, *, of: Callable
+        self,
+        model: Callable,
+        guide: Callable,
+        optim: ScheduledAdam,
+        loss: Trace_ELBO,
+        *,
+        of: Callable,
+        after: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(model, guide, optim, loss)
-        self.elbo, self._guide_itself = loss, of
+        self.elbo, self._guide_itself, self._after = loss, of, after
         self.parameters: dict[Tensor, None] = dict.fromkeys(parameters_of(of))
+        self._means: dict[Tensor, Tensor] = {}
+        self._collected = 0
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Take one step at the optimiser's rate; returns the loss before it, not looked at yet."""
@@ -70,6 +80,20 @@ class FitSVI(SVI):
         self.optim(moved)
         for p in moved:
             p.grad = None
+        self._after()
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Take the parameters that end at the mean of their last values into that mean, as they are now."""
+        self._collected += 1
+        for p in self.optim.averaged():
+            self._means.setdefault(p, torch.zeros_like(p)).lerp_(p, 1 / self._collected)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Put the parameters of which means were collected there."""
+        for p, mean in self._means.items():
+            p.copy_(mean)
 
     def release(self) -> None:
         """Let go of what only further steps need; parameters keep no gradient that another fit would add to."""
@@ -86,7 +110,8 @@ class FitSVI(SVI):
 
     @torch.no_grad()
     def restore(self, saved: list[_Saved]) -> None:
-        """Go back, in place: a captured step reads and writes where it always did."""
+        """Go back, in place: a captured step reads and writes where it always did. What was collected is dropped."""
+        self._means, self._collected = {}, 0
         for p, value, moments in saved:
             p.copy_(value)
             for name, moment in self.optim.moments(p).items():

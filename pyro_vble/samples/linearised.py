@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vble.inference.conjugate_gradient import Vectors, conjugate_gradient
+from pyro_vble.inference.conjugate_gradient import conjugate_gradient
 from pyro_vble.inference.draws import Draws
 from pyro_vble.inference.linearisation import Linearisation
 from pyro_vble.inference.precision import network_precision
@@ -40,13 +40,14 @@ class LinearisedPosterior(Samples):
     :class:`~pyro_vble.inference.linearisation.Linearisation` for the parts i. The guide gives the centre alone: its
     widths, and a KL weight that it was fitted with, play no part.
 
-    Draws are made in chunks, so that memory does not grow with their number. Latents are solved for in the precision of
-    y, whatever the networks sample in.
+    Draws are made in chunks, so that memory does not grow with their number. What is left of their equations is told in
+    the precision of y, whatever the networks sample in, and whatever solved for the latents.
 
     Args:
         posterior: A :class:`~pyro_vble.Posterior`, or a mixture of several.
         n: How many draws statistics take, where they are not told.
-        tolerance: Largest relative residual of the solutions.
+        tolerance: Largest residual of the solutions, relative to the right-hand sides of all latents; those of e count
+            for at most eight times the others.
         max_iterations: Most iterations of conjugate gradients; where they do not suffice a warning says so.
         recentre: Whether draws are about the Gauss-Newton step from the guide's centre (the residuals r), or about the
             centre itself.
@@ -154,7 +155,7 @@ class LinearisedPosterior(Samples):
 
         def make(fit: "Posterior", n: int) -> tuple[Draws, float]:
             if id(fit) not in ready:
-                ready[id(fit)] = _System(fit, n)
+                ready[id(fit)] = _System(fit, n, self.tolerance)
             return self._solved(ready[id(fit)], fit, n)
 
         worst = 0.0
@@ -175,16 +176,22 @@ class LinearisedPosterior(Samples):
     def _solved(self, system: "_System", fit: "Posterior", n: int) -> tuple[Draws, float]:
         """So many draws of a fit, and their largest residual."""
         with network_precision("float32", self.y.device):
+            errors = system.linear.noise()
+            if self.recentre:
+                errors = {name: error + system.linear.residuals()[name] for name, error in errors.items()}
             found = conjugate_gradient(
                 system.linear.product,
-                system.right_hand_side(self.recentre),
+                system.linear.right_hand_side(errors),
                 system.preconditioner,
                 systems=2,
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
+                eliminated=system.linear.eliminated,
+                rough=system.linear.rough_product,
             )
+            solution = system.linear.completed(found.x, errors)
         self.iterations = max(self.iterations, found.iterations)
-        latents = {name: system.centre[name] + delta[:n] for name, delta in found.x.items()}
+        latents = {name: system.centre[name] + delta[:n] for name, delta in solution.items()}
         with network_precision(fit.precision, self.y.device), pyro.plate("samples", n, dim=-2):
             x = poutine.condition(fit.model.image, data=latents)(fit.y, latents["z"])
         return Draws(x.expand(n, *self.shape), latents), float(found.residual[:n].max())
@@ -202,13 +209,8 @@ class LinearisedPosterior(Samples):
 class _System:
     """The linear equations of a fit."""
 
-    def __init__(self, fit: "Posterior", copies: int) -> None:
+    def __init__(self, fit: "Posterior", copies: int, tolerance: float) -> None:
         with network_precision("float32", fit.y.device):
             self.centre = fit.centre()
-            self.linear = Linearisation(fit.model, fit.y, self.centre, copies)
+            self.linear = Linearisation(fit.model, fit.y, self.centre, copies, tolerance)
             self.preconditioner = self.linear.preconditioner()
-            self._gradient = self.linear.gradient()
-
-    def right_hand_side(self, recentre: bool) -> Vectors:
-        noise = self.linear.noise()
-        return {name: v + self._gradient[name] for name, v in noise.items()} if recentre else noise

@@ -54,6 +54,28 @@ def test_no_right_hand_side_and_too_few_iterations(matrices):
     assert float(stopped.residual.max()) > 1e-9
 
 
+@pytest.mark.parametrize(("error", "most"), [(0.01, 500), (5.0, 500), (0.01, 2), (0.01, 1)])
+def test_a_rough_product_makes_the_same_solutions(matrices, error, most):
+    b = torch.randn(4, SIZE, dtype=torch.float64)
+    product = lambda v: {"v": torch.einsum("sij,sj->si", matrices, v["v"])}  # noqa: E731
+    rough = lambda v: {"v": (1 + error) * product(v)["v"]}  # noqa: E731
+    found = conjugate_gradient(product, {"v": b}, dict, systems=1, tolerance=1e-9, max_iterations=most, rough=rough)
+    left = (b - product(found.x)["v"]).norm(dim=1) / b.norm(dim=1)
+    assert found.iterations <= most
+    assert most < 500 or float(found.residual.max()) <= 1e-9
+    torch.testing.assert_close(found.residual, left, rtol=1e-3, atol=1e-12)
+
+
+def test_residuals_are_relative_to_what_was_eliminated_too(matrices):
+    b = {"v": torch.randn(4, SIZE, dtype=torch.float64)}
+    how = {"systems": 1, "tolerance": 0.01, "max_iterations": 500}
+    product = lambda v: {"v": torch.einsum("sij,sj->si", matrices, v["v"])}  # noqa: E731
+    alone = conjugate_gradient(product, b, dict, **how)
+    together = conjugate_gradient(product, b, dict, **how, eliminated=99 * float(b["v"].square().sum(1).max()))
+    assert float(together.residual.max()) <= 0.01
+    assert together.iterations < alone.iterations
+
+
 def test_channels_that_go_together_take_fewer_iterations():
     channels, places = 32, 8
     root = torch.randn(channels, channels, dtype=torch.float64) / channels**0.5

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pyro_vble.inference.transposition import TransposableConvolutions
+from pyro_vble.inference.transposition import TransposableLayers
+from pyro_vble.models.gdn import divisive_normalisation
 
 CALLS = {
     "conv2d": lambda x: F.conv2d(x, WEIGHT, BIAS, padding=1),
@@ -16,8 +17,11 @@ CALLS = {
     "transposed": lambda x: F.conv_transpose2d(x, WEIGHT.transpose(0, 1), BIAS, stride=2, padding=1, output_padding=1),
     "transposed, in order": lambda x: F.conv_transpose2d(x, GROUPED, None, 2, 1, 1, 4),
     "conv1d": lambda x: F.conv1d(x.flatten(2), WEIGHT[..., 0]),
+    "normalised": lambda x: divisive_normalisation(x.reshape(-1, 4), GAMMA, BETA, False),
+    "normalised, inversely": lambda x: divisive_normalisation(x.reshape(-1, 4), GAMMA, BETA, True),
 }
 WEIGHT, GROUPED, BIAS = torch.randn(6, 4, 3, 3).double(), torch.randn(4, 1, 3, 3).double(), torch.randn(6).double()
+GAMMA, BETA = torch.rand(4, 4).double(), torch.rand(4).double()
 
 
 def products(call, x, v):
@@ -34,14 +38,25 @@ def products(call, x, v):
 def test_products(name):
     x, v = torch.randn(2, 2, 4, 9, 8, dtype=torch.float64)
     expected = products(CALLS[name], x, v)
-    with TransposableConvolutions():
+    with TransposableLayers():
         found = products(CALLS[name], x, v)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_copies_share_what_is_kept(inverse):
+    x, v = torch.randn(2, 6, 4, dtype=torch.float64)
+    x, call = x[:3].repeat(2, 1), lambda x: divisive_normalisation(x, GAMMA, BETA, inverse)
+    expected = products(call, x, v)
+    with TransposableLayers(copies=2):
+        found = products(call, x, v)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_a_weight_that_learns_keeps_its_gradient():
     layer = torch.nn.Conv2d(4, 6, 3).double()
-    with TransposableConvolutions():
+    with TransposableLayers():
         layer(torch.randn(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)).sum().backward()
     assert layer.weight.grad is not None

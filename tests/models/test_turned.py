@@ -52,6 +52,7 @@ class TestTurnedPrior:
         assert torch.equal(std, turn(own_std))
         variance = prior.latent_variance(latents, shape)["z"]
         assert torch.equal(variance, cae.latent_variance(latents, turn.inverse.of_shape(shape))["z"])
+        assert torch.equal(variance, prior.latent_moments(latents, shape)["z"][1])
 
     def test_standard_deviations_of_pixels_turn_with_them(self, turn):
         vae = convolutional_vae((3, 64, 64), num_latents=4, channels=(4, 4))

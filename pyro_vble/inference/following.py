@@ -1,0 +1,47 @@
+"""Keeping widths right while the prior beneath them moves."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_vble.models.restoration import RestorationModel
+
+
+def prior_follower(guide: Callable, model: RestorationModel, y: Tensor, kl_weight: float) -> Callable[[], None]:
+    r"""What follows every step of a fit: the prior's part of a width's precision is exchanged as h moves.
+
+    .. math:: \frac 1{a_k^2} \leftarrow \Big(\frac 1{a_k^2} - \frac \lambda{v_k(\bar h_0)}\Big)_+
+        + \frac \lambda{v_k(\bar h)}, \qquad v_k(h) = \mathrm{Var}[p(z_k|h)]
+
+    from the h̄₀ of the step before. A width starts from 1/a² = λ/v + f, f what the measurement tells; left alone it
+    would have to learn each change of v from its noisy gradient. Guides that have no ``follow_``, and priors that tell
+    no variance, are left alone.
+
+    Args:
+        guide: The guide.
+        model: Its model.
+        y: Measurement (B, ...).
+        kl_weight: λ.
+    """
+    if not callable(getattr(guide, "follow_", None)) or not callable(getattr(guide, "median", None)):
+        return lambda: None
+
+    def precision() -> Tensor | None:
+        latents = guide.median(y)
+        variance = model.prior.latent_variance(latents, model.image_shape(y)) if "h" in latents else {}
+        return kl_weight / variance["z"] if "z" in variance else None
+
+    with torch.no_grad():
+        before = precision()
+    if before is None:
+        return lambda: None
+    before = before.clone()  # of this tensor alone: a captured step reads and writes it
+
+    @torch.no_grad()
+    def follow() -> None:
+        now = precision()
+        guide.follow_("z", before, now)
+        before.copy_(now)
+
+    return follow
