@@ -219,7 +219,7 @@ def calls(good: dict, folder: Path) -> list[Call]:
         Call("compare_guides", pv.compare_guides, (y, physics, prior, [VBLE]), {"truth": y, "num_samples": 25,
              "block": 8, "max_units": 16, "seed": 0, "progress": False, "num_steps": 1}, own),
         Call("reference_posterior", pv.reference_posterior, (posterior,), {"num_samples": 4, "num_warmup": 0,
-             "num_chains": 1, "kernel": "hmc", "max_tree_depth": 1, "seed": 0, "progress": False}),
+             "num_chains": 1, "thinning": 2, "kernel": "hmc", "max_tree_depth": 1, "seed": 0, "progress": False}),
     ]  # fmt: skip
     built = VBLE(model, y)
     fit = Call("fit", pv.fit, (model, built, y), fitting, {2: measurements()})

@@ -1,16 +1,13 @@
 """A gold standard at small size: Markov chains on the same model, started from the guide."""
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
-import numpy as np
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer import HMC, MCMC, NUTS
+from pyro.infer import MCMC, NUTS
 from torch import Tensor
-from torch.distributions import biject_to, constraints
 
 from pyro_vble import metrics
 from pyro_vble._arguments import Count, CountOrZero, Flag, Seed, brief, checked, one_of, whole_from
@@ -18,16 +15,16 @@ from pyro_vble._extras import extra
 from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble._precision import exact_convolutions
 from pyro_vble._tensors import RealTensor
+from pyro_vble.diagnostics._coordinates import Coordinates
+from pyro_vble.diagnostics._hmc import HMCState
 from pyro_vble.diagnostics._source import OnePosterior
-from pyro_vble.inference.draws import latents_of
+from pyro_vble.diagnostics._whitening import whitened_hmc
 from pyro_vble.models.turned import turn_of
-from pyro_vble.samples import Posterior, ReferencePosterior, Samples
+from pyro_vble.samples import ReferencePosterior, Samples
 from pyro_vble.seeding import derived_seed, seeded
 
-if TYPE_CHECKING:
-    pass
-
-_PILOT_DRAWS = 200
+# Mean length of a trajectory, in standard deviations: a quarter of a turn of a harmonic oscillator.
+_TRAJECTORY = 1.5708
 
 
 @one_at_a_time
@@ -37,31 +34,39 @@ def reference_posterior(
     *,
     num_samples: Annotated[int, whole_from(4)] = 300,
     num_warmup: CountOrZero = 300,
-    num_chains: Count = 2,
-    kernel: Annotated[str, one_of("nuts", "hmc")] = "nuts",
+    num_chains: Count = 4,
+    thinning: Count = 1,
+    kernel: Annotated[str, one_of("hmc", "nuts")] = "hmc",
     max_tree_depth: Annotated[int, whole_from(1, 20)] = 7,
     seed: Seed | None = None,
     progress: Flag = True,
 ) -> ReferencePosterior:
-    r"""Sample p(x, z, h | y) by Pyro's NUTS or HMC, on the model that a guide was fitted to.
+    r"""Sample p(x, z, h | y) by Markov chains, on the model that a guide was fitted to.
 
-    Every latent is sampled in the guide's own coordinates, :math:`v = \bar v + a\,\varepsilon` with centre and width
-    estimated from its draws, and every chain starts from a draw of the guide. Chains know nothing else of it: what
-    they converge to is the posterior of the model. This takes minutes where a fit takes seconds: it is for images of
-    32x32 to 64x64 pixels.
+    Chains start from draws of the guide, whose places and widths also make their coordinates: v = v̄ + a ε for every
+    latent v, but for z of an autoencoder, which moves along with the mean and the width that its prior has at h.
+    Chains know nothing else of the guide: what they converge to is the posterior of the model. This takes minutes
+    where a fit takes seconds: it is for images of 32x32 to 64x64 pixels. ``convergence()`` of what is returned says how
+    far they came.
+
+    The kernel "hmc" is Hamiltonian Monte Carlo of all chains in one batch, so that a network is run once for all of
+    them. "nuts" is Pyro's, chain after chain. Interrupted from the keyboard, "hmc" keeps the draws that it has.
 
     References:
+        | MCMC using Hamiltonian dynamics (Neal, 2011)
+        | https://arxiv.org/abs/1206.1901
         | The no-U-turn sampler (Hoffman and Gelman, 2014)
         | https://arxiv.org/abs/1111.4246
 
     Args:
         posterior: A fitted posterior of one image, with its operator. One of VBLE-xz has the image as a latent. Of
             several fits the chains start from each in turn.
-        num_samples: Draws of each chain.
+        num_samples: Draws of each chain that are kept.
         num_warmup: Steps of each chain that adapt step size and mass matrix, and are dropped.
-        num_chains: Number of chains, one after another.
-        kernel: "nuts" or "hmc" (trajectories of length π/2).
-        max_tree_depth: NUTS takes at most 2 to this power leapfrog steps a draw.
+        num_chains: Number of chains.
+        thinning: Keep every so many-th draw.
+        kernel: "hmc" or "nuts".
+        max_tree_depth: At most 2 to this power leapfrog steps a draw.
         seed: Seed; that of the posterior by default.
         progress: Whether to show a bar.
 
@@ -78,7 +83,7 @@ def reference_posterior(
         >>> posterior = pv.restore(y, physics, "vae-mnist", num_steps=20, seed=0, progress=False)
         >>> reference = pv.reference_posterior(posterior, num_samples=5, num_warmup=5, progress=False)
         >>> reference.image.shape
-        torch.Size([2, 5, 1, 1, 28, 28])
+        torch.Size([4, 5, 1, 1, 28, 28])
     """
     if len(posterior.y) != 1:
         raise ValueError(f"Chains are for one image; received a batch of {len(posterior.y)}; restore one of them.")
@@ -91,40 +96,83 @@ def reference_posterior(
             "fits, posterior.fits[k]."
         )
     seed = posterior.lasting_seed(seed)
-    start = time.perf_counter()
-    targets = [_Target(fit, seed) for fit in posterior.fits]
-    images, latents, acceptance, divergent = [], [], [], 0
-    for chain in range(num_chains):
-        target, exact = targets[chain % len(targets)], exact_convolutions(posterior.y.device)
-        with seeded(derived_seed(seed, "chain", chain)), pyro.validation_enabled(False), exact:
-            if kernel == "nuts":
-                sampler = NUTS(potential_fn=target.potential, max_tree_depth=max_tree_depth)
-            else:
-                sampler = HMC(potential_fn=target.potential, trajectory_length=np.pi / 2)
-            mcmc = MCMC(
-                sampler,
-                num_samples=num_samples,
-                warmup_steps=num_warmup,
-                initial_params=target.start(),
-                disable_progbar=not progress,
-            )
-            mcmc.run()
-            drawn = [target.values(one) for one in _unstacked(mcmc.get_samples())]
-            images.append(torch.stack([target.image(values) for values in drawn]))
-        latents.append({name: torch.stack([values[name] for values in drawn]) for name in drawn[0]})
-        diagnostics = mcmc.diagnostics()
-        acceptance.append(float(diagnostics["acceptance rate"]["chain 0"]))
-        divergent += len(diagnostics["divergences"]["chain 0"])
-    out = lambda value: value.to(posterior.output_device)  # noqa: E731
+    begin = time.perf_counter()
+    exact = exact_convolutions(posterior.y.device)
+    # A caller's autograd mode is not the chains': under inference_mode nothing would have a gradient.
+    with torch.inference_mode(False), torch.enable_grad(), pyro.validation_enabled(False), exact:
+        coordinates = Coordinates(posterior.fits, seed)
+        if kernel == "nuts":
+            chains = [
+                _nuts(coordinates, chain, num_samples * thinning, num_warmup, max_tree_depth, seed, progress)
+                for chain in range(num_chains)
+            ]
+            states, acceptances, divergent = (list(parts) for parts in zip(*chains, strict=True))
+            positions, acceptance = torch.stack(states, 1)[thinning - 1 :: thinning], torch.stack(acceptances)
+            num_divergent = sum(divergent)
+        else:
+            with seeded(derived_seed(seed, "chains")):
+                how = {"trajectory": _TRAJECTORY, "max_steps": 2**max_tree_depth}
+                total = num_samples * thinning
+                transitions = whitened_hmc(coordinates, num_chains, num_samples=total, num_warmup=num_warmup, **how)
+                kept = _kept(transitions, num_warmup + total, 4 * thinning, progress)
+            positions = torch.stack([state.position for state in kept[thinning - 1 :: thinning]])
+            acceptance = torch.stack([state.acceptance for state in kept]).mean(0)
+            num_divergent = int(torch.stack([state.divergent for state in kept]).sum())
+        with seeded(derived_seed(seed, "images")):
+            drawn = [coordinates.images_and_latents(position) for position in positions]
+    out = lambda values: torch.stack(values, 1)[:, :, None].to(posterior.output_device)  # noqa: E731
     return ReferencePosterior(
-        image=out(torch.stack(images)),
-        latents={name: out(torch.stack([chain[name] for chain in latents])) for name in latents[0]},
-        y=out(posterior.y),
+        image=out([image for image, _ in drawn]),
+        latents={name: out([latents[name] for _, latents in drawn]) for name in drawn[0][1]},
+        y=posterior.y.to(posterior.output_device),
         physics=posterior.physics,
-        seconds=time.perf_counter() - start,
-        acceptance=torch.tensor(acceptance),
-        num_divergent=divergent,
+        seconds=time.perf_counter() - begin,
+        acceptance=acceptance.cpu(),
+        num_divergent=num_divergent,
     )
+
+
+def _kept(transitions: Iterator[HMCState], total: int, enough: int, progress: bool) -> list[HMCState]:
+    """States after warm-up; those that there are, if the keyboard interrupts and they are enough."""
+    from tqdm.auto import tqdm
+
+    kept = []
+    try:
+        for state in tqdm(transitions, total=total, desc="chains", unit="draw", disable=not progress, leave=False):
+            if state.warm:
+                kept.append(state)
+    except KeyboardInterrupt:
+        if len(kept) < enough:
+            raise
+    return kept
+
+
+def _nuts(
+    coordinates: Coordinates,
+    chain: int,
+    num_samples: int,
+    num_warmup: int,
+    max_tree_depth: int,
+    seed: int,
+    progress: bool,
+) -> tuple[Tensor, Tensor, int]:
+    """Positions (draws, dimensions) of one chain of Pyro's NUTS, its acceptance, and its number of divergences."""
+    with seeded(derived_seed(seed, "chain", chain)):
+        start = coordinates.start(chain + 1)[chain]
+        sampler = NUTS(
+            potential_fn=lambda at: -coordinates.log_density(at["position"][None])[0], max_tree_depth=max_tree_depth
+        )
+        mcmc = MCMC(
+            sampler,
+            num_samples=num_samples,
+            warmup_steps=num_warmup,
+            initial_params={"position": start},
+            disable_progbar=not progress,
+        )
+        mcmc.run()
+    found = mcmc.diagnostics()
+    acceptance = torch.tensor(float(found["acceptance rate"]["chain 0"]))
+    return mcmc.get_samples()["position"], acceptance, len(found["divergences"]["chain 0"])
 
 
 @checked
@@ -200,53 +248,3 @@ def _row(
     if truth is not None:
         row |= {"coverage_90": metrics.coverage(interval, truth), "psnr": metrics.psnr(mean, truth)}
     return row
-
-
-class _Target:
-    """The posterior's density in the guide's coordinates."""
-
-    def __init__(self, posterior: Posterior, seed: int) -> None:
-        self.posterior, self.model, self.y = posterior, posterior.model, posterior.y
-        supports = {name: prior.support for name, prior in self.model.physics_priors.items()}
-        with seeded(derived_seed(seed, "pilot")), torch.no_grad():
-            pilot = latents_of(posterior.guide_trace(_PILOT_DRAWS))
-        self.transforms = {name: biject_to(supports.get(name, constraints.real)) for name in pilot}
-        free = {name: self.transforms[name].inv(value) for name, value in pilot.items()}
-        self.centre = {name: value.mean(0) for name, value in free.items()}
-        # A point mass has no width of its own.
-        self.width = {name: value.std(0).clamp_min(1e-4) for name, value in free.items()}
-
-    def start(self) -> dict[str, Tensor]:
-        """A draw of the guide."""
-        with torch.no_grad():
-            drawn = latents_of(self.posterior.guide_trace(1))
-        return {
-            name: (self.transforms[name].inv(value[0]) - self.centre[name]) / self.width[name]
-            for name, value in drawn.items()
-        }
-
-    def values(self, position: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Latents by site at a position."""
-        return {name: self.transforms[name](value) for name, value in self._free(position).items()}
-
-    def potential(self, position: Mapping[str, Tensor]) -> Tensor:
-        """-log p(y, x, z, h) at a position, with the transforms' Jacobian."""
-        free = self._free(position)
-        values = {name: self.transforms[name](value) for name, value in free.items()}
-        jacobian = sum(self.transforms[n].log_abs_det_jacobian(free[n], values[n]).sum() for n in free)
-        trace = poutine.trace(poutine.condition(self.model, data=values)).get_trace(self.y)
-        return -torch.as_tensor(trace.log_prob_sum() + jacobian)
-
-    def _free(self, position: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Unconstrained latents at a position."""
-        return {name: self.centre[name] + self.width[name] * value for name, value in position.items()}
-
-    @torch.no_grad()
-    def image(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The image that belongs to the latents."""
-        image = poutine.condition(self.model.image, data=dict(values))(self.y)
-        return image.expand(self.posterior.shape)
-
-
-def _unstacked(samples: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    return [{name: value[i] for name, value in samples.items()} for i in range(len(next(iter(samples.values()))))]

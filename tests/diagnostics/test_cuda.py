@@ -39,7 +39,9 @@ def test_semi_blind_and_chains(bundled, x):
     priors = {"sigma": dist.HalfNormal(0.2), "width": dist.LogNormal(0.0, 0.5)}
     posterior = pv.restore(physics(x), physics, bundled, VBLE, physics_priors=priors, **FAST)
     assert posterior.sample_latents(3)["sigma"].shape == (3, 1)
-    chains = pv.reference_posterior(posterior, num_samples=4, num_warmup=2, max_tree_depth=2, progress=False)
+    chains = pv.reference_posterior(
+        posterior, num_samples=4, num_warmup=40, num_chains=2, max_tree_depth=2, progress=False
+    )
     assert chains.image.shape == (2, 4, 1, 3, 64, 64)
 
 

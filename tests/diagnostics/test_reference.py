@@ -1,5 +1,6 @@
 """Chains on problems whose posterior is known."""
 
+import itertools
 import math
 
 import pyro.distributions as dist
@@ -10,7 +11,9 @@ from helpers import MatrixPhysics, linear_vae
 
 import pyro_vble as pv
 from pyro_vble.diagnostics import compare_with_reference
-from pyro_vble.guides import VBLExz
+from pyro_vble.diagnostics._whitening import whitened_hmc
+from pyro_vble.guides import VBLE, VBLExz
+from pyro_vble.models import CAE
 
 SHAPE = (1, 3, 3)
 
@@ -56,6 +59,76 @@ def test_the_table(problem, reference):
     assert table.loc["chains", "coverage_90_of_chains"] == pytest.approx(0.9, abs=0.01)
     assert 0 < table.loc["VBLE-xz", "coverage_90_of_chains"] < 1
     assert table.loc["chains", "ess_bulk"] > 50
+
+
+def test_mean_and_covariance_in_closed_form():
+    """The latents' posterior N((I + G'G/t²)⁻¹ G'y/t², (I + G'G/t²)⁻¹) of y = G z + noise of standard deviation t."""
+    torch.manual_seed(0)
+    G, t = torch.tensor([[1.0, 0.8], [0.2, 1.0], [0.5, 0.9]], dtype=torch.float64), 0.5
+    prior = linear_vae(torch.eye(2, dtype=torch.float64), torch.zeros(2), 1.0, (1, 1, 2))
+    y = torch.tensor([[1.0, -0.5, 0.3]], dtype=torch.float64)
+    posterior = pv.restore(
+        y, MatrixPhysics(G, GaussianNoise(t)), prior, VBLE, image_shape=(1, 1, 2), precision="float64", num_steps=60,
+        seed=0, progress=False,
+    )  # fmt: skip
+    chains = pv.reference_posterior(posterior, num_samples=200, num_warmup=60, num_chains=16, seed=0, progress=False)
+    covariance = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + G.T @ G / t**2)
+    mean, draws = covariance @ G.T @ y[0] / t**2, chains.latents["z"].reshape(-1, 2)
+    std = covariance.diagonal().sqrt()
+    assert chains.convergence(patch=1)["r_hat_z"] < 1.05
+    # 3,200 draws that are hardly correlated: standard errors of 0.02 of both.
+    assert float(((draws.mean(0) - mean) / std).abs().max()) < 0.08
+    assert float(((torch.cov(draws.T) - covariance) / (std[:, None] * std)).abs().max()) < 0.1
+    assert float(covariance[0, 1] / std.prod()) < -0.5, "a mean-field guide has none"
+
+
+@pytest.mark.parametrize("kernel", ["hmc", "nuts"])
+def test_kernels_thin_alike(problem, kernel):
+    how = {"num_samples": 4, "num_warmup": 12, "num_chains": 3, "thinning": 2, "seed": 0, "progress": False}
+    chains = pv.reference_posterior(problem[0], kernel=kernel, max_tree_depth=2, **how)
+    assert chains.image.shape == (3, 4, 1, *SHAPE)
+    assert chains.latents["z"].shape == (3, 4, 1, 2)
+    assert chains.acceptance.shape == (3,)
+    assert bool(((chains.acceptance >= 0) & (chains.acceptance <= 1)).all())
+    starts = chains.latents["z"][:, 0, 0]
+    assert len(starts.unique(dim=0)) == 3
+    again = pv.reference_posterior(problem[0], kernel=kernel, max_tree_depth=2, **how)
+    assert torch.equal(again.image, chains.image)
+
+
+def test_autograd_mode_of_the_caller_does_not_matter(problem):
+    with torch.inference_mode():
+        chains = pv.reference_posterior(problem[0], num_samples=4, num_warmup=0, seed=0, progress=False)
+    assert chains.image.shape == (4, 4, 1, *SHAPE)
+
+
+def test_interrupted_chains_are_kept(problem, monkeypatch):
+    how = {"num_samples": 50, "num_warmup": 0, "seed": 0, "progress": False}
+
+    def interrupted_after(draws):
+        def transitions(*args, **kwargs):
+            yield from itertools.islice(whitened_hmc(*args, **kwargs), draws)
+            raise KeyboardInterrupt
+
+        return transitions
+
+    monkeypatch.setattr("pyro_vble.diagnostics.reference.whitened_hmc", interrupted_after(6))
+    assert pv.reference_posterior(problem[0], **how).image.shape == (4, 6, 1, *SHAPE)
+    monkeypatch.setattr("pyro_vble.diagnostics.reference.whitened_hmc", interrupted_after(3))
+    with pytest.raises(KeyboardInterrupt):
+        pv.reference_posterior(problem[0], **how)
+
+
+def test_an_autoencoder_with_a_context_model_and_several_fits():
+    from helpers import small_network
+
+    prior = CAE(small_network("JointAutoregressiveHierarchicalPriors"), alpha=0.025)
+    y = torch.rand(1, 3, 32, 32)
+    posterior = pv.restore(y, Denoising(GaussianNoise(0.1)), prior, num_steps=2, num_fits=2, seed=0, progress=False)
+    how = {"num_samples": 4, "num_warmup": 0, "max_tree_depth": 2, "progress": False}
+    chains = pv.reference_posterior(posterior, **how)
+    assert chains.image.shape == (4, 4, 1, 3, 32, 32)
+    assert bool(chains.image.isfinite().all())
 
 
 def test_a_few_draws(problem):
