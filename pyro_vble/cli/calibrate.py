@@ -80,7 +80,7 @@ def calibrate(
             if posterior.interrupted:  # half a fit is none to learn from
                 raise KeyboardInterrupt
             say(f"{index + 1} of {len(chosen)}: {path.name}")
-            yield posterior, truth
+            yield fit.drawn(posterior), truth
 
     calibration = Calibration.fit_pairs(pairs(), num_samples=fit.samples)
     calibration.save(output)

@@ -29,6 +29,7 @@ class Fit:
     kl_weight: options.KLWeight = 1.0
     rate_scale: options.RateScale = "1"
     symmetries: options.Symmetries = None
+    linearised: options.Linearised = False
     samples: options.Samples = 100
     seed: options.Seed = 0
     device: options.Device = "auto"
@@ -52,6 +53,10 @@ class Fit:
         from pyro_vble.models.turned import SYMMETRIES
 
         return 1 if self.symmetries is None else len(SYMMETRIES[self.symmetries])
+
+    def drawn(self, posterior: Any) -> Any:
+        """What statistics and draws are of: the posterior, or its linearised draws."""
+        return posterior.linearised(self.samples) if self.linearised else posterior
 
     def load_prior(self) -> Any:
         """The prior."""

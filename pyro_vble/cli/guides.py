@@ -10,7 +10,7 @@ import typer
 from pyro_vble.cli.options import Entry, given, option_name
 
 # What a point estimate has no use for.
-_OF_SPREAD = ("samples", "draws", "calibration")
+_OF_SPREAD = ("samples", "draws", "calibration", "linearised")
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,14 @@ RateScale = Annotated[
         "compete on the evidence.",
     ),
 ]
+Linearised = Annotated[
+    bool,
+    typer.Option(
+        "--linearised",
+        help="Samples that know how latents depend on each other: wider error bars, for half a second of one core a "
+        "sample of 256x256 pixels.",
+    ),
+]
 Symmetries = Annotated[
     str | None,
     typer.Option(

@@ -24,7 +24,7 @@ from pyro_vble.io import inference_data
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.draw_stream import DrawStream
 from pyro_vble.io.images import ImageFile, write_image
-from pyro_vble.samples import Fitted
+from pyro_vble.samples import Fitted, Samples
 
 if TYPE_CHECKING:
     from pyro_vble.training import Evaluation, TrainingResult, VarianceRatios
@@ -74,14 +74,23 @@ class Estimates:
 
 
 def estimates(
-    posterior: Fitted, num_samples: int, label: str, truth: Tensor | None = None, *, spread: bool = True
+    posterior: Fitted,
+    num_samples: int,
+    label: str,
+    truth: Tensor | None = None,
+    *,
+    spread: bool = True,
+    drawn: Samples | None = None,
 ) -> Estimates:
     """Estimates and error bars of a posterior, with PSNR, SSIM and coverage where a truth is known.
+
+    Statistics are of ``drawn``, by default the posterior itself.
 
     All statistics have the posterior's seed, and so share its samples, or their moments where those are too many.
     """
     mmse_z = posterior.mmse_z
-    mmse_x = posterior.mmse_x(num_samples) if spread else mmse_z
+    drawn = posterior if drawn is None else drawn
+    mmse_x = drawn.mmse_x(num_samples) if spread else mmse_z
     check = predictive_check(posterior, num_samples=_CHECKED if spread else 1)
     figures = {"elbo": float(posterior.elbo[-10:].mean()), "steps": len(posterior.elbo)}
     figures["residual_over_noise"] = float(check.ratio.mean())
@@ -90,15 +99,15 @@ def estimates(
             "psnr_mmse_x": metrics.psnr(mmse_x, truth),
             "psnr_mmse_z": metrics.psnr(mmse_z, truth),
             "ssim_mmse_x": metrics.ssim(mmse_x, truth),
-            "coverage_90": metrics.coverage(posterior.interval(PROBABILITY, num_samples), truth),
+            "coverage_90": metrics.coverage(drawn.interval(PROBABILITY, num_samples), truth),
         }
     return Estimates(
         label,
         mmse_z,
         mmse_x,
-        posterior.std(num_samples) if spread else None,
-        posterior.error_quantile(PROBABILITY, num_samples) if spread else None,
-        posterior.sample(2) if spread else None,
+        drawn.std(num_samples) if spread else None,
+        drawn.error_quantile(PROBABILITY, num_samples) if spread else None,
+        drawn.sample(2) if spread else None,
         figures,
         check,
     )
@@ -189,14 +198,14 @@ def tell_if_unexplained(check: PredictiveCheck, causes: list[str]) -> None:
 
 def write_netcdf(
     path: Path,
-    posterior: Fitted,
+    posterior: Samples,
     num_draws: int,
     truth: Tensor | None = None,
     coords: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Write posterior draws as NetCDF, for ``arviz.from_netcdf``."""
-    groups = ("posterior", "posterior_predictive", "sample_stats", "observed_data", "constant_data")
-    source = DrawStream(posterior, num_draws, None, set(groups), truth, coords, None)
+    groups = {"posterior", "posterior_predictive", "sample_stats", "observed_data", "constant_data"}
+    source = DrawStream(posterior, num_draws, None, groups & posterior.groups, truth, coords, None)
     datasets = inference_data.drawn(source)
     size = sum(dataset.nbytes for dataset in datasets.values())
     with atomic_path(path) as temporary:

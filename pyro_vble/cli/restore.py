@@ -124,7 +124,9 @@ def restore(
         raise typer.Exit(130)
     if interrupted:
         say("What is fitted so far is sampled and written, marked as interrupted; Ctrl-C again ends at once.")
-    posterior = posterior.calibrated(learnt)
+    drawn = fit.drawn(posterior).calibrated(learnt)
+    if not fit.linearised:  # a calibration of linearised draws is none of the posterior that is saved
+        posterior = drawn
     fitted = time.perf_counter()
 
     about = {
@@ -139,6 +141,7 @@ def restore(
         "kl_weight": fit.kl_weight,
         "rate_scale": posterior.model.prior.settings.get("rate_scale"),
         "symmetries": fit.symmetries,
+        "linearised": fit.linearised,
         "calibration": calibration,
         "seed": fit.seed,
         "num_samples": fit.samples if spread else None,
@@ -149,7 +152,7 @@ def restore(
     try:
         posterior.save(output / "fit.pvble")
         with stage(f"Drawing {fit.samples} samples for estimates and error bars" if spread else "Decoding"):
-            result = report.estimates(posterior, fit.samples, fit.family.name, spread=spread)
+            result = report.estimates(posterior, fit.samples, fit.family.name, spread=spread, drawn=drawn)
         seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
         enlarged = missing.repeat_interleave(problem.ratio, -1).repeat_interleave(problem.ratio, -2)
         absent = None if filled else enlarged
@@ -164,7 +167,7 @@ def restore(
         if spread and draws:
             coords = source.coordinates(*result.mmse_x.shape[-2:])
             with stage(f"Writing {draws} draws"):
-                report.write_netcdf(output / "posterior.nc", posterior, draws, coords=coords)
+                report.write_netcdf(output / "posterior.nc", drawn, draws, coords=coords)
         spent = {"seconds": seconds, "interrupted": interrupted}
         width = {} if result.std is None else {"mean_std": float(result.std.mean())}
         report.write_metrics(metrics, about | width | spent | result.figures)

@@ -78,6 +78,32 @@ def test_restore(photograph, tmp_path, problem, options):
     torch.testing.assert_close(posterior.std(4), read_image(out / "std.tif").values, rtol=0, atol=1e-6)
 
 
+def test_restore_with_linearised_draws(photograph, tmp_path):
+    out = tmp_path / "out"
+    options = ("--problem", "denoise", "--noise", 0.05, "--steps", 5, "--samples", 4, "--linearised")
+    result = run("restore", photograph, "--output", out, *options)
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "metrics.json").read_text())["linearised"]
+    groups = az.from_netcdf(str(out / "posterior.nc")).groups()
+    assert "posterior_predictive" in groups
+    assert "sample_stats" not in groups  # they have no densities
+    guide_alone = pv.load_posterior(out / "fit.pvble").std(4)
+    assert not torch.allclose(guide_alone, read_image(out / "std.tif").values, atol=1e-4)
+
+
+@pytest.mark.parametrize(("quality", "guide"), [("fast", "vble-xz-free"), ("accurate", "vble-xz-correlated")])
+def test_a_quality_chooses_the_guide(photograph, tmp_path, quality, guide):
+    common = ("--problem", "denoise", "--noise", 0.05, "--steps", 2, "--samples", 2, "--quality", quality)
+    assert run("restore", photograph, "--output", tmp_path / "out", *common).exit_code == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["guide"] == guide
+
+
+def test_an_unknown_quality_is_refused(photograph, tmp_path):
+    result = run("restore", photograph, "--output", tmp_path / "out", "--quality", "best")
+    assert result.exit_code == 2
+    assert "'best' is not one of 'fast', 'accurate'" in " ".join(result.output.replace("│", " ").split())
+
+
 def test_restore_says_where_it_does_not_explain_the_measurement(photograph, tmp_path):
     """A sharp photograph that passes for a blurred one, beside the same that passes for a noisy one."""
     common = ("--problem", "deblur", "--blur-sigma", 2.5, "--noise", 0.002, "--steps", 40, "--samples", 2)

@@ -82,6 +82,7 @@ def assert_refused(result, message):
         (("deblur", "--blur-sigma", "nan"), "positive and finite"),
         (("deblur", "--blur-sigma", "30", "--noise", "0.1"), "must not be larger than the image"),
         (("denoise", "--guide", "map-z", "--samples", "9"), "--guide map-z is one image"),
+        (("denoise", "--guide", "map-z", "--linearised"), "--guide map-z is one image"),
         (("denoise", "--guide", "map-z", "--calibration", "c.json"), "--guide map-z is one image"),
         (("denoise", "--mask", ""), "a path must not be empty"),
         (("denoise", "--output", ""), "a path must not be empty"),
