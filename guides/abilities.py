@@ -3,7 +3,7 @@
 | method or attribute of a guide | what it says | without it |
 |---|---|---|
 | ``parameter_groups(slow_part)`` | how fast its parameters move, see \
-:class:`~pyro_vble.inference.adam.Pace` | all move at the whole rate |
+:class:`~pyro_vble.inference.Pace` | all move at the whole rate |
 | ``centres()`` | (centre, standard deviation) of its latents, by which a fit judges whether it is over | only the \
 ELBO tells |
 | ``follow_(site, before, now)`` | how its widths change with the precision of p(z given h) as h moves | they learn \

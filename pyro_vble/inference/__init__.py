@@ -1,7 +1,7 @@
 """Fitting a guide to a measurement: what is restored, Pyro's SVI, its ELBOs, and the draws of what was fitted."""
 
 from pyro_vble._deprecated import moved
-from pyro_vble.inference.adam import ScheduledAdam
+from pyro_vble.inference.adam import Pace, ScheduledAdam
 from pyro_vble.inference.batches import fit_batch
 from pyro_vble.inference.draws import Draws, DrawSource, draw
 from pyro_vble.inference.elbo import DeviceELBO, DeviceTraceELBO, StickingTheLandingELBO
@@ -27,6 +27,7 @@ __all__ = [
     "FitDivergedError",
     "FitSVI",
     "FitSettings",
+    "Pace",
     "Problem",
     "ScheduledAdam",
     "StickingTheLandingELBO",

@@ -122,6 +122,8 @@ def _losses(
     bar = _bar(progress, settings.num_steps)
     try:
         for step in bar:
+            if place >= settings.num_steps:
+                break
             if step % _SNAPSHOT_EVERY == 0:
                 candidate = svi.saved()
             optim.rate = settings.rate(place) / 2**rollbacks
@@ -143,7 +145,7 @@ def _losses(
             if math.isfinite(loss):
                 if hasattr(bar, "set_postfix") and step % _SNAPSHOT_EVERY == _SNAPSHOT_EVERY - 1:
                     bar.set_postfix(elbo=f"{-loss:,.0f}", refresh=False)
-                if place == settings.num_steps or _ends_early(trace, settings, num_values):
+                if _ends_early(trace, settings, num_values):
                     break
                 continue
             svi.restore(snapshot)

@@ -54,7 +54,7 @@ class FitSettings:
 
         A tolerance of None is one that is given.
         """
-        kept = {name: value for name, value in given.items() if value is not None or name == "tolerance"}
+        kept: dict[str, Any] = {k: value for k, value in given.items() if value is not None or k == "tolerance"}
         return cls(**(QUALITIES[quality] | kept))
 
     def rate(self, step: int) -> float:

@@ -141,8 +141,9 @@ def test_the_whole_command_line_is_imported_without_what_computes():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_the_default_guide_is_that_of_python():
-    from pyro_vble.guides import DEFAULT_GUIDE
+@pytest.mark.parametrize("quality", ["fast", "accurate"])
+def test_the_default_guide_is_that_of_python(bundled, quality):
+    from pyro_vble.guides import default_guide
 
-    own = Fit.__dataclass_fields__["guide"].default.load()
-    assert (own.func, own.keywords) == (DEFAULT_GUIDE.func, DEFAULT_GUIDE.keywords)
+    own, expected = Fit(quality=quality).family.load(), default_guide(quality, bundled)
+    assert (own.func, own.keywords) == (expected.func, expected.keywords)

@@ -151,8 +151,10 @@ class TestMAPz(GuideContract):
 def test_default_families(cae):
     y = torch.rand(1, 3, 64, 64)
     guide = VBLE(RestorationModel(cae, PHYSICS), y)
-    assert guide.family == "uniform"
-    torch.testing.assert_close(guide.width["h"], torch.ones(1, 8, 1, 1))
+    assert guide.family == "gaussian"
+    torch.testing.assert_close(guide.width["h"], torch.full((1, 8, 1, 1), 12**-0.5))
+    published = VBLE(RestorationModel(cae, PHYSICS), y, family="uniform")
+    torch.testing.assert_close(published.width["h"], torch.ones(1, 8, 1, 1))
     xz = VBLExz(RestorationModel(cae, PHYSICS, latent_image=True), y)
     assert bool((xz.b <= 1).all())
     assert set(xz.width) == set(xz.loc) == {"h", "z"}

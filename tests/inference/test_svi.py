@@ -22,6 +22,7 @@ from pyro_vble.inference import (
     DeviceTraceELBO,
     FitSettings,
     FitSVI,
+    Pace,
     ScheduledAdam,
     StickingTheLandingELBO,
     tempered,
@@ -256,7 +257,7 @@ def quadratic(kind=FitSVI, device="cpu", loss=None):
     guide = torch.nn.Module()
     guide.p = p = torch.nn.Parameter(torch.full((4,), 3.0, device=device))
     loss = loss or (lambda p: ((p - 1.0) ** 2).sum())
-    svi = kind(None, guide, ScheduledAdam((0.9, 0.99), lambda p: 1.0), Loss(lambda: loss(p)), of=guide)
+    svi = kind(None, guide, ScheduledAdam((0.9, 0.99), lambda p: Pace(), first=0.1), Loss(lambda: loss(p)), of=guide)
     svi.optim.rate = 0.1
     return p, svi
 
@@ -282,7 +283,7 @@ class TestState:
             pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(3.0)), 1.0))
 
         model = lambda y: pyro.sample("z", dist.Normal(0.0, 1.0))  # noqa: E731
-        svi = FitSVI(model, guide, ScheduledAdam((0.9, 0.99), lambda p: 1.0), Trace_ELBO(), of=guide)
+        svi = FitSVI(model, guide, ScheduledAdam((0.9, 0.99), lambda p: Pace(), first=0.1), Trace_ELBO(), of=guide)
         svi.optim.rate = 0.1
         svi.step(None)
         assert float(pyro.param("loc")) == pytest.approx(2.9, abs=1e-5)
