@@ -1,6 +1,7 @@
 """Keeping widths right while the prior beneath them moves."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,24 +25,26 @@ def prior_follower(guide: Callable, model: RestorationModel, y: Tensor, kl_weigh
         y: Measurement (B, ...).
         kl_weight: λ.
     """
-    if not callable(getattr(guide, "follow_", None)) or not callable(getattr(guide, "median", None)):
+    own: Any = guide
+    if not callable(getattr(own, "follow_", None)) or not callable(getattr(own, "median", None)):
         return lambda: None
 
+    @torch.no_grad()
     def precision() -> Tensor | None:
-        latents = guide.median(y)
+        latents = own.median(y)
         variance = model.prior.latent_variance(latents, model.image_shape(y)) if "h" in latents else {}
         return kl_weight / variance["z"] if "z" in variance else None
 
-    with torch.no_grad():
-        before = precision()
-    if before is None:
+    found = precision()
+    if found is None:
         return lambda: None
-    before = before.clone()  # of this tensor alone: a captured step reads and writes it
+    before = found.clone()  # of this tensor alone: a captured step reads and writes it
 
     @torch.no_grad()
     def follow() -> None:
         now = precision()
-        guide.follow_("z", before, now)
-        before.copy_(now)
+        if now is not None:
+            own.follow_("z", before, now)
+            before.copy_(now)
 
     return follow
