@@ -1,9 +1,7 @@
 """The entry point ``pyro-vble``: commands, and how they end."""
 
-import signal
 import sys
 import traceback
-from typing import Any
 
 import typer
 
@@ -11,6 +9,7 @@ from pyro_vble._allocator import keep_freed_memory
 from pyro_vble._version import __version__
 from pyro_vble.cli.calibrate import calibrate
 from pyro_vble.cli.demo import demo
+from pyro_vble.cli.endings import end_tidily
 from pyro_vble.cli.failures import explanation
 from pyro_vble.cli.models import models_app
 from pyro_vble.cli.restore import restore
@@ -60,7 +59,7 @@ def main() -> None:
     """
     forgiving_streams()
     plain_warnings()
-    _end_tidily()
+    end_tidily()
     keep_freed_memory()
     try:
         code = app(standalone_mode=False) or 0
@@ -76,17 +75,3 @@ def main() -> None:
         if told:
             complain(told)
         sys.exit(2)
-
-
-def _end_tidily() -> None:
-    """Have a request to end unwind the program, which removes what is half written."""
-
-    def end(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)  # asked once is enough
-        sys.exit(128 + number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        # Whoever started the program may have it ignore a signal, as nohup does.
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)

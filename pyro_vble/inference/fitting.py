@@ -89,7 +89,9 @@ def fit_guide(
     return fitted
 
 
-def svi_of(model: RestorationModel, guide: Callable, y: Tensor, settings: FitSettings, *, eager: bool = False) -> FitSVI:
+def svi_of(
+    model: RestorationModel, guide: Callable, y: Tensor, settings: FitSettings, *, eager: bool = False
+) -> FitSVI:
     """Pyro's SVI of a fit: its steps are captured on CUDA where every site is reparameterised, unless ``eager``."""
     reparameterised = is_reparameterised(guide, y)
     elbo = elbo_for(guide, settings, reparameterised=reparameterised, on_cuda=y.is_cuda)
