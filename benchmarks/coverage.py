@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--prior", default="cae-bsd")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
+    parser.add_argument("--problems", nargs="+", default=[""], help="only those whose name holds one of these words")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # a dozen images calibrate
@@ -81,7 +82,7 @@ def main() -> None:
         table = json.loads(options.output.read_text())["table"]
     for method in options.methods:
         for problem, physics in problems(tuple(x.shape[1:])).items():
-            if method in table.get(problem, {}):
+            if method in table.get(problem, {}) or not any(word in problem for word in options.problems):
                 continue
             row = table.setdefault(problem, {})[method] = figures(x, physics, prior, method)
             cells = {key: statistics.mean(row[key]) for key in row if key != "cpu_seconds"}

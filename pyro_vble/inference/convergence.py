@@ -9,8 +9,8 @@ from pyro_vble.guides.abilities import centres
 from pyro_vble.inference.settings import FitSettings
 
 # How far centres may still travel between two looks, in their own standard deviations: of the posterior's variance that
-# is a quarter of a percent.
-_AT_REST = 0.05
+# is a tenth of a percent.
+_AT_REST = 0.03
 
 
 def has_settled(trace: Sequence[float], settings: FitSettings, num_values: int) -> bool:

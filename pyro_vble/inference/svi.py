@@ -91,9 +91,11 @@ class FitSVI(SVI):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Put the parameters of which means were collected there."""
+        """Put the parameters of which means were collected there, with all that follows from where they are."""
         for p, mean in self._means.items():
             p.copy_(mean)
+        if self._means:
+            self._after()
 
     def release(self) -> None:
         """Let go of what only further steps need; parameters keep no gradient that another fit would add to."""
