@@ -6,7 +6,6 @@ mean of every figure, and adds every image's to the file.
 """
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,9 @@ from pathlib import Path
 import torch
 
 import pyro_vble as pv
+from benchmarks.measuring import keep_table, kept_table
 from benchmarks.photographs import problems
 from pyro_vble.guides import VBLExz
-from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import evenly_spaced, read_image
 from pyro_vble.metrics import coverage, psnr
 from pyro_vble.seeding import seeded
@@ -67,9 +66,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     x, prior = middles(options.folder, options.images, options.side), pv.load_prior(options.prior)
-    found: dict = {}
-    if options.output and options.output.exists():
-        found = json.loads(options.output.read_text())["table"]
+    found = kept_table(options.output)
     for fit in options.fits:
         family, steps = fit.split(":")
         for problem, physics in problems(tuple(x.shape[1:])).items():
@@ -82,10 +79,7 @@ def main() -> None:
                 f"| {row['cpu_seconds']:.1f} s |",
                 flush=True,
             )
-            if options.output:  # after every fit: an interrupted run leaves what it has
-                about = {"prior": options.prior, "images": len(x), "side": options.side, "torch": torch.__version__}
-                with atomic_path(options.output) as temporary:
-                    temporary.write_text(json.dumps(about | {"table": found}, indent=1) + "\n")
+            keep_table(options.output, {"prior": options.prior, "images": len(x), "side": options.side}, found)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ of the intervals and interval score.
 """
 
 import argparse
-import json
 import statistics
 import time
 import warnings
@@ -17,10 +16,10 @@ import torch
 
 import pyro_vble as pv
 from benchmarks.convergence import middles
+from benchmarks.measuring import keep_table, kept_table
 from benchmarks.photographs import problems
 from pyro_vble.diagnostics import Calibration, interval_score
 from pyro_vble.guides import VBLE, VBLExz
-from pyro_vble.io.atomic import atomic_path
 from pyro_vble.metrics import coverage, psnr
 from pyro_vble.seeding import seeded
 
@@ -77,9 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # a dozen images calibrate
     x, prior = middles(options.folder, options.images, options.side), pv.load_prior(options.prior)
-    table: dict = {}
-    if options.output and options.output.exists():
-        table = json.loads(options.output.read_text())["table"]
+    table = kept_table(options.output)
     for method in options.methods:
         for problem, physics in problems(tuple(x.shape[1:])).items():
             if method in table.get(problem, {}) or not any(word in problem for word in options.problems):
@@ -92,10 +89,7 @@ def main() -> None:
                 f"{cells['score_before']:.3f} -> {cells['score_after']:.3f} | {row['cpu_seconds']:.0f} s |",
                 flush=True,
             )
-            if options.output:  # after every one: an interrupted run leaves what it has
-                about = {"prior": options.prior, "images": len(x), "side": options.side, "torch": torch.__version__}
-                with atomic_path(options.output) as temporary:
-                    temporary.write_text(json.dumps(about | {"table": table}, indent=1) + "\n")
+            keep_table(options.output, {"prior": options.prior, "images": len(x), "side": options.side}, table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Time, memory and the machine: what every table of ``benchmarks.speed`` is made of."""
 
 import contextlib
+import json
 import statistics
 import subprocess
 import time
@@ -11,6 +12,7 @@ import skimage.data
 import torch
 from torch import Tensor
 
+from pyro_vble.io.atomic import atomic_path
 from pyro_vble.training.report import versions
 
 
@@ -69,6 +71,18 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
     before = _status("VmRSS")
     yield peak
     peak.append((_status("VmHWM") - before) / 1024)
+
+
+def kept_table(path: Path | None) -> dict:
+    """The table of a file that an earlier run left, or an empty one."""
+    return json.loads(path.read_text())["table"] if path is not None and path.exists() else {}
+
+
+def keep_table(path: Path | None, about: dict, table: dict) -> None:
+    """Write a table, after every entry of it: an interrupted run leaves what it has."""
+    if path is not None:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(about | {"torch": torch.__version__, "table": table}, indent=1) + "\n")
 
 
 def _status(key: str) -> int:

@@ -6,18 +6,16 @@ band, and what central 90 % intervals hold. Every method sees images of its own 
 """
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import pyro_vble as pv
+from benchmarks.measuring import keep_table, kept_table
 from pyro_vble.diagnostics import plot_sbc, simulation_based_calibration
 from pyro_vble.guides import ACCURATE_GUIDE, DEFAULT_GUIDE, VBLE
-from pyro_vble.io.atomic import atomic_path
 from pyro_vble.physics.problems import deblurring, gaussian_kernel
 
 #: Guide and settings by name.
@@ -44,9 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     prior, physics = pv.load_prior(options.prior), deblurring(options.noise, gaussian_kernel(options.blur))
-    table: dict = {}
-    if options.output and options.output.exists():
-        table = json.loads(options.output.read_text())["table"]
+    table = kept_table(options.output)
     for name in options.methods:
         if name in table:
             continue
@@ -83,10 +79,9 @@ def main() -> None:
             if q != "band"
         )
         print(f"{name}: band {row['band']:.3f}; {cells}; {table[name]['cpu_seconds']:.0f} s", flush=True)
+        about = {key: getattr(options, key) for key in ("prior", "side", "simulations", "draws", "blur", "noise")}
+        keep_table(options.output, about, table)
         if options.output:
-            about = {key: getattr(options, key) for key in ("prior", "side", "simulations", "draws", "blur", "noise")}
-            with atomic_path(options.output) as temporary:
-                temporary.write_text(json.dumps(about | {"torch": torch.__version__, "table": table}, indent=1) + "\n")
             figure = plot_sbc(found).figure
             figure.savefig(options.output.with_name(f"{options.output.stem}-{name.replace(', ', '-')}.png"), dpi=110)
 

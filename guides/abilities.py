@@ -6,8 +6,8 @@
 :class:`~pyro_vble.inference.Pace` | all move at the whole rate |
 | ``centres()`` | (centre, standard deviation) of its latents, by which a fit judges whether it is over | only the \
 ELBO tells |
-| ``follow_(site, before, now)`` | how its widths change with the precision of p(z given h) as h moves | they learn \
-it |
+| ``follows(site)``, ``follow_(site, before, now)`` | whether, and how, widths change with the precision of \
+p(z given h) as h moves | they learn it |
 | ``rows(images)``, ``write_rows(images, rows)`` | how a batch is fitted in parts | it is fitted whole |
 | ``scatter_(y)`` | how a further fit starts elsewhere | Pyro's automatic guides start at scattered values; \
 others are refused ``num_fits`` |

@@ -163,10 +163,13 @@ class MeanFieldGuide(PyroModule):
         latents = (factor for site, factor in self.factors.items() if site in _PACES)
         return [(f.loc.detach(), f.moments()[1]) for f in latents if f.centre_parameters() and f.width is not None]
 
+    def follows(self, site: str) -> bool:
+        """Whether a site's factor started from the precision of its prior, which it then follows."""
+        return site in self.factors and getattr(self.factors[site], "informed", False)
+
     def follow_(self, site: str, before: Tensor, now: Tensor) -> None:
-        """Exchange the precision of a site's prior in that of its factor, if that started from it."""
-        if site in self.factors and getattr(self.factors[site], "informed", False):
-            self.factors[site].follow_(before, now)
+        """Exchange the precision of a site's prior in that of its factor."""
+        self.factors[site].follow_(before, now)
 
     def rows(self, images: slice) -> dict[str, Tensor] | None:
         """What is learnt of some images of the batch; None if a family's parameters are not one row an image."""

@@ -25,7 +25,7 @@ def demo(
     noise: options.KnownNoise = 0.03,
     prior: options.Prior = "cae-bsd",
     alpha: options.Alpha = None,
-    steps: options.Steps = 90,
+    steps: options.Steps | None = None,
     samples: options.Samples = 100,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -55,8 +55,8 @@ _BOUND = "detail beyond the prior's decoder, which --guide vble-xz-free has room
 GUIDES: dict[str, Guide] = {
     guide.name: guide
     for guide in (
-        Guide("vble", "as published, error bars of the latent only", "VBLE", blame=_BOUND),
-        Guide("vble-xz", "as published, error bars of the decoder as well", "VBLExz", blame=_BOUND),
+        Guide("vble", "error bars of the latent only", "VBLE", blame=_BOUND),
+        Guide("vble-xz", "error bars of the decoder as well", "VBLExz", blame=_BOUND),
         Guide("vble-xz-free", "the same with a free mean, restores best", "VBLExz", {"free_mean": True}),
         Guide(
             "vble-xz-correlated",

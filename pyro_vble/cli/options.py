@@ -76,16 +76,15 @@ def _rate_scale(value: str) -> float | str:
     return number
 
 
-def _quality(value: str) -> str:
-    if value not in ("fast", "accurate"):
-        raise typer.BadParameter(f"{value!r} is not one of 'fast', 'accurate'.")
-    return value
+def _named(*names: str) -> dict[str, Any]:
+    """For typer: an option that is one of some words, or is not given."""
 
+    def named(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, names))}.")
+        return value
 
-def _symmetries(value: str | None) -> str | None:
-    if value not in (None, "flip", "dihedral"):
-        raise typer.BadParameter(f"{value!r} is not one of 'flip', 'dihedral'.")
-    return value
+    return {"callback": named, "metavar": f"<{'|'.join(names)}>"}
 
 
 #: A file or folder: whatever was typed, if anything was.
@@ -120,8 +119,7 @@ Scale = Annotated[
 Quality = Annotated[
     str,
     typer.Option(
-        callback=_quality,
-        metavar="<fast|accurate>",
+        **_named("fast", "accurate"),
         help="accurate: 300 steps in place of 90, and correlated latents, for wide blur and noise-free measurements.",
     ),
 ]
@@ -152,8 +150,7 @@ Linearised = Annotated[
 Symmetries = Annotated[
     str | None,
     typer.Option(
-        callback=_symmetries,
-        metavar="<flip|dihedral>",
+        **_named("flip", "dihedral"),
         help="Average the prior over left and right (flip, in twice the time) or all eight flips and quarter turns "
         "(dihedral, in eight times the time).",
     ),

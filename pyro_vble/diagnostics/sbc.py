@@ -22,7 +22,7 @@ from pyro_vble.io.inference_data import quiet_arviz
 from pyro_vble.io.priors import load_prior
 from pyro_vble.metrics import patch_means
 from pyro_vble.models import Prior
-from pyro_vble.physics import likelihood, measure, observed_mask
+from pyro_vble.physics import fill_unobserved, likelihood, measure, observed_mask
 from pyro_vble.restoration import restore
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
@@ -369,10 +369,10 @@ def _total(log_likelihood: Tensor, leading: int) -> Tensor:
 
 def _of_images(physics: Any, y: Tensor, images: Tensor) -> Tensor:
     """Log-likelihoods (n, B, 1) of a measurement, given images (n, B, C, H, W)."""
-    totals = []
+    totals, observed = [], observed_mask(physics, y)
     for x in images:
-        p_y = likelihood(physics, measure(physics, x), event_dim=y.dim() - 1).mask(observed_mask(physics, y))
-        totals.append(_total(p_y.log_prob(torch.where(y.isnan(), 0.0, y)), 1))
+        p_y = likelihood(physics, measure(physics, x), event_dim=y.dim() - 1).mask(observed)
+        totals.append(_total(p_y.log_prob(fill_unobserved(y, observed)), 1))
     return torch.stack(totals)
 
 

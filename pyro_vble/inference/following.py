@@ -16,8 +16,8 @@ def prior_follower(guide: Callable, model: RestorationModel, y: Tensor, kl_weigh
         + \frac \lambda{v_k(\bar h)}, \qquad v_k(h) = \mathrm{Var}[p(z_k|h)]
 
     from the h̄₀ of the step before. A width starts from 1/a² = λ/v + f, f what the measurement tells; left alone it
-    would have to learn each change of v from its noisy gradient. Guides that have no ``follow_``, and priors that tell
-    no variance, are left alone.
+    would have to learn each change of v from its noisy gradient. Guides whose widths started from nothing of the kind,
+    and priors without an h, are left alone.
 
     Args:
         guide: The guide.
@@ -26,25 +26,19 @@ def prior_follower(guide: Callable, model: RestorationModel, y: Tensor, kl_weigh
         kl_weight: λ.
     """
     own: Any = guide
-    if not callable(getattr(own, "follow_", None)) or not callable(getattr(own, "median", None)):
+    if not (callable(getattr(own, "follows", None)) and own.follows("z") and "h" in own.median(y)):
         return lambda: None
 
     @torch.no_grad()
-    def precision() -> Tensor | None:
-        latents = own.median(y)
-        variance = model.prior.latent_variance(latents, model.image_shape(y)) if "h" in latents else {}
-        return kl_weight / variance["z"] if "z" in variance else None
+    def precision() -> Tensor:
+        return kl_weight / model.prior.latent_variance(own.median(y), model.image_shape(y))["z"]
 
-    found = precision()
-    if found is None:
-        return lambda: None
-    before = found.clone()  # of this tensor alone: a captured step reads and writes it
+    before = precision().clone()  # of this tensor alone: a captured step reads and writes it
 
     @torch.no_grad()
     def follow() -> None:
         now = precision()
-        if now is not None:
-            own.follow_("z", before, now)
-            before.copy_(now)
+        own.follow_("z", before, now)
+        before.copy_(now)
 
     return follow
