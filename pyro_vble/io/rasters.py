@@ -1,6 +1,7 @@
 """What a raster says beside its pixels: where they lie on the ground, and what they stand for."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,17 @@ import numpy as np
 from pyro_vble._extras import extra
 
 # No longer true of what is written.
-_DERIVED = ("STATISTICS_", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUNIT", "TIFFTAG_SOFTWARE")
+_DERIVED = (
+    "STATISTICS_",
+    "TIFFTAG_XRESOLUTION",
+    "TIFFTAG_YRESOLUTION",
+    "TIFFTAG_RESOLUTIONUNIT",
+    "TIFFTAG_SOFTWARE",
+    "EXIF_Orientation",
+    "EXIF_Pixel",
+)
+# What there is of every band.
+_OF_BANDS = ("descriptions", "band_tags", "scales", "offsets", "units", "colours")
 # Tags of a position on the ground; those, and more, that GDAL understands; what it looks for beside a file.
 _GEOREFERENCE = {33550, 34735}
 _GDALS = {*_GEOREFERENCE, 33922, 34264, 42112, 50844}
@@ -83,10 +94,23 @@ class Raster:
         rpcs = None if self.rpcs is None else _scaled(self.rpcs, down, right)
         return replace(self, rows=rows, columns=columns, transform=transform, gcps=points, rpcs=rpcs)
 
+    def cropped(self, row: int, column: int, rows: int, columns: int) -> "Raster":
+        """The raster of a window of so many rows and columns, whose first pixel is at this row and column."""
+        t = transform = self.transform
+        if t is not None:
+            x, y = t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
+            transform = type(t)(t.a, t.b, x, t.d, t.e, y)
+        points = tuple(_moved(point, 1, 1, -row, -column) for point in self.gcps)
+        rpcs = None if self.rpcs is None else _scaled(self.rpcs, 1, 1, -row, -column)
+        return replace(self, rows=rows, columns=columns, transform=transform, gcps=points, rpcs=rpcs)
+
+    def of_bands(self, indices: Sequence[int]) -> "Raster":
+        """The raster with these of its bands, in this order, counted from 0."""
+        return replace(self, **{name: tuple(getattr(self, name)[i] for i in indices) for name in _OF_BANDS})
+
     def without_band(self, index: int) -> "Raster":
         """The raster without one of its bands."""
-        names = ("descriptions", "band_tags", "scales", "offsets", "units", "colours")
-        return replace(self, **{name: _without(getattr(self, name), index) for name in names})
+        return self.of_bands([i for i in range(self.count) if i != index])
 
 
 def read_raster(path: Path) -> Raster | None:
@@ -112,16 +136,17 @@ def read_raster(path: Path) -> Raster | None:
                 source = rasterio.open(path.absolute(), driver="GTiff")
             except UnicodeError:  # a name that is no UTF-8 text
                 with rasterio.MemoryFile(path.read_bytes()) as memory, memory.open(driver="GTiff") as source:
-                    return _raster_of(source)
+                    return raster_of(source)
             with source:
-                return _raster_of(source)
+                return raster_of(source)
         except (RasterioIOError, CRSError) as error:
             if _GEOREFERENCE & _tags(path).keys():
                 raise ValueError(f"A georeferenced TIFF must be readable by GDAL; {path} is not ({error}).") from error
             return None
 
 
-def _raster_of(source: Any) -> Raster | None:
+def raster_of(source: Any) -> Raster | None:
+    """Georeference and metadata of an open ``rasterio`` data set of any driver; None if it has none of them."""
     transform = source.transform
     numbers = np.array(transform[:6])
     if source.transform.is_identity or not np.isfinite(numbers).all() or transform.is_degenerate:
@@ -172,19 +197,17 @@ def _says_more(path: Path) -> bool:
     return bool(_GDALS & tags.keys()) or nodata != "nan" or any(file.exists() for file in beside)
 
 
-def _moved(point: Any, down: float, right: float) -> Any:
-    return type(point)(point.row * down, point.col * right, point.x, point.y, point.z, point.id, point.info)
+def _moved(point: Any, down: float, right: float, row: float = 0, column: float = 0) -> Any:
+    place = point.row * down + row, point.col * right + column
+    return type(point)(*place, point.x, point.y, point.z, point.id, point.info)
 
 
-def _scaled(rpcs: Any, down: float, right: float) -> Any:
+def _scaled(rpcs: Any, down: float, right: float, row: float = 0, column: float = 0) -> Any:
     """Coefficients of an image whose pixels are smaller: their lines and samples count from a pixel's centre."""
     import copy
 
     rpcs = copy.copy(rpcs)
-    rpcs.line_off, rpcs.samp_off = (rpcs.line_off + 0.5) * down - 0.5, (rpcs.samp_off + 0.5) * right - 0.5
+    rpcs.line_off = (rpcs.line_off + 0.5) * down - 0.5 + row
+    rpcs.samp_off = (rpcs.samp_off + 0.5) * right - 0.5 + column
     rpcs.line_scale, rpcs.samp_scale = rpcs.line_scale * down, rpcs.samp_scale * right
     return rpcs
-
-
-def _without(values: tuple, index: int) -> tuple:
-    return values[:index] + values[index + 1 :]

@@ -1,0 +1,1 @@
+"""Scenes larger than memory: read, restored and written in pieces."""
