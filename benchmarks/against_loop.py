@@ -22,7 +22,7 @@ from pyro_vble.physics.problems import deblurring, gaussian_kernel
 GUIDES = {"vble": partial(VBLE, family="uniform"), "vble-xz": partial(VBLExz, family="uniform")}
 SIGMA = 7.65 / 255
 #: Numbers of steps among which the fewest is sought that reach the loop's ELBO.
-STEPS = (10, 12, 15, 20, 30, 40, 60, 100, 200)
+STEPS = tuple(sorted({10, 12, 15, 20, 30, 40, 60, 100, 200, FitSettings().num_steps}))
 _DEFAULT = FitSettings().num_steps
 _EVALUATIONS = 32
 

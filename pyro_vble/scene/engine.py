@@ -1,0 +1,302 @@
+"""Running a scene's cells: here one after another, or on the workers of Dask."""
+
+import contextlib
+import errno
+import os
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from pyro_vble._arguments import brief
+from pyro_vble._extras import extra
+from pyro_vble.scene.blending import blend_cell, create_mosaic
+from pyro_vble.scene.drawing import create_results, draw_cell
+from pyro_vble.scene.job import Job
+from pyro_vble.scene.store import Store, fields_as_json, fields_of
+from pyro_vble.scene.tiles import fit_cell
+
+Place = tuple[int, int]
+#: How often a cell is tried before it is given up.
+ATTEMPTS = 3
+# What no further attempt on another cell would mend: the run stops, and can be resumed.
+_FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        stage: "fitted", "blended" or "drawn".
+        done: Cells that have come through it, those of an earlier run included.
+        total: All cells.
+        remaining: Seconds that are left of the whole run, from what its cells have taken; None before the first.
+    """
+
+    stage: str
+    done: int
+    total: int
+    remaining: float | None
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        failed: Cells that were given up, with the reason.
+        empty: Cells without a measured pixel.
+        seconds: Seconds by stage, of this run.
+    """
+
+    failed: dict[Place, str] = field(default_factory=dict)
+    empty: list[Place] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Crew(Protocol):
+    """Who does the work of cells."""
+
+    @property
+    def size(self) -> int:
+        """How many cells are worked on at once."""
+        ...
+
+    def work(self, task: "Task", job: Job, places: list[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """What a task says of every cell, as it is done."""
+        ...
+
+
+class Alone:
+    """This process, one cell after another."""
+
+    size = 1
+
+    def work(self, task: "Task", job: Job, places: list[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """What the task says of every cell."""
+        for place in places:
+            yield place, task(place, job=job)
+
+
+class DaskCrew:
+    """The workers of a ``distributed`` scheduler.
+
+    Args:
+        client: A ``distributed.Client``.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    @property
+    def size(self) -> int:
+        """Threads of all workers."""
+        return sum(self.client.nthreads().values()) or 1
+
+    def work(self, task: "Task", job: Job, places: list[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """What the task says of every cell, as it is done; "failed" of one that kills its workers."""
+        from distributed import as_completed
+
+        # Keys of this run alone: what is asked for anew is done anew.
+        keys = [f"{task.stage}-{place[0]}-{place[1]}-{uuid.uuid4().hex}" for place in places]
+        shared = self.client.scatter(job, broadcast=True, hash=False)
+        futures = self.client.map(task, places, job=shared, pure=False, key=keys)
+        at = dict(zip(keys, places, strict=True))
+        try:
+            for future in as_completed(futures):
+                try:
+                    said = future.result()
+                except Exception as error:  # its workers died as often as the scheduler lets them
+                    said = {"status": "failed", "error": f"its workers died ({type(error).__name__})"}
+                yield at[future.key], said
+        finally:
+            self.client.cancel(futures)
+
+
+@contextlib.contextmanager
+def crew(
+    workers: int | None = None, scheduler: str | None = None, told: Callable[[str], None] = print
+) -> Iterator[Crew]:
+    """Who is to do the work: the workers of a scheduler's address, or of an embedded cluster of processes.
+
+    Args:
+        workers: Processes of the embedded cluster, one thread each; a process a GPU or CPU core if None, none if 0.
+        scheduler: Address of a scheduler, ``tcp://host:port``, whose workers see the same files.
+        told: Is told the dashboard's address.
+    """
+    if workers == 0 and scheduler is None:
+        yield Alone()
+        return
+    with extra("geo"):
+        import dask
+        from distributed import Client, LocalCluster
+    if scheduler is not None:
+        with Client(scheduler) as client:
+            told(f"Dashboard: {client.dashboard_link}")
+            yield DaskCrew(client)
+        return
+    import torch
+
+    gpus = torch.cuda.device_count()
+    count = workers or gpus or len(os.sched_getaffinity(0))
+    # A cell that kills its worker is tried ATTEMPTS times in all. One thread a process: results must not depend on how
+    # many processes share the cores.
+    settings = {"distributed.scheduler.allowed-failures": ATTEMPTS - 1}
+    with (
+        dask.config.set(settings),
+        LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        if gpus > 1:
+            for index, worker in enumerate(sorted(client.nthreads())):
+                client.run(_take_gpu, index % gpus, workers=[worker])
+        told(f"Dashboard: {client.dashboard_link}")
+        yield DaskCrew(client)
+
+
+def _take_gpu(index: int) -> None:
+    import torch
+
+    torch.cuda.set_device(index)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of one cell: tried up to three times, and marked; what fails is said, not raised.
+
+    Attributes:
+        stage: "fitted", "blended" or "drawn".
+        function: (job, place) -> what is marked.
+    """
+
+    stage: str
+    function: Callable[[Job, Place], dict[str, Any]]
+
+    def __call__(self, place: Place, *, job: Job) -> dict[str, Any]:
+        """What is said of a cell: "status" is its stage, "empty", "failed", or "stopped" where no cell can go on."""
+        said: dict[str, Any] = {}
+        begin = time.perf_counter()
+        for number in range(1, ATTEMPTS + 1):
+            try:
+                said = self.function(job, place)
+                break
+            except OSError as error:
+                if error.errno in _FATAL:
+                    return {"status": "stopped", "error": _in_words(error)}
+                said = {"status": "failed", "error": _in_words(error), "attempts": number}
+            except Exception as error:  # a cell may fail in any way: another attempt, then the next cell
+                said = {"status": "failed", "error": _in_words(error), "attempts": number}
+        said = said | {"seconds": time.perf_counter() - begin}
+        try:
+            Store(job.store).mark(self.stage, place, said)
+        except OSError as error:
+            return {"status": "stopped", "error": _in_words(error)}
+        return said
+
+
+def run(job: Job, crew: Crew, told: Callable[[Progress], None] = lambda progress: None) -> Report:
+    """Take all cells through all stages, those that are not marked as done.
+
+    Raises:
+        OSError: If the disk is full: what is done stays, and the run can be resumed.
+        ValueError: If no cell could be fitted.
+    """
+    store, report = Store(job.store), Report()
+    pace = _Pace(job, crew)
+    _forget_neighbours(job, store)
+    _stage(Task("fitted", fit_cell), job, crew, report, pace, told)
+    marks = [mark for place in job.grid.places if (mark := store.marked("fitted", place)) is not None]
+    fitted = [mark for mark in marks if mark["status"] == "fitted"]
+    if not fitted:
+        raise ValueError(_nothing(report))
+    fields, precisions = fields_of(fitted[0]), {mark["precision"] for mark in fitted}
+    create_mosaic(job, fields)
+    _stage(Task("blended", partial(blend_cell, fields=fields)), job, crew, report, pace, told)
+    known = {
+        "fields": fields_as_json(fields),
+        "precision": precisions.pop() if len(precisions) == 1 else "float32",
+        "made_with": fitted[0]["made_with"],
+    }
+    store.describe(store.about | known)
+    create_results(job)
+    _stage(Task("drawn", draw_cell), job, crew, report, pace, told)
+    if not report.failed:
+        store.drop_tiles()
+    return report
+
+
+def _forget_neighbours(job: Job, store: Store) -> None:
+    """Take back what was made of cells that are to be fitted (again), in them and in those about them."""
+    for place in job.grid.places:
+        if _is_done(store.marked("fitted", place)):
+            continue
+        # What is decoded reaches to blended latents, and these to the cells beyond their ramp: less than a cell each.
+        for row in range(place[0] - 2, place[0] + 3):
+            for column in range(place[1] - 2, place[1] + 3):
+                for stage in ("blended", "drawn"):
+                    store.unmark(stage, (row, column))
+
+
+def _stage(task: Task, job: Job, crew: Crew, report: Report, pace: "_Pace", told: Callable[[Progress], None]) -> None:
+    store, begin, total = Store(job.store), time.perf_counter(), len(job.grid.places)
+    left = [place for place in job.grid.places if not _is_done(store.marked(task.stage, place))]
+    if task.stage != "fitted":
+        left = [place for place in left if (store.marked("fitted", place) or {}).get("status") == "fitted"]
+    done = total - len(left)
+    told(Progress(task.stage, done, total, pace.remaining(task.stage, len(left))))
+    for place, said in crew.work(task, job, left):
+        if said["status"] == "stopped":
+            raise OSError(f"The run stops: {said['error']}; what is done stays: make room, and resume it.")
+        if said["status"] == "failed":
+            report.failed[place] = said["error"]
+            store.mark(task.stage, place, said)
+        elif said["status"] == "empty":
+            report.empty.append(place)
+        done += 1
+        pace.add(task.stage, said)
+        told(Progress(task.stage, done, total, pace.remaining(task.stage, total - done)))
+    report.seconds[task.stage] = time.perf_counter() - begin
+
+
+def _is_done(mark: dict[str, Any] | None) -> bool:
+    """Whether a cell has come through a stage; one that was given up in an earlier run is tried again."""
+    return mark is not None and mark["status"] != "failed"
+
+
+class _Pace:
+    """What cells take, and so what is left of a run."""
+
+    def __init__(self, job: Job, crew: Crew) -> None:
+        self._crew, self._samples, self._cells = crew, job.samples + job.kept_samples, len(job.grid.places)
+        self._seconds: dict[str, list[float]] = {}
+
+    def add(self, stage: str, said: dict[str, Any]) -> None:
+        """Take in what is said of a cell."""
+        if said["status"] not in ("failed", "empty"):
+            self._seconds.setdefault(stage, []).append(said["seconds"])
+            if stage == "fitted":  # a fit tells what a sample of it takes
+                self._seconds.setdefault("sample", []).append(said["sample_seconds"])
+
+    def remaining(self, stage: str, left: int) -> float | None:
+        """Seconds until the end, with so many cells left of a stage; None if nothing tells."""
+        if stage not in self._seconds:
+            return None if stage == "fitted" else 0.0 if not left else None
+        own = statistics.fmean(self._seconds[stage]) * left
+        if stage == "fitted":
+            own += statistics.fmean(self._seconds["sample"]) * self._samples * self._cells
+        return own / self._crew.size
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {brief(' '.join(str(error).split()))}"
+
+
+def _nothing(report: Report) -> str:
+    if report.failed:
+        place, error = next(iter(report.failed.items()))
+        return f"No cell of the scene could be restored; the first that failed, {place}, says {error}."
+    return "A scene must have a measured pixel; received one in which all are missing; check nodata and bands."
