@@ -141,8 +141,7 @@ def write_estimates(
     """
     dtype, scale = (np.dtype(np.uint8), None) if source is None else (source.dtype, source.scale)
     raster = None if source is None else source.raster
-    # A width has the scale and the unit of what it is a width of, and no offset.
-    widths = None if raster is None else replace(raster, offsets=(0.0,) * raster.count)
+    widths = None if raster is None else raster.of_widths()
     absent = missing if missing is not None and bool(missing.any()) else None
     if absent is not None and suffix == ".npy" and dtype.kind in "ui":  # which say nothing of missing values
         dtype = np.dtype(np.float32)

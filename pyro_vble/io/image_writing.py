@@ -1,6 +1,5 @@
 """Images written as PNG, TIFF and NumPy files."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ from torch import Tensor
 from pyro_vble._arguments import PathName, Positive, brief, checked
 from pyro_vble._extras import extra
 from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.geotiffs import describe, geotiff_options
 from pyro_vble.io.rasters import Raster
+from pyro_vble.io.sample_types import data_type, in_type, nodata_of
 
 _TIFF = (".tif", ".tiff")
 _TILE = 256
@@ -61,7 +62,7 @@ def write_image(
         ...     read_image(path).values
         tensor([[[[0., nan, 1.]]]])
     """
-    path, dtype = Path(path), _data_type(dtype)
+    path, dtype = Path(path), data_type(dtype)
     suffix = path.suffix.lower()
     if suffix not in (".png", *_TIFF, ".npy"):
         raise ValueError(f"Images are written as .png, .tif or .npy; received {brief(path.name)}; choose one of them.")
@@ -78,7 +79,10 @@ def write_image(
             raise ValueError(f"scale must be given for {dtype}; received None; pass the value that is to stand for 1.")
         scale = 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
     raster = raster if suffix in _TIFF else None
-    nodata = _nodata(raster, dtype, scale)
+    named = None
+    if raster is not None and (dtype.kind != "f" or scale == raster.unit):
+        named = raster.nodata
+    nodata = nodata_of(named, dtype)
     missing = image.isnan().numpy()
     if nodata is None and dtype.kind in "ui" and suffix == ".npy" and missing.any():
         raise ValueError(
@@ -86,7 +90,7 @@ def write_image(
         )
     array = np.empty(tuple(image.shape), dtype)
     for band, (written, absent) in enumerate(zip(array, missing, strict=True)):
-        written[...] = _in_type(image[band].double().numpy() * scale, absent, dtype, nodata)
+        written[...] = in_type(image[band].double().numpy() * scale, absent, dtype, nodata)
     with atomic_path(path) as temporary:
         if suffix == ".npy":
             np.save(temporary, array)
@@ -97,50 +101,6 @@ def write_image(
         else:
             temporary.write_bytes(_geotiff(array, missing, nodata, scale, raster))
     return path
-
-
-def _data_type(dtype: Any) -> np.dtype:
-    try:
-        found = np.dtype(dtype)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"dtype must be a NumPy data type; received {brief(dtype)}; pass for example np.uint8."
-        ) from None
-    if found.kind not in "uif" or found.itemsize > 8:
-        raise ValueError(f"dtype must be of integers or floats up to 64 bits; received {found}.")
-    return found
-
-
-def _nodata(raster: Raster | None, dtype: np.dtype, scale: float) -> float | None:
-    """The value that the file is to have for missing pixels; NaN for floats that have no other."""
-    value = None if raster is None else raster.nodata
-    if dtype.kind == "f":
-        if value is None or raster is None or scale != raster.unit or abs(value) > np.finfo(dtype).max:
-            return math.nan
-        return float(dtype.type(value))
-    limits = np.iinfo(dtype)
-    if value is None or not limits.min <= value <= limits.max or value != math.floor(value):
-        return None
-    return int(value)
-
-
-def _in_type(band: np.ndarray, missing: np.ndarray, dtype: np.dtype, nodata: float | None) -> np.ndarray:
-    """A band in its data type; none but missing pixels have the nodata value."""
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            band = band.astype(dtype)
-        if nodata is not None and not math.isnan(nodata):
-            band[band == nodata] = np.nextafter(dtype.type(nodata), dtype.type(0 if nodata else 1))
-            band[missing] = nodata
-        return band
-    limits = np.iinfo(dtype)
-    # The largest of 64 bits is no double: the next below is.
-    highest = float(limits.max) if dtype.itemsize < 8 else np.nextafter(float(limits.max), 0)
-    band = np.clip(np.rint(np.where(missing, 0, band)), float(limits.min), highest).astype(dtype)
-    if nodata is not None:
-        band[band == nodata] = nodata + 1 if nodata < limits.max else nodata - 1
-        band[missing] = nodata
-    return band
 
 
 def _save_png(path: Path, array: np.ndarray, missing: np.ndarray) -> None:
@@ -190,58 +150,19 @@ def _geotiff(array: np.ndarray, missing: np.ndarray, nodata: float | None, scale
         from rasterio.errors import NotGeoreferencedWarning
 
     count, height, width = array.shape
-    known = raster.count == count
-    colour = count == 3 and array.dtype.kind in "ui" and not (known and "red" not in raster.colours)
-    options: dict[str, Any] = {
-        "driver": "GTiff",
-        "count": count,
-        "height": height,
-        "width": width,
-        "dtype": array.dtype,
-        "compress": "deflate",
-        "predictor": 2 if array.dtype.kind in "ui" else 3,
-        "photometric": "rgb" if colour else "minisblack",
-        "interleave": "pixel" if colour or count == 1 else "band",
-        "alpha": "unspecified",
-        "BIGTIFF": "IF_SAFER",
-    }
+    raster = raster.enlarged(height, width)
+    options = geotiff_options(raster, array.shape, array.dtype)
+    options |= {"compress": "deflate", "predictor": 2 if array.dtype.kind in "ui" else 3}
+    options["interleave"] = "pixel" if options["photometric"] == "rgb" or count == 1 else "band"
     if min(height, width) >= _TILE:
         options |= {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE}
     if nodata is not None and (raster.nodata is not None or missing.any()):
         options["nodata"] = nodata
-    raster = raster.enlarged(height, width)
-    options |= {"crs": raster.crs, "transform": raster.transform} if raster.transform is not None else {}
     with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.MemoryFile() as memory:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(**options) as file:
-            _describe(file, raster, values=scale == raster.unit)
+            describe(file, raster, values=scale == raster.unit)
             file.write(array)
             if nodata is None and missing.any():
                 file.write_mask(np.where(missing.any(0), 0, 255).astype(np.uint8))
         return bytes(memory.getbuffer())
-
-
-def _describe(file: Any, raster: Raster, *, values: bool) -> None:
-    """Metadata of a raster; what is said of values only if they are on its scale."""
-    with extra("rasters"):
-        from rasterio.enums import ColorInterp
-
-    if raster.gcps:
-        file.gcps = (list(raster.gcps), raster.gcps_crs)
-    elif raster.transform is None and raster.crs is not None:
-        file.crs = raster.crs
-    if raster.rpcs is not None:
-        file.rpcs = raster.rpcs
-    file.update_tags(**raster.tags)
-    if raster.count != file.count:
-        return
-    file.descriptions = raster.descriptions
-    for band, tags in enumerate(raster.band_tags, start=1):
-        file.update_tags(band, **tags)
-    # What GDAL declared as alpha without asking was read as a band.
-    colours = [ColorInterp["undefined" if name == "alpha" else name] for name in raster.colours]
-    if file.count > 1 and list(file.colorinterp) != colours:
-        file.colorinterp = colours
-    if values:
-        file.scales, file.offsets = raster.scales, raster.offsets
-        file.units = [unit or "" for unit in raster.units]

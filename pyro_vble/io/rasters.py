@@ -108,6 +108,10 @@ class Raster:
         """The raster with these of its bands, in this order, counted from 0."""
         return replace(self, **{name: tuple(getattr(self, name)[i] for i in indices) for name in _OF_BANDS})
 
+    def of_widths(self) -> "Raster":
+        """The raster of standard deviations: a width has the scale and the unit of what it is of, and no offset."""
+        return replace(self, offsets=(0.0,) * self.count)
+
     def without_band(self, index: int) -> "Raster":
         """The raster without one of its bands."""
         return self.of_bands([i for i in range(self.count) if i != index])

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pyro_vble._arguments import Number, Rule, brief, checked, instance_of
+from pyro_vble._arguments import Rule, brief, checked, instance_of
 from pyro_vble._extras import extra
 from pyro_vble.io.rasters import Raster
-from pyro_vble.scene.source import Bands, Source, WindowOf, chosen, digest, in_float32, placed
+from pyro_vble.scene.source import Bands, NoData, Source, WindowOf, chosen, digest, in_float32, placed
 
 # Of a variable's attributes: what is said elsewhere, or only of the array as it was on disk.
 _NOT_TAGS = {
@@ -84,7 +84,7 @@ class ArraySource(Source):
         self,
         array: Annotated[Any, _DataArrayRule()],
         bands: Bands = None,
-        nodata: Number | None = None,
+        nodata: NoData | None = None,
         window: WindowOf = None,
     ) -> None:
         with extra("geo"):

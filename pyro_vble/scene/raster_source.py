@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vble._arguments import Number, checked
+from pyro_vble._arguments import checked
 from pyro_vble._extras import extra
 from pyro_vble.io.decoded import either, is_nodata, upright
 from pyro_vble.io.rasters import Raster, raster_of
 from pyro_vble.scene.source import (
     Bands,
     DataSetName,
+    NoData,
     Source,
     SourceError,
     WindowOf,
@@ -72,7 +73,7 @@ class RasterSource(Source):
         self,
         path: DataSetName,
         bands: Bands = None,
-        nodata: Number | None = None,
+        nodata: NoData | None = None,
         window: WindowOf = None,
     ) -> None:
         self.name = os.path.abspath(path) if os.path.exists(path) else os.fspath(path)
@@ -125,15 +126,13 @@ class RasterSource(Source):
         return digest(files, header, place)
 
     def _block(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        from rasterio.windows import Window
-
         if not height or not width:
             return np.empty((self.shape[0], height, width), np.float32)
         dataset = self._opened()
         if (dataset.count, dataset.height, dataset.width) != self._header:
             raise SourceError("its size has changed since it was opened")
         top, left, height, width = self._lying(top + self._window[0], left + self._window[1], height, width)
-        where: dict[str, Any] = {"window": Window(left, top, width, height)}  # pyright: ignore[reportCallIssue]
+        where: dict[str, Any] = {"window": _gdal().windows.Window(left, top, width, height)}
         with self._settings():
             array = dataset.read([i + 1 for i in self._indices], out_dtype=self.dtype, **where)
             hidden = np.zeros(array.shape, bool) if self._masked else None
@@ -161,22 +160,18 @@ class RasterSource(Source):
         process, dataset = getattr(self._handles, "own", (None, None))
         if process == os.getpid():
             return dataset
-        with extra("geo"):
-            import rasterio
-            from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        gdal = _gdal()
         try:
             with warnings.catch_warnings(), self._settings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                dataset = rasterio.open(self.name)
-        except (RasterioError, OSError, UnicodeError) as error:
+                warnings.simplefilter("ignore", gdal.errors.NotGeoreferencedWarning)
+                dataset = gdal.open(self.name)
+        except (gdal.errors.RasterioError, OSError, UnicodeError) as error:
             raise SourceError(f"A raster must be readable by GDAL; {self.name} is not ({reason(error)}).") from error
         self._handles.own = os.getpid(), dataset
         return dataset
 
     def _settings(self) -> Any:
-        import rasterio
-
-        return rasterio.Env(**_SETTINGS)
+        return _gdal().Env(**_SETTINGS)
 
     def _check(self, dataset: Any) -> None:
         if dataset.count == 0:
@@ -190,10 +185,8 @@ class RasterSource(Source):
 
     def _has_mask(self, dataset: Any, index: int) -> bool:
         """Whether a band has a mask that is none of alpha's, nor only another word for its nodata value."""
-        from rasterio.enums import MaskFlags
-
-        flags = set(dataset.mask_flag_enums[index])
-        return flags not in ({MaskFlags.all_valid}, {MaskFlags.nodata}) and MaskFlags.alpha not in flags
+        flags, kinds = set(dataset.mask_flag_enums[index]), _gdal().enums.MaskFlags
+        return flags not in ({kinds.all_valid}, {kinds.nodata}) and kinds.alpha not in flags
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the open data sets."""
@@ -202,6 +195,15 @@ class RasterSource(Source):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Nothing is opened before it is read."""
         vars(self).update(state, _handles=threading.local())
+
+
+def _gdal() -> Any:
+    with extra("geo"):
+        import rasterio
+        import rasterio.enums
+        import rasterio.errors
+        import rasterio.windows
+    return rasterio
 
 
 def _orientation(dataset: Any) -> int:
@@ -226,10 +228,8 @@ def _orientation(dataset: Any) -> int:
 
 def _palette(dataset: Any) -> np.ndarray | None:
     """Red, green, blue and alpha (4, 2**bits) of a file of colours' numbers."""
-    from rasterio.enums import ColorInterp
-
     kind = np.dtype(dataset.dtypes[0])
-    if dataset.count != 1 or dataset.colorinterp[0] != ColorInterp.palette or kind not in (np.uint8, np.uint16):
+    if dataset.count != 1 or dataset.colorinterp[0].name != "palette" or kind not in (np.uint8, np.uint16):
         return None
     table = np.zeros((4, np.iinfo(kind).max + 1), np.uint8)
     for number, colour in dataset.colormap(1).items():
@@ -245,9 +245,7 @@ def _of_colours(raster: Raster) -> Raster:
 
 def _alpha(dataset: Any, located: bool) -> int | None:
     """Index of the band that is transparency."""
-    from rasterio.enums import ColorInterp
-
-    declared = [i for i, colour in enumerate(dataset.colorinterp) if colour == ColorInterp.alpha]
+    declared = [i for i, colour in enumerate(dataset.colorinterp) if colour.name == "alpha"]
     if not declared or dataset.count < 2 or np.dtype(dataset.dtypes[declared[0]]).kind == "f":
         return None
     if not located:
@@ -260,8 +258,6 @@ def _alpha(dataset: Any, located: bool) -> int | None:
 
 def _look(dataset: Any, index: int) -> np.ndarray:
     """The values that a band has in some of its blocks, from the first to the last."""
-    from rasterio.windows import Window
-
     seen = np.empty(0, dataset.dtypes[index])
     sides = zip(dataset.shape, dataset.block_shapes[index], strict=True)
     rows, columns = (
@@ -271,6 +267,6 @@ def _look(dataset: Any, index: int) -> np.ndarray:
     for top in rows:
         for left in columns:
             size = min(_LOOK, dataset.width - left), min(_LOOK, dataset.height - top)
-            window = Window(left, top, *size)  # pyright: ignore[reportCallIssue]
+            window = _gdal().windows.Window(left, top, *size)
             seen = np.union1d(seen, dataset.read(index + 1, window=window))
     return seen

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import Annotated, Any
 
 import numpy as np
@@ -98,6 +99,12 @@ def _data_set(value: Any) -> str:
     return text
 
 
+def _nodata(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise BrokenRuleError("type")
+    return float(value)
+
+
 #: Not a path alone: GDAL has names for parts of files, and for what is not on this disk.
 DataSetName = Annotated[
     str | os.PathLike[str], Rule("a path, or a name of a data set in GDAL's words, that is not empty", _data_set)
@@ -106,6 +113,7 @@ Bands = Annotated[
     Any,
     Rule("a list of bands' names, or of their numbers counted from 1, or None for all", _bands, "name at least one"),
 ]
+NoData = Annotated[float, Rule("a number, which may be NaN", _nodata)]
 WindowOf = Annotated[
     Any,
     Rule(
@@ -194,7 +202,7 @@ def reason(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         text = " ".join(str(cause).split()) or type(cause).__name__
-        if text not in said and not text.startswith("Read failed. See previous exception"):
+        if text not in said and "See previous exception" not in text:
             said.append(text)
         cause = cause.__cause__ or cause.__context__
     return "; ".join(said)[:300]

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pyro_vble._arguments import BrokenRuleError, Number, Rule, checked
+from pyro_vble._arguments import BrokenRuleError, Rule, checked
 from pyro_vble.scene.array_source import ArraySource
 from pyro_vble.scene.raster_source import RasterSource
-from pyro_vble.scene.source import Bands, Source, SourceError, WindowOf
+from pyro_vble.scene.source import Bands, NoData, Source, SourceError, WindowOf
 
 __all__ = ["ArraySource", "RasterSource", "Source", "SourceError", "open_source"]
 
@@ -24,7 +24,7 @@ def _thing(value: Any) -> Any:
 def open_source(
     thing: Annotated[Any, Rule("a path, an xarray.DataArray, or a NumPy array (C, H, W)", _thing)],
     bands: Bands = None,
-    nodata: Number | None = None,
+    nodata: NoData | None = None,
     window: WindowOf = None,
 ) -> Source:
     """What a scene is read from: a file, an ``xarray.DataArray`` or a NumPy array (C, H, W) or (H, W).
