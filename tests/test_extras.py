@@ -17,8 +17,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 # What the extras bring and the core does not need, by the name that is imported. pandas is xarray's as well.
-OPTIONAL = ("arviz", "crepes", "huggingface_hub", "pytorch_optimizer", "rasterio", "scoringrules", "sklearn",
-            "tensorboard", "yaml", "zarr")  # fmt: skip
+OPTIONAL = ("arviz", "crepes", "dask", "distributed", "huggingface_hub", "pystac", "pytorch_optimizer", "rasterio",
+            "rioxarray", "scoringrules", "sklearn", "tensorboard", "yaml", "zarr")  # fmt: skip
 ABSENT = f"""
 import sys
 
@@ -100,7 +100,7 @@ def test_all_and_test_have_every_extra():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     extras = settings["options.extras_require"]
-    parts = ("diagnostics", "rasters", "zarr", "hub", "training", "tensorboard")
+    parts = ("diagnostics", "rasters", "zarr", "hub", "training", "tensorboard", "geo")
     for name in parts:
         assert set(extras[name].split()) <= set(extras["all"].split()) <= set(extras["test"].split())
     assert set(extras["notebooks"].split()) <= set(extras["test"].split())
@@ -154,6 +154,7 @@ CALLS = {
     "zarr, reading": ("zarr", "pv.open_zarr('.')"),
     "huggingface_hub": ("hub", "pv.load_prior('owner/repository/a.pth')"),
     "yaml": ("training", "load_recipe('vae-mnist')"),
+    "yaml, sensors": ("geo", "load_sensor('pleiades-like')"),
     "yaml, training": ("training", "train('vae-mnist', '.', 'out')"),
     "pytorch_optimizer": ("training", "optimiser_of(Schedule(optimiser='soap', steps=1, lr=1.0), [])"),
     "tensorboard": ("tensorboard", "TrainingLog(Path('.'), [], True)"),
@@ -174,6 +175,7 @@ import pyro_vble as pv
 from pyro_vble import diagnostics as d
 from pyro_vble.guides import VBLE
 from pyro_vble.io.images import read_image
+from pyro_vble.sensors import load_sensor
 from pyro_vble.training import load_recipe, train
 from pyro_vble.training.log import TrainingLog
 from pyro_vble.training.optimisers import optimiser_of

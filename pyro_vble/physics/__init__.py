@@ -4,6 +4,7 @@ from pyro_vble.physics.gaussian_blur import GaussianBlur
 from pyro_vble.physics.information import fisher_information, parameter_information
 from pyro_vble.physics.initial import consistent_image, fill_missing, initial_image
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
+from pyro_vble.physics.noises import SignalDependentNoise
 from pyro_vble.physics.operators import (
     check_image_shape,
     fill_unobserved,
@@ -12,13 +13,22 @@ from pyro_vble.physics.operators import (
     observed_mask,
     operator_on,
 )
+from pyro_vble.physics.optics import MeasuredMTF, MeasuredPSF, OpticalMTF, point_spread_function
 from pyro_vble.physics.parameters import check_physics_priors, describe, initial_value, operator_arguments, prior_on
 from pyro_vble.physics.parts import is_divisible, part_of
+from pyro_vble.physics.radiometry import Radiometry
+from pyro_vble.physics.sensor import OpticalSensor
 from pyro_vble.physics.validation import noise_level, validate_measurement
 
 __all__ = [
     "QUANTISATION",
     "GaussianBlur",
+    "MeasuredMTF",
+    "MeasuredPSF",
+    "OpticalMTF",
+    "OpticalSensor",
+    "Radiometry",
+    "SignalDependentNoise",
     "check_image_shape",
     "check_physics_priors",
     "consistent_image",
@@ -39,6 +49,7 @@ __all__ = [
     "operator_on",
     "parameter_information",
     "part_of",
+    "point_spread_function",
     "prior_on",
     "validate_measurement",
 ]

@@ -19,6 +19,7 @@ from deepinv.physics import (
 from torch import Tensor
 
 from pyro_vble.distributions import GaussianUniform, ScaledPoisson, SensedNormal
+from pyro_vble.physics.noises import SignalDependentNoise
 from pyro_vble.physics.parameters import with_noise_parameters
 from pyro_vble.physics.sensors import Sensor, sensor_of
 
@@ -122,6 +123,14 @@ def _poisson_gaussian(noise_model: PoissonGaussianNoise, signal: Tensor) -> dist
     sigma = _parameter(noise_model, "sigma", signal, minimum_included=True)
     # Counts are whole: without read noise their rounding, gain / sqrt(12), is what is left in the dark.
     variance = gain * signal.clamp_min(0) + torch.maximum(sigma**2, gain**2 / 12)
+    return dist.Normal(signal, variance.sqrt())
+
+
+@noise_distribution.register
+def _signal_dependent(noise_model: SignalDependentNoise, signal: Tensor) -> dist.TorchDistribution:
+    """Normal(Ax, sigma0² + gain · max(Ax, 0))."""
+    gain = _parameter(noise_model, "gain", signal, minimum_included=True)
+    variance = _parameter(noise_model, "sigma0", signal) ** 2 + gain * signal.clamp_min(0)
     return dist.Normal(signal, variance.sqrt())
 
 

@@ -1,10 +1,7 @@
 """Recipes: everything that decides how a prior is trained, but for the images."""
 
-import functools
 import importlib.resources
 import os
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,6 +11,7 @@ from pyro_vble._arguments import PathName, brief, checked
 from pyro_vble._deprecated import warn_moved
 from pyro_vble._extras import extra
 from pyro_vble.io.validated import problems_of
+from pyro_vble.io.yaml_files import plain_content
 
 _STRIDE = 64
 _T = TypeVar("_T")
@@ -195,30 +193,9 @@ def load_recipe(name: PathName) -> Recipe:
         raise ValueError(
             f"A recipe is one of {', '.join(available_recipes())}, or the path of a YAML file; received {brief(name)}."
         )
-    load, loader = _yaml()
-    try:
-        plain = load(content, Loader=loader)
-    except Exception as error:  # PyYAML raises whatever its constructors do, from KeyError to RecursionError
-        text = " ".join(str(error).split())[:300]
-        raise ValueError(f"A recipe must be YAML; {name} is not ({type(error).__name__}: {text}).") from error
-    return parse_recipe(plain, name)
-
-
-@functools.cache
-def _yaml() -> tuple[Callable[..., Any], type]:
-    """The function that reads YAML, and a loader for it.
-
-    YAML 1.1 takes 1e-3 for a word; this takes it for the number that it is in YAML 1.2.
-    """
     with extra("training"):
         import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    exponent = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
-    return yaml.load, Loader
+    return parse_recipe(plain_content(yaml, content, f"The recipe {name}"), name)
 
 
 @checked
