@@ -14,7 +14,7 @@ from pyro_vble.physics.operators import (
     observed_mask,
     operator_on,
 )
-from pyro_vble.physics.panchromatic import pansharpening
+from pyro_vble.physics.panchromatic import pansharpening, spectral_weights
 from pyro_vble.physics.parameters import check_physics_priors, describe, initial_value, operator_arguments, prior_on
 from pyro_vble.physics.parts import is_divisible, part_of
 from pyro_vble.physics.spectral import SpectralResponse
@@ -49,5 +49,6 @@ __all__ = [
     "parameter_information",
     "part_of",
     "prior_on",
+    "spectral_weights",
     "validate_measurement",
 ]

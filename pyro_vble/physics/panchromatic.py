@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import torch
 from deepinv.physics import Blur, Downsampling, compose
+from scipy.optimize import nnls
 from torch import Tensor
 
 from pyro_vble._arguments import BrokenRuleError, ImageShape, Rule, checked, real, whole_from
+from pyro_vble._tensors import RealTensor
 from pyro_vble.physics.joining import jointly
 from pyro_vble.physics.joint import Jointly
 from pyro_vble.physics.problems import gaussian_noise
@@ -60,7 +62,8 @@ def pansharpening(
     apart. Pan (B, 1, H, W), colour (B, C, H / r, W / r).
 
     The weights are those by which the panchromatic band sums the others *in the units of the values given*, and matter:
-    a wrong sum shows as a colour cast. Panchromatic bands that see what no other band sees are outside this model.
+    a wrong sum shows as a colour cast. :func:`spectral_weights` finds them. Panchromatic bands that see what no other
+    band sees are outside this model.
 
     References:
         | MTF-tailored multiscale fusion of high-resolution MS and Pan imagery (Aiazzi et al., 2006), section 3
@@ -98,14 +101,83 @@ def pansharpening(
             f"{rows.shape[1]}."
         )
     pan_filter = _separable(_kernel(_width(pan_mtf, 0.5, 0.0), 0.0))[None, None]
-    offset = (ratio - 1) / 2
     # A convolution mirrors its kernel: with the centre before the middle, what lies after the kept pixel is seen.
-    ms_filter = _separable(_kernel(_width(ms_mtf, 0.5 / ratio, -offset), -offset))[None, None]
+    before = -(ratio - 1) / 2
+    ms_filter = _separable(_kernel(_width(ms_mtf, 0.5 / ratio, before), before))[None, None]
     noise = [one if isinstance(one, torch.nn.Module) else gaussian_noise(one) for one in (pan_noise, ms_noise)]
     parts = SpectralResponse(rows.tolist()), Blur(filter=pan_filter, padding="reflect", noise_model=noise[0])
     pan = compose(*parts)  # pyright: ignore[reportArgumentType]
     ms = Downsampling(img_size=image_shape, filter=ms_filter, factor=ratio, padding="reflect", noise_model=noise[1])
     return jointly([pan, ms], image_shape)
+
+
+@checked
+@torch.no_grad()
+def spectral_weights(
+    pan: RealTensor, ms: RealTensor, *, pan_mtf: Transfer = 0.15, ms_mtf: Transfer = 0.3
+) -> tuple[tuple[float, ...], float]:
+    r"""Weights by which coarse bands sum to a panchromatic one, of least squares, none of them negative.
+
+    .. math:: \min_{w \ge 0} \sum_i \Big(\bar p_i - \sum_c w_c m_{ci}\Big)^2
+
+    with the panchromatic image blurred to the transfer of the bands and decimated likewise; pixels that missing values
+    reach are left out.
+
+    References:
+        | Improving component substitution pansharpening through multivariate regression (Aiazzi et al., 2007)
+        | https://doi.org/10.1109/TGRS.2007.901007
+
+    Args:
+        pan: Panchromatic images (B, 1, H, W).
+        ms: Coarse ones (B, C, H / r, W / r).
+        pan_mtf: Transfer of the panchromatic sensor, as :func:`pansharpening` takes it.
+        ms_mtf: That of the bands.
+
+    Returns:
+        The weights, one a band, and which part of the panchromatic variance they leave.
+
+    Raises:
+        TypeError: If they are no tensors.
+        ValueError: If the sizes do not fit, or less than ten pixels a band are whole.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vble.physics import spectral_weights
+        >>> flat = torch.tensor([[0.2, 0.8, 0.5], [0.7, 0.1, 0.3]]).repeat_interleave(16, 1)[None, :, None]
+        >>> ms = flat.expand(1, 2, 48, 48)
+        >>> pan = (0.25 * ms[:, :1] + 0.5 * ms[:, 1:]).repeat_interleave(4, -1).repeat_interleave(4, -2)
+        >>> [round(weight, 2) for weight in spectral_weights(pan, ms)[0]]
+        [0.25, 0.5]
+    """
+    sides = [(large, small) for large, small in zip(pan.shape[-2:], ms.shape[-2:], strict=True)]
+    ratios = {large / small for large, small in sides}
+    if pan.dim() != 4 or ms.dim() != 4 or pan.shape[1] != 1 or len(ratios) > 1 or not min(ratios).is_integer():
+        raise ValueError(
+            "pan must be (B, 1, H, W) and ms (B, C, H / r, W / r) with r a whole number; received "
+            f"{tuple(pan.shape)} and {tuple(ms.shape)}; crop them to the same ground."
+        )
+    means = _blurred(pan, int(min(ratios)), pan_mtf, ms_mtf).flatten()
+    bands = ms.movedim(1, -1).flatten(0, -2)
+    whole = means.isfinite() & bands.isfinite().all(1)
+    if int(whole.sum()) < 10 * bands.shape[1]:
+        raise ValueError(
+            f"Weights need ten pixels a band without missing values; received {int(whole.sum())} for "
+            f"{bands.shape[1]} bands; state the weights."
+        )
+    a, b = bands[whole].double().cpu().numpy(), means[whole].double().cpu().numpy()
+    weights, left = nnls(a, b)
+    return tuple(weights.tolist()), float(left**2 / max(b.var() * len(b), 1e-30))
+
+
+def _blurred(pan: Tensor, ratio: int, pan_mtf: float, ms_mtf: float) -> Tensor:
+    """A panchromatic image as the sensor of the bands would have it; NaN where missing values are seen."""
+    before = -(ratio - 1) / 2
+    wide, narrow = _width(ms_mtf, 0.5 / ratio, before), _width(pan_mtf, 0.5, 0.0)
+    width = math.sqrt(max(wide**2 - narrow**2, _NARROWEST**2))
+    own = _separable(_kernel(width, before))[None, None]
+    blur = Downsampling(img_size=tuple(pan.shape[1:]), filter=own, factor=ratio, padding="reflect", device=pan.device)
+    missing = blur.A(pan.isnan().float()) > 1e-3
+    return torch.where(missing, torch.nan, blur.A(pan.float().nan_to_num(0.0)))
 
 
 def _kernel(width: float, offset: float) -> Tensor:

@@ -39,6 +39,7 @@ from pyro_vble.physics import (
     operator_on,
     pansharpening,
     part_of,
+    spectral_weights,
     validate_measurement,
 )
 from pyro_vble.physics.problems import inpainting
@@ -377,6 +378,20 @@ class TestPansharpening:
             pansharpening((4, 16, 16), 2, weights=[0.5, 0.5])
         with pytest.raises(ValueError, match="must divide"):
             pansharpening((4, 18, 16), 4)
+
+    def test_weights_are_found(self):
+        x = deepinv.physics.functional.conv2d(torch.rand(2, 3, 96, 96), torch.ones(1, 1, 5, 5) / 25, padding="reflect")
+        physics = pansharpening((3, 96, 96), 4, weights=[0.5, 0.3, 0.2], pan_noise=1e-3, ms_noise=1e-3)
+        pan, ms = physics.split(physics(x))
+        pan[0, 0, :5, :7] = torch.nan
+        ms[1, 2, 3] = torch.nan
+        weights, left = spectral_weights(pan, ms)
+        assert weights == pytest.approx((0.5, 0.3, 0.2), abs=0.01)
+        assert left < 0.02
+        with pytest.raises(ValueError, match="crop them to the same ground"):
+            spectral_weights(pan[..., :-1, :], ms)
+        with pytest.raises(ValueError, match="ten pixels a band"):
+            spectral_weights(pan.fill_(torch.nan), ms)
 
     def test_spectral_response(self):
         response = SpectralResponse([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
