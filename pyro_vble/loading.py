@@ -20,7 +20,7 @@ from pyro_vble.models import Prior, RestorationModel
 from pyro_vble.models.freezing import frozen
 from pyro_vble.models.identity import fingerprint
 from pyro_vble.models.turned import TURNS, UPRIGHT, TurnedPrior, upright
-from pyro_vble.physics import measure, operator_on
+from pyro_vble.physics import jointly, measure, operator_on
 from pyro_vble.samples import Mixture, Posterior
 from pyro_vble.samples.saving import check_options, rebuilt
 
@@ -44,8 +44,8 @@ def load_posterior(
     Args:
         path: The file.
         prior: The prior, where it was not loaded by name (one of your own).
-        physics: The forward operator: what has to do with measurements needs it (``predictive``, ``draws``, most
-            groups of ``to_arviz``, Markov chains, further fitting).
+        physics: The forward operator, or the list of them: what has to do with measurements needs it (``predictive``,
+            ``draws``, most groups of ``to_arviz``, Markov chains, further fitting).
         guide: What makes the guide, as ``restore`` takes it, where it is neither this library's nor Pyro's and its
             module is not imported: a file cannot have anything imported by itself.
         device: Where to put it; "auto" is CUDA where there is one.
@@ -81,6 +81,8 @@ def load_posterior(
     prior = _prior_of(path, header, prior, allow_download)
     dtype = dtype_of(header.precision)
     y = tensors["y"].to(device)
+    if isinstance(physics, list | tuple) or type(physics).__name__.startswith("Stacked"):
+        physics = jointly(physics, header.image_shape)
     if physics is not None:
         physics = operator_on(physics, device, dtype)
         _check_measurement(path, physics, header.image_shape, y)

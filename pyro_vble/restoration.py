@@ -35,6 +35,7 @@ from pyro_vble.inference.settings import ELBOName, Quality, Schedule
 from pyro_vble.models import CAE, Prior
 from pyro_vble.models.prior import check_prior
 from pyro_vble.models.turned import SYMMETRIES, UPRIGHT, Turn, TurnedPrior, upright
+from pyro_vble.physics import joined
 from pyro_vble.samples import Mixture, Posterior
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
@@ -84,8 +85,11 @@ def restore(
     .. math:: y = A(x) + w, \qquad p(x, z, h \mid y) \propto p(y|x)\, p(x|z)\, p(z|h)\, p(h)
 
     Args:
-        y: Measurement (B, C, H', W') of images in [0, 1]; NaN where unobserved.
-        physics: The forward operator with its noise model, a ``deepinv.physics.Physics`` (or an object with ``A``).
+        y: Measurement (B, C, H', W') of images in [0, 1]; NaN where unobserved. Several measurements of one image, a
+            list (or deepinv's ``TensorList``), are one: the likelihood is the product of theirs.
+        physics: The forward operator with its noise model, a ``deepinv.physics.Physics`` (or an object with ``A``). Of
+            several measurements a list of operators, a ``StackedPhysics`` or a
+            :class:`~pyro_vble.physics.Jointly`, whose ``split`` takes ``posterior.predictive(n)`` apart.
         prior: A prior, or a name or path for :func:`load_prior`.
         guide: The variational family, by default VBLE-xz with a free mean: ``VBLE`` (1.6 times as fast, its error bars
             narrower), ``VBLExz``, ``MAPz``, one of Pyro's automatic guides
@@ -152,7 +156,10 @@ def restore(
             f"{'a guide that is already built' if callable(guide) else brief(guide)}; pass VBLE, VBLExz, MAPz, "
             "or functools.partial(VBLExz, free_mean=True)."
         )
-    y, prior, device = _measurement_tensor(y), _prior(prior), resolve_device(device)
+    prior, device = _prior(prior), resolve_device(device)
+    if isinstance(y, list | tuple) or type(y).__name__ == "TensorList":
+        y, physics = joined([_measurement_tensor(one) for one in y], physics, image_shape)
+    y = _measurement_tensor(y)
     guide = default_guide(quality, prior) if guide is None else guide
     settings = FitSettings.of(
         quality,
@@ -258,11 +265,6 @@ def _measurement_tensor(y: Any) -> Tensor:
             y = torch.from_numpy(y)
         elif y.dtype.kind in "biuc":
             y = torch.from_numpy(np.ascontiguousarray(y).astype(y.dtype.newbyteorder("=")))
-    if type(y).__name__ == "TensorList":
-        raise TypeError(
-            "y must be one tensor; received a TensorList, as stacked operators measure; give physics an A that joins "
-            "its measurements into one tensor (torch.cat after flatten(1)), and join y likewise."
-        )
     if not isinstance(y, Tensor) or not y.is_floating_point():
         kind = f"{y.dtype} tensor" if isinstance(y, Tensor) else type(y).__name__
         remedy = "convert integers with y / 255 (8 bits) or y / 65535 (16 bits)"

@@ -131,14 +131,6 @@ def test_a_scope_of_a_seed_leaves_the_generator(y):
         pv.restore(y, PHYSICS, "cae-bsd", seed=2**70)
 
 
-def test_stacked_measurements_are_refused_with_the_way_out(cae):
-    from deepinv.physics import StackedLinearPhysics
-
-    physics = StackedLinearPhysics([PHYSICS, PHYSICS])
-    with pytest.raises(TypeError, match="y must be one tensor; received a TensorList"):
-        pv.restore(physics(torch.rand(1, 3, 32, 32)), physics, cae, **QUICK)
-
-
 def test_fit_chooses_the_precision_that_restore_does(cae, y, monkeypatch):
     monkeypatch.setattr("pyro_vble.inference.precision._bfloat16_is_fast", lambda device: True)
     for sigma, expected in ((1e-3, "float32"), (0.1, "bfloat16")):

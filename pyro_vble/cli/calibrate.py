@@ -49,6 +49,11 @@ def calibrate(
         raise ValueError(f"--guide {fit.family} has no error bars to calibrate; choose another guide.")
     if problem.fills and measurements is None:
         raise ValueError("Which pixels are missing is not simulated; pass --measurements, images with holes.")
+    if problem.completed is not None and measurements is not None:
+        raise ValueError(
+            f"--problem {problem} has two measurements of each image, which a folder of one does not hold; leave out "
+            "--measurements, and they are simulated."
+        )
     if problem.enlarged_by is not None and crop % problem.ratio:
         own = options.option_name(problem.enlarged_by)
         raise ValueError(f"--crop must be a multiple of {own} {problem.ratio}; received {crop}.")

@@ -87,16 +87,17 @@ def demo(
         seconds[label] = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
 
     write_image(output / "truth.png", truth)
-    write_image(output / "measurement.png", torch.nan_to_num(y))
+    shown = problem.shown(y, physics)
+    write_image(output / "measurement.png", torch.nan_to_num(shown))
     for result in results:
         stem = result.label.lower() + "_"
         report.write_estimates(output, result, stem=stem, suffix=".png")
     restoration_figure(
         output / "figure.png",
-        y[0],
+        shown[0],
         [result.row for result in results],
         truth=truth[0],
-        measurement_note=f"{before:.2f} dB" if y.shape == truth.shape else f"{before:.2f} dB, resized",
+        measurement_note=f"{before:.2f} dB" if shown.shape == truth.shape else f"{before:.2f} dB, resized",
         title=f"{description}, scikit-image's '{image}'",
     )
     report.write_netcdf(output / "posterior.nc", posteriors["VBLE-xz-free"], min(samples, 50), truth)

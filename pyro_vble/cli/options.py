@@ -50,7 +50,8 @@ def _scale(value: float | None) -> float | None:
     return value
 
 
-def _noise_level(value: float | None) -> float | None:
+def noise_level(value: float | None) -> float | None:
+    """A standard deviation on the scale [0, 1]."""
     if value is None:
         return None
     if not 0 <= value < math.inf:
@@ -105,12 +106,12 @@ Alpha = Annotated[
 Noise = Annotated[
     float | None,
     typer.Option(
-        callback=_noise_level,
+        callback=noise_level,
         help="Noise level (standard deviation) on the scale [0, 1]; estimated if left out, as white noise.",
     ),
 ]
 KnownNoise = Annotated[
-    float, typer.Option(callback=_noise_level, help="Noise level (standard deviation) on the scale [0, 1].")
+    float, typer.Option(callback=noise_level, help="Noise level (standard deviation) on the scale [0, 1].")
 ]
 Scale = Annotated[
     float | None,

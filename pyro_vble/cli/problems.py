@@ -5,6 +5,7 @@ keyword-only parameters.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,23 @@ _WIDEST_BLUR = 1000.0
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A measurement of a command, as ``restore`` takes it.
+
+    Attributes:
+        y: The measurement.
+        physics: Its operator.
+        source: The image file whose type, grid and georeference results have.
+        missing: Pixels (1, C, H, W) of the image in which something is missing.
+    """
+
+    y: Any
+    physics: Any
+    source: Any
+    missing: Any
+
+
+@dataclass(frozen=True)
 class Problem(Entry):
     """A kind of degradation, and the values of its options.
 
@@ -32,6 +50,8 @@ class Problem(Entry):
         in_place_of: For an option the other one that it makes superfluous.
         enlarged_by: The option that says how many times as wide as its measurement the image is; None if they have one
             size.
+        completed: The function (problem, file, measurement, noise level, --scale) -> :class:`Measured`, of a problem
+            with a second measurement, which one of its options names.
         fills: Whether missing pixels are what it is about: it needs some, and fills them in.
         example: Values of options for the demo.
         settings: Values of the options, by default their own defaults.
@@ -42,6 +62,7 @@ class Problem(Entry):
     blame: Callable[..., str] = lambda **_: ""
     in_place_of: Mapping[str, str] = field(default_factory=dict)
     enlarged_by: str | None = None
+    completed: "Callable[[Problem, Any, Any, float, float | None], Measured] | None" = None
     fills: bool = False
     example: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +99,21 @@ class Problem(Entry):
             ValueError: If it does not fit the measurement.
         """
         return self.operator(y, noise, **self.settings)
+
+    def measured(self, source: Any, y: Any, noise: float, scale: float | None) -> "Measured":
+        """All that was measured, by an image file and by a second one if the problem has it.
+
+        Raises:
+            ValueError: If it does not fit.
+        """
+        if self.completed is not None:
+            return self.completed(self, source, y, noise, scale)
+        missing = (~y.isfinite()).repeat_interleave(self.ratio, -1).repeat_interleave(self.ratio, -2)
+        return Measured(y, self.build(y, noise), source, missing)
+
+    def shown(self, y: Any, physics: Any) -> Any:
+        """Of a measurement the image (B, C, H, W) that a figure shows."""
+        return y if self.completed is None else physics.split(y)[-1]
 
     def simulate(self, truth: Any, noise: float) -> tuple[Any, Any]:
         """An operator and its measurement of an image (1, C, H, W), without half of the pixels if it is about those."""
@@ -196,6 +232,77 @@ def _inpainting(y: Any, noise: float) -> Any:
     return inpainting(noise, y[0].isfinite().float())
 
 
+def _weights(text: str | None) -> str | None:
+    if text is not None:
+        try:
+            numbers = [float(one) for one in text.split(",")]
+        except ValueError:
+            numbers = [math.nan]
+        if not all(0 <= one < math.inf for one in numbers) or not any(numbers):
+            raise typer.BadParameter(
+                f"they must be numbers that are not negative, with commas between; received {text!r}."
+            )
+    return text
+
+
+Pan = Annotated[
+    Path | None,
+    typer.Option(**options.PATH, help="pansharpen: the fine panchromatic image, of one band, over the same ground."),
+]
+PanNoise = Annotated[
+    float | None,
+    typer.Option(callback=options.noise_level, help="pansharpen: noise level of --pan; estimated if left out."),
+]
+PanWeights = Annotated[
+    str | None,
+    typer.Option(
+        callback=_weights, help="pansharpen: what --pan sums of each band, e.g. 0.3,0.4,0.3; estimated if left out."
+    ),
+]
+Ratio = Annotated[int, typer.Option(min=2, max=16, help="pansharpen: fine pixels in a coarse one, along a side.")]
+PanMTF = Annotated[
+    float, typer.Option(min=0.001, max=0.99, help="pansharpen: transfer of --pan at its Nyquist frequency.")
+]
+ColourMTF = Annotated[
+    float, typer.Option(min=0.001, max=0.99, help="pansharpen: transfer of the bands of colour at theirs.")
+]
+
+
+def _pansharpening(
+    y: Any,
+    noise: float,
+    *,
+    pan: Pan = None,
+    ratio: Ratio = 4,
+    pan_noise: PanNoise = None,
+    pan_weights: PanWeights = None,
+    pan_mtf: PanMTF = 0.15,
+    ms_mtf: ColourMTF = 0.3,
+) -> Any:
+    from pyro_vble.physics import pansharpening
+
+    weights = None if pan_weights is None else [float(one) for one in pan_weights.split(",")]
+    if weights is not None and len(weights) != y.shape[1]:
+        raise ValueError(
+            f"--pan-weights must be one number a band, {y.shape[1]}; received {len(weights)} in {pan_weights}."
+        )
+    return pansharpening(
+        (y.shape[1], ratio * y.shape[2], ratio * y.shape[3]),
+        ratio,
+        weights=weights,
+        pan_noise=noise if pan_noise is None else pan_noise,
+        ms_noise=noise,
+        pan_mtf=pan_mtf,
+        ms_mtf=ms_mtf,
+    )
+
+
+def _with_pan(problem: Problem, source: Any, y: Any, noise: float, scale: float | None) -> Measured:
+    from pyro_vble.cli.panchromatic import with_panchromatic
+
+    return with_panchromatic(problem, source, y, noise, scale)
+
+
 #: The problems, each under its name.
 PROBLEMS: dict[str, Problem] = {
     problem.name: problem
@@ -224,6 +331,15 @@ PROBLEMS: dict[str, Problem] = {
             "Inpainting (half of the pixels, noise {noise:g})",
             _inpainting,
             fills=True,
+        ),
+        Problem(
+            "pansharpen",
+            "colour too coarse, and a fine panchromatic image (--pan)",
+            "Pansharpening x{ratio} (noise {noise:g})",
+            _pansharpening,
+            blame=lambda **_: "images that do not show the same ground, or other --pan-weights, --pan-mtf or --ms-mtf",
+            enlarged_by="ratio",
+            completed=_with_pan,
         ),
     )
 }

@@ -80,6 +80,8 @@ def restore(
         pyro-vble restore small.png --output out --problem super-resolve --factor 2
 
         pyro-vble restore holes.png --output out --problem inpaint --mask mask.png
+
+        pyro-vble restore colour.tif --output out --problem pansharpen --pan pan.tif
     """
     fit.family.refuse_unused(context)
     if image.is_dir():
@@ -111,9 +113,10 @@ def restore(
         noise = found.level
         raised = f", that of {found.floor}, as what is seen of noise is less" if found.floor else ", as white noise"
         say(f"Noise level estimated from the image: {noise:.4g}{raised} (set it with --noise).")
-    physics = problem.build(y, noise)
+    measured = problem.measured(source, y, noise, scale)
+    y, physics, source = measured.y, measured.physics, measured.source
     prior = fit.load_prior()
-    shape = (y.shape[1], problem.ratio * y.shape[2], problem.ratio * y.shape[3])
+    shape = tuple(measured.missing.shape[1:])
     tell_forecast(shape, prior, fit)
 
     start = time.perf_counter()
@@ -154,12 +157,13 @@ def restore(
         with stage(f"Drawing {fit.samples} samples for estimates and error bars" if spread else "Decoding"):
             result = report.estimates(posterior, fit.samples, fit.family.name, spread=spread, drawn=drawn)
         seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
-        enlarged = missing.repeat_interleave(problem.ratio, -1).repeat_interleave(problem.ratio, -2)
-        absent = None if filled else enlarged
+        absent = None if filled else measured.missing
         with stage("Writing"):
             paths = report.write_estimates(output, result, suffix=suffix, source=source, missing=absent)
             if spread:
-                report.draw_figure(output / "figure.png", y, result, absent, f"{image.name}: {problem}")
+                report.draw_figure(
+                    output / "figure.png", problem.shown(y, physics), result, absent, f"{image.name}: {problem}"
+                )
         if draws is None:
             draws = 16 if 16 * result.mmse_x.numel() <= _LARGE else 0
             if spread and not draws:
@@ -186,7 +190,7 @@ def restore(
                 "sampling": f"{seconds['sampling']:.1f} s",
             }
         ],
-        f"Restoration of {image.name}, {y.shape[-1]}x{y.shape[-2]} -> "
+        f"Restoration of {image.name}, {missing.shape[-1]}x{missing.shape[-2]} -> "
         f"{result.mmse_x.shape[-1]}x{result.mmse_x.shape[-2]}",
     )
     report.tell_if_unexplained(result.check, _usual_causes(problem, fit, estimated))

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vble.distributions import ScaledPoisson
+from pyro_vble.distributions import Joined, ScaledPoisson
 from pyro_vble.seeding import seeded
 
 # Simulated measurements whose squared scores stand for information that no formula is known of.
@@ -36,14 +36,18 @@ def fisher_information(p_y: dist.TorchDistribution, signal: Tensor) -> Tensor:
         >>> fisher_information(likelihood(physics, signal), signal)
         tensor([64., 64.])
     """
-    known = parameter_information(p_y)
-    if not known:
-        return _mean_squared_score(p_y, signal)
+    parts = p_y.parts if isinstance(p_y, Joined) else (p_y,)
     found = torch.zeros_like(signal)
-    for parameter, information in known:
-        if parameter.requires_grad:
-            (slope,) = torch.autograd.grad(parameter.sum(), signal, retain_graph=True)
-            found = found + information.detach() * slope.square()
+    for k, part in enumerate(parts):
+        known = parameter_information(part)
+        if not known:
+            found = found + _mean_squared_score(part, signal)
+        for parameter, information in known:
+            if parameter.requires_grad:
+                (slope,) = torch.autograd.grad(parameter.sum(), signal, retain_graph=True)
+                information = information.detach()
+                information = p_y.placed(k, information) if isinstance(p_y, Joined) else information
+                found = found + information * slope.square()
     return found
 
 

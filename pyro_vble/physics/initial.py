@@ -9,9 +9,10 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_vble.physics.joint import Jointly
 from pyro_vble.physics.likelihood import before_sensor, likelihood
 from pyro_vble.physics.operators import fill_unobserved, observed_mask
-from pyro_vble.physics.validation import noise_level
+from pyro_vble.physics.validation import noise_level, noise_levels
 
 # How far an image may lie from the first guess, and how long to look: the system's condition is about (tau / sigma)².
 _TAU, _CG_STEPS = 0.05, 10
@@ -35,6 +36,8 @@ def initial_image(
     no shape tells: each is judged by what it leaves of the measurement, image by image, before it is clipped. Later
     ones must be clearly better than earlier ones; the pseudo-inverse, which passes noise on as detail, is tried last.
 
+    Of several measurements, it is the first guess from the one that leaves the least of all, in units of their noise.
+
     Args:
         physics: Forward operator; None gives a grey image.
         y: Measurement (B, ...); NaN where unobserved.
@@ -44,6 +47,8 @@ def initial_image(
     grey = torch.full((len(y), *image_shape), 0.5, dtype=y.dtype, device=y.device)
     if physics is None:
         return grey
+    if isinstance(physics, Jointly):
+        return _best_of_parts(physics, y, image_shape, parameters or {})
     observed = observed_mask(physics, y)
     signal, _ = _in_signal_units(physics, y, image_shape, parameters)
     filled = fill_unobserved(signal, observed)
@@ -92,14 +97,15 @@ def consistent_image(
         return start
     observed = observed_mask(physics, y)
     signal, unit = _in_signal_units(physics, y, image_shape, parameters)
-    signal = fill_unobserved(signal, observed)
-    weight = (_TAU * unit / noise_level(physics, y, image_shape, parameters)) ** 2
+    root, least = _root_weights(physics, y, image_shape, parameters)
+    signal = root * fill_unobserved(signal, observed)
+    weight = (_TAU * unit / least) ** 2
 
     def forward(x: Tensor) -> Tensor:
-        return fill_unobserved(physics.A(x), observed)
+        return root * fill_unobserved(physics.A(x), observed)
 
     def adjoint(v: Tensor) -> Tensor:
-        return physics.A_adjoint(fill_unobserved(v, observed))
+        return physics.A_adjoint(root * fill_unobserved(v, observed))
 
     # Not physics.prox_l2, which leaves its settings behind in the operator.
     options = {"solver": "CG", "gamma": weight, "init": start, "z": start, "max_iter": _CG_STEPS, "tol": 1e-2}
@@ -133,6 +139,44 @@ def fill_missing(y: Tensor, observed: Tensor) -> Tensor:
     count = observed.expand_as(y).sum((-2, -1), keepdim=True)
     mean = fill_unobserved(y, observed).sum((-2, -1), keepdim=True) / count.clamp_min(1)
     return torch.where(known, filled, torch.where(count > 0, mean, 0.5))
+
+
+def _best_of_parts(
+    physics: Jointly, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor]
+) -> Tensor:
+    """Of the first guesses from each of several measurements the one that leaves the least of all, image by image."""
+    parts = list(zip(physics.physics_list, physics.split(y), strict=True))
+    own = [physics.parameters_of(k, parameters) for k in range(len(parts))]
+    levels = noise_levels(physics, y, image_shape, parameters)
+    signals = [_in_signal_units(one, part, image_shape, known) for (one, part), known in zip(parts, own, strict=True)]
+
+    def left(x: Tensor) -> Tensor:
+        total = x.new_zeros(len(x))
+        for (one, part), (signal, unit), level in zip(parts, signals, levels, strict=True):
+            residual = torch.where(observed_mask(one, part), one.A(x) - signal, 0.0) * (unit / level)
+            total = total + residual.square().flatten(1).sum(1)
+        return torch.nan_to_num(total, nan=torch.inf)
+
+    # What is missing in a part is none of its guesses' business: an image that it does not observe stays grey.
+    guesses = torch.stack(
+        [initial_image(one, part, image_shape, known) for (one, part), known in zip(parts, own, strict=True)]
+    )
+    best = torch.stack([left(guess) for guess in guesses]).argmin(0)
+    return guesses[best, torch.arange(len(y), device=y.device)]
+
+
+def _root_weights(
+    physics: Any, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor] | None
+) -> tuple[Tensor | float, float]:
+    """Roots of the weights of single values, 1 at the least noise; and that noise.
+
+    Of several measurements, each has its own noise; within one, and where there is but one, it is taken as even.
+    """
+    if not isinstance(physics, Jointly):
+        return 1.0, noise_level(physics, y, image_shape, parameters)
+    levels = noise_levels(physics, y, image_shape, parameters)
+    weights = [torch.full_like(part, min(levels) / level) for part, level in zip(physics.split(y), levels, strict=True)]
+    return physics.join(weights), min(levels)
 
 
 def _in_signal_units(

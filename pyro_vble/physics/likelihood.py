@@ -18,7 +18,8 @@ from deepinv.physics import (
 )
 from torch import Tensor
 
-from pyro_vble.distributions import GaussianUniform, ScaledPoisson, SensedNormal
+from pyro_vble.distributions import GaussianUniform, Joined, ScaledPoisson, SensedNormal
+from pyro_vble.physics.joint import JointNoise
 from pyro_vble.physics.noises import SignalDependentNoise
 from pyro_vble.physics.parameters import with_noise_parameters
 from pyro_vble.physics.sensors import Sensor, sensor_of
@@ -63,6 +64,8 @@ def likelihood(
 
 def before_sensor(p_y: dist.TorchDistribution) -> dist.TorchDistribution:
     """The distribution of a measurement before its sensor clips and rounds it."""
+    if isinstance(p_y, Joined):
+        return Joined([before_sensor(part) for part in p_y.parts], p_y.event_dims, validate_args=False)
     return p_y.unsensed if isinstance(p_y, SensedNormal) else p_y
 
 
@@ -165,6 +168,17 @@ def _uniform(noise_model: UniformNoise, signal: Tensor) -> dist.TorchDistributio
     """
     a = _parameter(noise_model, "a", signal).expand_as(signal)
     return GaussianUniform(signal, a / 20, 2 * a)
+
+
+@noise_distribution.register
+def _joint(noise_model: JointNoise, signal: Tensor) -> dist.TorchDistribution:
+    """Each part's own, that of its sensor too."""
+    dims = [len(shape) for shape in noise_model.shapes]
+    parts = [
+        likelihood(operator, part, parameters, event_dim=dim)
+        for (operator, part, parameters), dim in zip(noise_model.parts(signal), dims, strict=True)
+    ]
+    return Joined(parts, dims, validate_args=False)
 
 
 def _parameter(noise_model: Any, name: str, signal: Tensor, *, minimum_included: bool = False) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vble._arguments import brief
+from pyro_vble.physics.joint import Jointly
 
 
 def measure(physics: Any, x: Tensor, arguments: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -89,6 +90,9 @@ def check_image_shape(physics: Any, y: Tensor, image_shape: tuple[int, int, int]
 
 def observed_mask(physics: Any, y: Tensor) -> Tensor:
     """Boolean mask, of the shape of y, of the values that carry likelihood: finite, and not masked out by A."""
+    if isinstance(physics, Jointly):
+        parts = zip(physics.physics_list, physics.split(y), strict=True)
+        return physics.join([observed_mask(one, part) for one, part in parts])
     mask = _inpainting_mask(physics)
     observed = torch.isfinite(y)
     return observed if mask is None else observed & (mask != 0)
@@ -173,6 +177,9 @@ def _moved(physics: Any, device: torch.device, dtype: torch.dtype) -> Any:
         physics.to(device)
         for value in tensors_of(physics):
             value.data = converted(value.data)
+        for part in physics.physics_list if isinstance(physics, Jointly) else ():
+            if not isinstance(part, torch.nn.Module):
+                _moved(part, device, dtype)
         return physics
     attributes = getattr(physics, "__dict__", {})
     for name, value in attributes.items():

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_vble._arguments import brief
+from pyro_vble.physics.arguments import arguments_of, operators_of
+from pyro_vble.physics.joint import Jointly
 from pyro_vble.seeding import seeded
 
 _EDGE = 15.0
@@ -43,10 +44,10 @@ def check_physics_priors(physics: Any, priors: Mapping[str, Any]) -> None:
                 f"The prior of {name!r} must have a density over real numbers; received {brief(prior)}, {flaw}; write "
                 "pyro.distributions.HalfNormal(0.1), for example, or set a value that is known in the operator."
             )
-        if not (_is_noise(physics, name) or name in _arguments(physics)):
+        if not (_is_noise(physics, name) or name in arguments_of(physics)):
             raise ValueError(
                 f"physics_priors must name parameters of the noise model or arguments of physics.A; received {name!r} "
-                f"for {describe(physics)}, where A takes {', '.join(_arguments(physics)) or 'the image alone'}; for "
+                f"for {describe(physics)}, where A takes {', '.join(arguments_of(physics)) or 'the image alone'}; for "
                 "the width of a blur use pyro_vble.physics.GaussianBlur, whose A takes `width`."
             )
 
@@ -71,7 +72,7 @@ def _no_density(prior: Any) -> str | None:
 
 def initial_value(physics: Any, name: str, prior: Any) -> Tensor:
     """Where the search for a parameter starts: at the operator's own value if it has one, else the prior's middle."""
-    owners = [physics.noise_model] if _is_noise(physics, name) else _operators(physics)
+    owners = [physics.noise_model] if _is_noise(physics, name) else operators_of(physics)
     value = next((getattr(owner, name) for owner in owners if hasattr(owner, name)), None)
     if value is not None:
         value = torch.as_tensor(value, dtype=torch.get_default_dtype()).mean()
@@ -137,6 +138,8 @@ def describe(physics: Any) -> str:
     """
     if physics is None:
         return "no operator"
+    if isinstance(physics, Jointly):
+        return " and ".join(map(describe, physics.physics_list))
     noise_model = getattr(physics, "noise_model", None)
     noise = "" if noise_model is None else f" + {type(noise_model).__name__}({_numbers(noise_model)})"
     parts = getattr(physics, "physics_list", ())
@@ -176,19 +179,3 @@ def _short_hash(value: Tensor) -> str:
 
 def _is_noise(physics: Any, name: str) -> bool:
     return hasattr(getattr(physics, "noise_model", None), name)
-
-
-def _arguments(physics: Any) -> tuple[str, ...]:
-    """Arguments that A names besides the image; of operators one after another, each one's."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named: dict[str, None] = {}
-    for operator in _operators(physics):
-        if callable(getattr(operator, "A", None)):
-            parameters = inspect.signature(operator.A).parameters.values()
-            named |= dict.fromkeys([p.name for p in parameters if p.kind in kinds][1:])
-    return tuple(named)
-
-
-def _operators(physics: Any) -> list[Any]:
-    """An operator, or those that it consists of."""
-    return [one for part in getattr(physics, "physics_list", ()) for one in _operators(part)] or [physics]

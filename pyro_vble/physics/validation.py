@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vble.distributions import ScaledPoisson
 from pyro_vble.physics.gradients import check_gradients
+from pyro_vble.physics.joint import Jointly
 from pyro_vble.physics.likelihood import before_sensor, likelihood
 from pyro_vble.physics.operators import measure, observed_mask
 
@@ -43,12 +44,29 @@ def validate_measurement(
             f"{int(empty.sum())} of {len(y)} images (first: {int(empty.nonzero()[0])}); check how y was read and the "
             "sense of the mask (1 is observed)."
         )
+    if isinstance(physics, Jointly):
+        for k, (one, part) in enumerate(zip(physics.physics_list, physics.split(y), strict=True)):
+            try:
+                _validate_values(one, part, image_shape, physics.parameters_of(k, parameters or {}))
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"Measurement {k + 1} of {len(physics)}: {error}") from error
+    else:
+        _validate_values(physics, y, image_shape, parameters)
+
+
+def _validate_values(
+    physics: Any, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor] | None
+) -> None:
+    """Raise unless operator, noise and values of one measurement are plausible; it may miss in some images."""
+    observed = observed_mask(physics, y)
     probes = [probe.expand(len(y), *image_shape) for probe in _probes(image_shape, y)]
     _check_finite(physics, probes, observed)
     check_gradients(physics, probes[-1], parameters or {})
     signals = [measure(physics, probe) for probe in probes]
     with pyro.validation_enabled(True):  # this is where noise parameters are checked, whatever the user set
         p_probes = [likelihood(physics, signal, parameters, event_dim=y.dim() - 1) for signal in signals]
+    if not bool(observed.any()):  # another measurement of the image observes it
+        return
     if isinstance(p_probes[0], dist.Gamma | ScaledPoisson):
         smallest, name = float(y[observed].min()), type(physics.noise_model).__name__
         if smallest < 0:
@@ -81,10 +99,20 @@ def validate_measurement(
 def noise_level(
     physics: Any, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor] | None = None
 ) -> float:
-    """The typical (median) standard deviation of the noise on images in [0, 1]."""
+    """The typical (median) standard deviation of the noise on images in [0, 1]; of several measurements the least."""
+    if isinstance(physics, Jointly):
+        return min(noise_levels(physics, y, image_shape, parameters))
     probe = _probes(image_shape, y)[1].expand(len(y), *image_shape)
     p_y = before_sensor(likelihood(physics, measure(physics, probe), parameters, event_dim=y.dim() - 1))
     return float(p_y.variance.median().sqrt())
+
+
+def noise_levels(
+    physics: Jointly, y: Tensor, image_shape: tuple[int, int, int], parameters: Mapping[str, Tensor] | None = None
+) -> list[float]:
+    """The :func:`noise_level` of each of several measurements."""
+    parts = enumerate(zip(physics.physics_list, physics.split(y), strict=True))
+    return [noise_level(one, part, image_shape, physics.parameters_of(k, parameters or {})) for k, (one, part) in parts]
 
 
 def _check_finite(physics: Any, probes: list[Tensor], observed: Tensor) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import pytest
@@ -110,9 +111,10 @@ def test_a_simulation_has_the_operator_that_its_measurement_is_given(name):
     truth = torch.rand(1, 3, 64, 64)
     problem = PROBLEMS[name]
     physics, y = problem.simulate(truth, 0.1)
-    assert [problem.ratio * side for side in y.shape[2:]] == [64, 64]
+    shown = problem.shown(y, physics)
+    assert [problem.ratio * side for side in shown.shape[2:]] == [64, 64]
     if not problem.fills:
-        torch.testing.assert_close(problem.build(y, 0.1).A(truth), physics.A(truth))
+        torch.testing.assert_close(problem.build(shown, 0.1).A(truth), physics.A(truth))
 
 
 def test_pixels_are_missing_whatever_their_noise():
@@ -147,3 +149,76 @@ def test_the_default_guide_is_that_of_python(bundled, quality):
 
     own, expected = Fit(quality=quality).family.load(), default_guide(quality, bundled)
     assert (own.func, own.keywords) == (expected.func, expected.keywords)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A panchromatic GeoTIFF and one of colour over the same ground, of known weights."""
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.transform import from_origin
+
+    from pyro_vble.io.images import write_image
+    from pyro_vble.io.rasters import Raster
+    from pyro_vble.physics import pansharpening
+
+    crop = skimage.data.cat()[60 : 60 + 128, 80 : 80 + 128]
+    truth = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
+    physics = pansharpening((3, 128, 128), 4, weights=[0.5, 0.3, 0.2])
+    pan, colour = physics.split(physics(truth))
+    crs = rasterio.crs.CRS.from_epsg(32631)
+    names = ("red", "green", "blue")
+    for name, values, size, bands in (("pan", pan, 0.5, ("pan",)), ("ms", colour, 2.0, names)):
+        place = Raster(*values.shape[-2:], crs, from_origin(5e5, 4.8e6, size, size), descriptions=bands)
+        n = len(bands)
+        place = replace(
+            place, band_tags=({},) * n, scales=(1.0,) * n, offsets=(0.0,) * n, units=(None,) * n, colours=("gray",) * n
+        )
+        write_image(tmp_path / f"{name}.tif", values, dtype="uint16", scale=65535.0, raster=place)
+    return tmp_path, truth
+
+
+class TestPansharpening:
+    def test_two_files_are_one_measurement(self, run, pair):
+        rasterio = pytest.importorskip("rasterio")
+        folder, truth = pair
+        arguments = ("restore", folder / "ms.tif", "--output", folder / "out", "--problem", "pansharpen")
+        said = run(*arguments, "--pan", folder / "pan.tif", "--steps", 20, "--samples", 3, "--noise", 0.01)
+        weights = said.split("--pan sums the bands with weights ")[1].split(",")
+        assert [float(one) for one in weights[:3]] == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
+        with rasterio.open(folder / "out" / "restored.tif") as found, rasterio.open(folder / "pan.tif") as pan:
+            assert found.shape == pan.shape
+            assert (found.crs, found.transform) == (pan.crs, pan.transform)
+            assert found.descriptions == ("red", "green", "blue")
+            assert found.dtypes[0] == "uint16"
+        restored = read_image(folder / "out" / "restored.tif").values
+        coarse = torch.nn.functional.interpolate(
+            read_image(folder / "ms.tif").values, scale_factor=4, mode="bicubic", align_corners=False
+        )
+        assert (restored - truth).square().mean() < 0.5 * (coarse - truth).square().mean()
+
+    def test_what_does_not_fit_is_refused(self, run, pair):
+        folder, _ = pair
+        arguments = ("restore", folder / "ms.tif", "--output", folder / "out", "--problem", "pansharpen", *QUICK)
+        with pytest.raises(ValueError, match="pass --pan FILE"):
+            run(*arguments)
+        with pytest.raises(ValueError, match="--pan must have one band"):
+            run(*arguments, "--pan", folder / "ms.tif")
+        with pytest.raises(ValueError, match="--pan must have 2 times the rows"):
+            run(*arguments, "--pan", folder / "pan.tif", "--ratio", 2)
+        with pytest.raises(ValueError, match="--pan-weights must be one number a band, 3; received 2"):
+            run(*arguments, "--pan", folder / "pan.tif", "--pan-weights", "0.5,0.5")
+        with pytest.raises(ValueError, match="--pan belongs to --problem pansharpen"):
+            run("restore", folder / "ms.tif", "--output", folder / "out", "--problem", "denoise", "--pan", "x")
+
+    def test_other_ground_is_refused(self, run, pair):
+        import rasterio
+        from rasterio.transform import from_origin
+
+        folder, _ = pair
+        with rasterio.open(folder / "pan.tif", "r+") as file:
+            file.transform = from_origin(5e5 + 2, 4.8e6, 0.5, 0.5)
+        with pytest.raises(ValueError, match=r"corners lie up to 1\.00 coarse pixels apart"):
+            run(
+                "restore", folder / "ms.tif", "--output", folder / "out", "--problem", "pansharpen",
+                "--pan", folder / "pan.tif", *QUICK,
+            )  # fmt: skip

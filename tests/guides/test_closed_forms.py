@@ -10,6 +10,7 @@ from helpers import MatrixPhysics, linear_vae
 import pyro_vble as pv
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.models import RestorationModel
+from pyro_vble.physics import jointly
 
 PIXELS, LATENTS, VALUES = 16, 5, 12
 IMAGE = (1, 4, 4)
@@ -74,6 +75,22 @@ class Problem:
         return self.c + self.residual @ gain.T
 
 
+class TwoMeasurements(Problem):
+    """The same, its values measured by two instruments, of which the second has three times the noise."""
+
+    FIRST = 7
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        rows, t = self.FIRST, self.t
+        parts = [MatrixPhysics(self.A[:rows], GaussianNoise(t)), MatrixPhysics(self.A[rows:], GaussianNoise(3 * t))]
+        self.physics = jointly(parts, IMAGE)
+        # With noise of one level the second instrument is a third as sensitive.
+        weight = torch.where(torch.arange(VALUES) < rows, 1.0, 1 / 3).double()
+        self.A, self.residual = weight[:, None] * self.A, weight * self.residual
+        self.AW = self.A @ self.W
+
+
 def guide_class(guide):
     return guide.func if isinstance(guide, partial) else guide
 
@@ -114,6 +131,15 @@ def test_vble_xz_with_a_free_mean_has_the_exact_posterior_mean(problem):
     # Neither of the published forms has it: the test above would not tell if the two means were the same.
     published = problem.ridge @ problem.W.T + problem.c
     assert float((published - problem.exact_mean).norm() / problem.exact_mean.norm()) > 0.05
+
+
+def test_two_measurements_are_one_whose_likelihood_is_their_product():
+    problem = TwoMeasurements(1)
+    guide = problem.fit(partial(VBLExz, free_mean=True)).guide
+    mean = guide.loc["z"] @ problem.W.T + problem.c + problem.s * guide.u.flatten(1)
+    assert_close(mean, problem.exact_mean)
+    assert_close(guide.width["z"], problem.a.expand(2, -1))
+    assert_close(guide.b.flatten(1), problem.b.expand(2, -1))
 
 
 def test_the_samples_have_the_fitted_moments(problem):
