@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from pyro_vble.loading import load_posterior
     from pyro_vble.restoration import restore
     from pyro_vble.samples import Posterior
+    from pyro_vble.scene import ScenePosterior, open_scene, restore_scene
 
 __all__ = [
     "FitDivergedError",
     "Posterior",
+    "ScenePosterior",
     "__version__",
     "available_priors",
     "compare_guides",
@@ -41,16 +43,19 @@ __all__ = [
     "load_card",
     "load_posterior",
     "load_prior",
+    "open_scene",
     "open_zarr",
     "program_lock",
     "reference_posterior",
     "restore",
+    "restore_scene",
 ]
 
 # Where each public name lives. Resolved on first use: torch, pyro and deepinv take seconds to import.
 _HOMES = {
     "FitDivergedError": "pyro_vble.inference",
     "Posterior": "pyro_vble.samples",
+    "ScenePosterior": "pyro_vble.scene",
     "available_priors": "pyro_vble.io.priors",
     "compare_guides": "pyro_vble.diagnostics.comparison",
     "fit": "pyro_vble.fitting",
@@ -58,10 +63,12 @@ _HOMES = {
     "load_card": "pyro_vble.io.cards",
     "load_posterior": "pyro_vble.loading",
     "load_prior": "pyro_vble.io.priors",
+    "open_scene": "pyro_vble.scene",
     "open_zarr": "pyro_vble.io.zarr_store",
     "program_lock": "pyro_vble._one_at_a_time",
     "reference_posterior": "pyro_vble.diagnostics.reference",
     "restore": "pyro_vble.restoration",
+    "restore_scene": "pyro_vble.scene",
 }
 _SUBPACKAGES = (
     "diagnostics",
@@ -74,6 +81,8 @@ _SUBPACKAGES = (
     "models",
     "physics",
     "samples",
+    "scene",
+    "sensors",
     "training",
 )
 

@@ -3,4 +3,7 @@
 from pyro_vble.scene.posterior import ScenePosterior
 from pyro_vble.scene.restoration import restore_scene
 
-__all__ = ["ScenePosterior", "restore_scene"]
+#: Open the posterior of a scene, a folder NAME.scene.
+open_scene = ScenePosterior.open
+
+__all__ = ["ScenePosterior", "open_scene", "restore_scene"]

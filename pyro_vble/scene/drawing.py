@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+
 from pyro_vble.samples import Samples, StoredSamples
 from pyro_vble.scene.job import Job
 from pyro_vble.scene.posterior import ScenePosterior

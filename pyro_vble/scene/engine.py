@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import statistics
 import time
@@ -146,9 +147,12 @@ def crew(
     # A cell that kills its worker is tried ATTEMPTS times in all. One thread a process: results must not depend on how
     # many processes share the cores.
     settings = {"distributed.scheduler.allowed-failures": ATTEMPTS - 1}
+    how = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with (
         dask.config.set(settings),
-        LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        LocalCluster(
+            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.ERROR
+        ) as cluster,
         Client(cluster) as client,
     ):
         if gpus > 1:

@@ -243,6 +243,25 @@ class ScenePosterior(Samples):
         """Cells, by row and column, that were given up after three attempts, with the reason."""
         return {tuple(map(int, name.split("-"))): why for name, why in self._about.get("failed", {}).items()}
 
+    def cell(self, place: tuple[int, int]) -> Window:
+        """The pixels of a cell, by its row and column."""
+        return self._grid.core(*place)
+
+    @property
+    def result_names(self) -> list[str]:
+        """Names of what was drawn: mean, std, low, high, samples."""
+        return self._store.names("results")
+
+    def result(self, name: str) -> Callable[[slice, slice], np.ndarray]:
+        """The function (rows, columns) -> a result (C, h, w) of that part of the window, in numbers of the file."""
+        array, window = self._store.array("results", name), self.window
+
+        def read(rows: slice, columns: slice) -> np.ndarray:
+            part = slice(window.top + rows.start, window.top + rows.stop)
+            return np.asarray(array[:, part, window.left + columns.start : window.left + columns.stop])
+
+        return read
+
     @property
     def results(self) -> "Dataset":
         """What was drawn of the window, as a lazy xarray Dataset in numbers of the file: mean, std, low, high, samples.
@@ -255,7 +274,7 @@ class ScenePosterior(Samples):
         import xarray as xr
 
         georeference = self._about.get("georeference") or {}
-        arrays = {name: self._store.array("results", name) for name in self._store.names("results")}
+        arrays = {name: self._store.array("results", name) for name in self.result_names}
         rows, columns = self.window.slices
         data = {
             name: (("band", "y", "x"), da.from_array(array, chunks=array.chunks, name=False)[:, rows, columns])

@@ -30,13 +30,14 @@ from pyro_vble.inference.settings import Quality
 from pyro_vble.io.prior_files import save_prior
 from pyro_vble.models import CAE, Prior
 from pyro_vble.models.identity import fingerprint
+from pyro_vble.physics import Radiometry
 from pyro_vble.scene.engine import Progress, crew, run
 from pyro_vble.scene.grid import Grid
 from pyro_vble.scene.job import Job
 from pyro_vble.scene.operators import SceneOperator, scene_operator
 from pyro_vble.scene.posterior import ScenePosterior
 from pyro_vble.scene.reach import decoder_reach, operator_reach
-from pyro_vble.scene.sources import open_source
+from pyro_vble.scene.sources import Source, open_source
 from pyro_vble.scene.store import Store
 from pyro_vble.seeding import fresh_seed
 
@@ -44,27 +45,10 @@ from pyro_vble.seeding import fresh_seed
 _RAMP = 16
 
 
-class _Linear:
-    """Numbers of a file that are a multiple of an image's values."""
-
-    def __init__(self, white: float) -> None:
-        self.white = white
-
-    def to_unit(self, values: Any) -> Any:
-        """From numbers of the file to [0, 1]."""
-        return values / self.white
-
-    def from_unit(self, x: Any, dtype: Any = None) -> Any:
-        """And back, not rounded."""
-        return x * self.white
-
-    def __repr__(self) -> str:
-        return f"white={self.white:g}"
-
-
-def _white_of(dtype: np.dtype) -> float:
-    """The largest number of a type of integers; floats are on [0, 1] already."""
-    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+def default_radiometry(dtype: np.dtype, white: float | None = None) -> Radiometry:
+    """That of a type whose largest number is white; floats are on [0, 1] already."""
+    largest = float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+    return Radiometry(white=largest if white is None else white, dtype=dtype.name)
 
 
 @checked
@@ -111,6 +95,7 @@ def restore_scene(
 
     Args:
         scene: A path that GDAL reads, an ``xarray.DataArray`` (lazy or not), or an array (C, H, W); NaN where missing.
+            A ``Source`` that is open already is taken as it is.
         physics: The forward operator with its noise: a ``deepinv.physics.Physics`` for images of any size, or a
             function from (C, H, W) to one.
         prior: A compressive autoencoder, or a name or path for ``load_prior``.
@@ -165,7 +150,7 @@ def restore_scene(
         >>> std.shape
         torch.Size([1, 1, 10, 5])
     """
-    source = open_source(scene, bands, nodata, window)
+    source = scene if isinstance(scene, Source) else open_source(scene, bands, nodata, window)
     prior = _prior(prior)
     operator = scene_operator(physics, source.shape[0])
     guide = DEFAULT_GUIDE if guide is None else guide
@@ -185,7 +170,7 @@ def restore_scene(
     job = Job(
         store=str(store.path),
         source=source,
-        radiometry=radiometry or _Linear(_white_of(source.dtype)),
+        radiometry=radiometry or default_radiometry(source.dtype),
         operator=operator,
         guide=guide,
         grid=grid,

@@ -1,0 +1,129 @@
+"""What happened to a scene: the sensor, or the blur, of ``pyro-vble scene``."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from pyro_vble.cli import options
+from pyro_vble.cli.problems import PROBLEMS, BlurSigma, Kernel
+
+# Windows on which the noise is estimated, along each side of the scene, and pixels of a side of each.
+_LOOKS, _LOOK = 3, 512
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What happened to the scene: a sensor, or a blur, an enlargement and a noise level."""
+
+    sensor: Annotated[
+        str | None,
+        typer.Option(help="Optical sensor: a name (pleiades-like, sentinel2-like) or a YAML file of your own."),
+    ] = None
+    scale: Annotated[int, typer.Option(min=1, max=8, help="Enlargement: 2 restores on a grid twice as fine.")] = 1
+    blur_sigma: BlurSigma | None = None
+    kernel: Kernel = None
+    noise: options.Noise = None
+    white: Annotated[
+        float | None,
+        typer.Option(
+            callback=options.positive,
+            help="Pixel value of white, e.g. 4095 for 12-bit data; by default that of --sensor, or the type's largest.",
+        ),
+    ] = None
+
+
+def radiometry_and_physics(forward: Forward, source: Any, given: set[str]) -> tuple[Any, Any]:
+    """Radiometry and operator of a sensor, or of what the options say.
+
+    Raises:
+        ValueError: If options exclude each other, or the sensor has other bands.
+    """
+    if forward.sensor is not None:
+        own = given & {"blur_sigma", "kernel", "noise"}
+        if own:
+            raise ValueError(
+                f"--sensor says what blur and noise are; received {' and '.join(map(options.option_name, sorted(own)))}"
+                " too; leave them out, or write a sensor's file of your own."
+            )
+        return _of_sensor(forward, source)
+    if forward.blur_sigma is not None and forward.kernel is not None:
+        raise ValueError("--kernel stands in place of --blur-sigma; received both; leave one out.")
+    blurred = forward.blur_sigma is not None or forward.kernel is not None
+    if blurred and forward.scale > 1:
+        raise ValueError(
+            f"A blur and --scale {forward.scale} together need a sensor's file (--sensor FILE); received "
+            "--blur-sigma or --kernel; write one, with its MTF at Nyquist."
+        )
+    from pyro_vble.scene.restoration import default_radiometry
+
+    radiometry = default_radiometry(source.dtype, forward.white)
+    noise = _estimated_noise(source, radiometry) if forward.noise is None else forward.noise
+    return radiometry, _physics(forward, noise, blurred)
+
+
+def _of_sensor(forward: Forward, source: Any) -> tuple[Any, Any]:
+    from pyro_vble.sensors import load_sensor
+
+    settings = load_sensor(str(forward.sensor))
+    names = list(settings.bands)
+    described = source.raster.descriptions if source.raster is not None else ()
+    chosen = [name for name in described if name in names]
+    if len(chosen) != source.shape[0]:
+        chosen = names
+    if len(chosen) not in (1, source.shape[0]):
+        raise ValueError(
+            f"--sensor {forward.sensor} has the bands {', '.join(names)}; received {source.shape[0]} bands without "
+            "these names; choose some with --bands, or name them in the file."
+        )
+    radiometry = settings.radiometry_of(chosen)
+    if forward.white is not None:
+        raise ValueError("--sensor says what white is; received --white too; leave it out.")
+    return radiometry, settings.physics(forward.scale, chosen)
+
+
+def _physics(forward: Forward, noise: float, blurred: bool) -> Any:
+    """The operator of what the options say; a function of the size where that has to be known."""
+    from functools import partial
+
+    from pyro_vble.physics.problems import super_resolution
+
+    if forward.scale > 1:
+        return partial(_super_resolution, super_resolution, noise, forward.scale)
+    if not blurred:
+        return PROBLEMS["denoise"].build(None, noise)
+    import torch
+
+    given = {"blur_sigma": forward.blur_sigma, "kernel": forward.kernel}
+    problem = PROBLEMS["deblur"].having(**{name: value for name, value in given.items() if value is not None})
+    return problem.build(torch.empty(1, 1, 4096, 4096, device="meta"), noise)
+
+
+def _super_resolution(make: Any, noise: float, factor: int, image_shape: tuple[int, int, int]) -> Any:
+    return make(noise, image_shape, factor)
+
+
+def _estimated_noise(source: Any, radiometry: Any) -> float:
+    """The median of noise levels of windows over the scene."""
+    import numpy as np
+    import torch
+
+    from pyro_vble.cli.noise import estimated_noise
+    from pyro_vble.cli.words import say
+
+    found = []
+    _, height, width = source.shape
+    for row in range(_LOOKS):
+        for column in range(_LOOKS):
+            top = max(0, (2 * row + 1) * height // (2 * _LOOKS) - _LOOK // 2)
+            left = max(0, (2 * column + 1) * width // (2 * _LOOKS) - _LOOK // 2)
+            rows, columns = slice(top, min(top + _LOOK, height)), slice(left, min(left + _LOOK, width))
+            y = np.asarray(radiometry.to_unit(source.read(rows, columns)), np.float32)
+            if np.isfinite(y).mean() > 0.5:
+                found.append(estimated_noise(torch.from_numpy(y)[None]).level)
+    if not found:
+        raise ValueError("A noise level cannot be estimated where most pixels are missing; pass --noise.")
+    level = float(np.median(found))
+    parts = f"{len(found)} parts of the scene"
+    say(f"Noise level estimated from {parts}: {level:.4g}, as white noise (set it with --noise).")
+    return level
