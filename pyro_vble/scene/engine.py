@@ -150,9 +150,7 @@ def crew(
     how = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with (
         dask.config.set(settings),
-        LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.ERROR
-        ) as cluster,
+        LocalCluster(n_workers=count, **how) as cluster,
         Client(cluster) as client,
     ):
         if gpus > 1:
