@@ -1,6 +1,8 @@
 """``pyro-vble scene``: restore a satellite scene of any size."""
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,7 +127,7 @@ def scene(
     say(f"{source.shape[2]}x{source.shape[1]} pixels of {source.shape[0]} bands -> {columns}x{rows}")
     from pyro_vble import load_prior
 
-    with _bar() as told:
+    with bar() as told:
         restored = restore_scene(
             source,
             physics,
@@ -194,33 +196,28 @@ def _halo(text: str) -> int | None:
     return int(text)
 
 
-class _bar:
-    """A scope with a bar of cells and what is left of the run; elsewhere than on a terminal, a line now and then."""
+@contextlib.contextmanager
+def bar() -> Iterator[Callable[[Any], None]]:
+    """A bar of tiles with what is left of the whole run; elsewhere than on a terminal, a line now and then."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    def __enter__(self) -> Any:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from pyro_vble.cli.forecast import in_words
+    from pyro_vble.cli.words import console, say
 
-        from pyro_vble.cli.words import console
+    said = ""
 
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("", total=None, left="")
-        self._said, self._lines = "", not console.is_terminal
-        self._progress.start()
-        return self._told
-
-    def __exit__(self, *_: Any) -> None:
-        self._progress.stop()
-
-    def _told(self, progress: Any) -> None:
-        from pyro_vble.cli.forecast import in_words
-        from pyro_vble.cli.words import say
-
+    def told(progress: Any) -> None:
+        nonlocal said
         left = "" if progress.remaining is None else f"{in_words(progress.remaining)} left"
         name = f"Tiles {progress.stage}"
-        self._progress.update(self._task, description=name, completed=progress.done, total=progress.total, left=left)
+        shown.update(task, description=name, completed=progress.done, total=progress.total, left=left)
         line = f"{name}: {progress.done} of {progress.total}{', ' * bool(left)}{left}"
         tenth = max(1, progress.total // 10)
-        if self._lines and line != self._said and (progress.done % tenth == 0 or progress.done == progress.total):
-            self._said = line
+        if not console.is_terminal and line != said and progress.done % tenth in (0, progress.total):
+            said = line
             say(line)
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+        task = shown.add_task("", total=None, left="")
+        yield told

@@ -243,6 +243,16 @@ class ScenePosterior(Samples):
         """Cells, by row and column, that were given up after three attempts, with the reason."""
         return {tuple(map(int, name.split("-"))): why for name, why in self._about.get("failed", {}).items()}
 
+    @property
+    def rows(self) -> int:
+        """Rows of cells of the whole scene."""
+        return self._grid.rows
+
+    @property
+    def columns(self) -> int:
+        """Columns of cells of the whole scene."""
+        return self._grid.columns
+
     def cell(self, place: tuple[int, int]) -> Window:
         """The pixels of a cell, by its row and column."""
         return self._grid.core(*place)
