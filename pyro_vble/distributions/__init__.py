@@ -5,6 +5,7 @@ from pyro_vble.distributions.centred_uniform import CentredUniform
 from pyro_vble.distributions.channel_gaussian import ChannelCorrelation, ChannelGaussian
 from pyro_vble.distributions.factorized_entropy import FactorizedEntropy
 from pyro_vble.distributions.gaussian_uniform import GaussianUniform
+from pyro_vble.distributions.poisson_gaussian import PoissonGaussian
 from pyro_vble.distributions.scaled_poisson import ScaledPoisson
 from pyro_vble.distributions.sensed_normal import SensedNormal
 
@@ -15,6 +16,7 @@ __all__ = [
     "ChannelGaussian",
     "FactorizedEntropy",
     "GaussianUniform",
+    "PoissonGaussian",
     "ScaledPoisson",
     "SensedNormal",
 ]

@@ -4,7 +4,7 @@ from pyro_vble.physics.gaussian_blur import GaussianBlur
 from pyro_vble.physics.information import fisher_information, parameter_information
 from pyro_vble.physics.initial import consistent_image, fill_missing, initial_image
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
-from pyro_vble.physics.noises import SignalDependentNoise
+from pyro_vble.physics.noises import PhotonNoise, SignalDependentNoise
 from pyro_vble.physics.operators import (
     check_image_shape,
     fill_unobserved,
@@ -27,6 +27,7 @@ __all__ = [
     "MeasuredPSF",
     "OpticalMTF",
     "OpticalSensor",
+    "PhotonNoise",
     "Radiometry",
     "SignalDependentNoise",
     "check_image_shape",
