@@ -36,12 +36,15 @@ Level = Annotated[Any, Rule(f"finite and not negative, a number or a floating-po
 class _PhotonNoise(NoiseModel):
     """What the Gaussian and the exact model share: their two numbers, of every kind of shape."""
 
-    def __init__(self, sigma0: Tensor, gain: Tensor, rng: torch.Generator | None) -> None:
+    sigma0: Tensor
+    gain: Tensor
+
+    def __init__(self, sigma0: Tensor, gain: Tensor, rng: Any) -> None:
         super().__init__(rng=rng)
         self.register_buffer("sigma0", sigma0)
         self.register_buffer("gain", gain)
 
-    def _levels(self, x: Tensor, seed: int | None, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _levels(self, x: Tensor, seed: Any, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """sigma0 and gain beside a signal (B, ...), after deepinv's updates of them."""
         self.update_parameters(**given)
         self.rng_manual_seed(seed)
