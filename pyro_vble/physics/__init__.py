@@ -6,7 +6,7 @@ from pyro_vble.physics.initial import consistent_image, fill_missing, initial_im
 from pyro_vble.physics.joining import joined, jointly
 from pyro_vble.physics.joint import Jointly
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
-from pyro_vble.physics.noises import SignalDependentNoise
+from pyro_vble.physics.noises import PhotonNoise, SignalDependentNoise
 from pyro_vble.physics.operators import (
     check_image_shape,
     fill_unobserved,
@@ -32,6 +32,7 @@ __all__ = [
     "MeasuredPSF",
     "OpticalMTF",
     "OpticalSensor",
+    "PhotonNoise",
     "Radiometry",
     "SignalDependentNoise",
     "SpectralResponse",
