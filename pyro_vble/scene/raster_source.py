@@ -30,6 +30,7 @@ _ORIENTATION = 274
 _PHOTOGRAPHS = ("JPEG", "PNG", "WEBP")
 # Files beside a scene's that change when it is looked at, and that say nothing but what its header has.
 _OF_VIEWERS = (".aux.xml", ".ovr")
+_TAKEN = ("ACQUISITIONDATETIME", "SATELLITEID")
 _LOOKS = 8  # along each axis, at blocks of a band
 _LOOK = 256  # pixels of a block's side
 # Without it a JPEG that ends too early is grey from there on.
@@ -84,6 +85,9 @@ class RasterSource(Source):
         self._header = dataset.count, dataset.height, dataset.width
         self._check(dataset)
         raster = raster_of(dataset)
+        if raster is not None:  # satellites' own files say in a domain apart when they were taken
+            taken = {name: value for name, value in dataset.tags(ns="IMAGERY").items() if name in _TAKEN}
+            raster = replace(raster, tags=taken | raster.tags)
         located = raster is not None and any((raster.crs, raster.transform, raster.gcps, raster.rpcs))
         self._orientation = 1 if located else _orientation(dataset)
         self._palette = _palette(dataset)

@@ -196,6 +196,11 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
+def is_gdals(error: BaseException) -> bool:
+    """Whether an error is one of rasterio's, or one that GDAL told and rasterio has no public name for."""
+    return type(error).__module__.split(".")[0] == "rasterio"
+
+
 def reason(error: BaseException) -> str:
     """What an error and those that it came from say, in a line."""
     said: list[str] = []

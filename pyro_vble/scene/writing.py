@@ -26,7 +26,7 @@ from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.geotiffs import describe, geotiff_options
 from pyro_vble.io.rasters import Raster
 from pyro_vble.io.sample_types import data_type, in_type, nodata_of
-from pyro_vble.scene.source import NoData, reason
+from pyro_vble.scene.source import NoData, is_gdals, reason
 
 #: Rows and columns that are asked for at a time.
 WINDOW = 1024
@@ -189,7 +189,7 @@ def _plainly() -> Iterator[None]:
         yield
     except Exception as error:
         unknown = isinstance(error, SystemError)  # of which GDAL has told nothing
-        if not unknown and not type(error).__module__.startswith("rasterio"):
+        if not unknown and not is_gdals(error):
             raise
         raise OSError("GDAL does not say why" if unknown else reason(error)) from error
 
