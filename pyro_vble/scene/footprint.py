@@ -19,24 +19,23 @@ def footprint(
 ) -> tuple[dict[str, Any], list[float]] | None:
     """The outline of a raster in WGS 84, as GeoJSON (longitude, latitude), and its box (west, south, east, north).
 
-        By its transform, rotated or not, or else its ground control points, or else its rational polynomials at their own
-        mean height. Counter-clockwise; in two parts where it lies across the 180th meridian, and its west is then larger
-        than its east, as GeoJSON (RFC 7946, sections 3.1.9 and 5.2) has it.
+    By its transform, rotated or not, or else its ground control points, or else its rational polynomials at their own
+    mean height. Counter-clockwise; in two parts where it lies across the 180th meridian, and its west is then larger
+    than its east, as GeoJSON (RFC 7946, sections 3.1.9 and 5.2) has it.
 
-        Returns:
-            Outline and box; None if the raster does not say where it lies.
+    Returns:
+        Outline and box; None if the raster does not say where it lies.
 
-        Raises:
-            ImportError: If rasterio is not installed.
+    Raises:
+        ImportError: If rasterio is not installed.
 
-        Example:
-            >>> import rasterio
-            >>> from pyro_vble.io.rasters import Raster
-    from pyro_vble.scene.source import is_gdals
-            >>> from pyro_vble.scene.footprint import footprint
-            >>> north_up = rasterio.Affine(0.5, 0.0, 10.0, 0.0, -0.5, 50.0)
-            >>> footprint(Raster(4, 6, rasterio.CRS.from_epsg(4326), north_up))[1]
-            [10.0, 48.0, 13.0, 50.0]
+    Example:
+        >>> import rasterio
+        >>> from pyro_vble.io.rasters import Raster
+        >>> from pyro_vble.scene.footprint import footprint
+        >>> north_up = rasterio.Affine(0.5, 0.0, 10.0, 0.0, -0.5, 50.0)
+        >>> footprint(Raster(4, 6, rasterio.CRS.from_epsg(4326), north_up))[1]
+        [10.0, 48.0, 13.0, 50.0]
     """
     with extra("geo"):
         import rasterio.warp
