@@ -54,6 +54,8 @@ class Source(abc.ABC):
         )
         try:
             return self._block(top, left, height, width)
+        except MemoryError:  # of this machine, not of the scene
+            raise
         except Exception as error:  # every reader has exceptions of its own
             raise SourceError(
                 f"{self.name} cannot be read at rows {top} to {top + height} and columns {left} to {left + width} "
