@@ -7,6 +7,7 @@ from pyro_vble.physics.joining import joined, jointly
 from pyro_vble.physics.joint import Jointly
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
 from pyro_vble.physics.noises import PhotonNoise, SignalDependentNoise
+from pyro_vble.physics.noise_calibration import NoiseCalibration, calibrate_noise
 from pyro_vble.physics.operators import (
     check_image_shape,
     fill_unobserved,
@@ -35,7 +36,9 @@ __all__ = [
     "PhotonNoise",
     "Radiometry",
     "SignalDependentNoise",
+    "NoiseCalibration",
     "SpectralResponse",
+    "calibrate_noise",
     "check_image_shape",
     "check_physics_priors",
     "consistent_image",
