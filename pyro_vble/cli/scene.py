@@ -1,8 +1,8 @@
 """``pyro-vble scene``: restore a satellite scene of any size."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,8 @@ from pyro_vble.cli import options
 from pyro_vble.cli.forward import Forward, radiometry_and_physics
 from pyro_vble.cli.guides import GUIDES, Guide
 
+# What the manifest calls results.
+_PRODUCTS = {"mean": "restored", "std": "standard-deviation"}
 _SCENE_GUIDES = {name: GUIDES[name] for name in ("vble-xz-free", "vble-xz", "vble")}
 
 
@@ -106,10 +108,13 @@ def scene(
 
         pyro-vble scene rgb.tif sharp.tif --blur-sigma 1.2 --noise 0.01 --window 0,0,4096,4096
     """
+    from pyro_vble.cli.forecast import in_words
     from pyro_vble.cli.outputs import prepare_file
     from pyro_vble.cli.words import say, warn
     from pyro_vble.diagnostics import Calibration
+    from pyro_vble.io.checksums import digest_of
     from pyro_vble.scene import restore_scene
+    from pyro_vble.scene.manifest import Making, write_manifest
     from pyro_vble.scene.outputs import output_paths, write_outputs
     from pyro_vble.scene.sources import open_source
 
@@ -122,7 +127,7 @@ def scene(
         prepare_file(path, [image, calibration, forward.kernel, Path(prior)])
     radiometry, physics = radiometry_and_physics(forward, source, options.given(context))
     learnt = None if calibration is None else Calibration.load(calibration)
-    start = time.time()
+    started = datetime.now(UTC)
     rows, columns = (forward.scale * side for side in source.shape[1:])
     say(f"{source.shape[2]}x{source.shape[1]} pixels of {source.shape[0]} bands -> {columns}x{rows}")
     from pyro_vble import load_prior
@@ -158,13 +163,34 @@ def scene(
         )
     say("Writing GeoTIFFs ...")
     paths = write_outputs(restored, output, source)
-    say(f"Written to {', '.join(str(path) for path in paths.values())} in {time.time() - start:.0f} s")
+    ended = datetime.now(UTC)
+    manifest = output.with_suffix(".json")
+    making = Making(
+        started,
+        ended,
+        prior,
+        digest_of(restored.prior),
+        sensor=forward.sensor,
+        settings=restored.settings,
+        seeds={"fits and samples": seed},
+        failed=[_offsets(restored.cell(place)) for place in restored.failed],
+        source=str(image),
+        source_fingerprint=source.fingerprint(),
+    )
+    products = {_PRODUCTS.get(name, name): path for name, path in paths.items()}
+    write_manifest(manifest, products | {"posterior": output.with_suffix(".scene")}, source.raster, making)
+    written = ", ".join(str(path) for path in (*paths.values(), manifest))
+    say(f"Written to {written} in {in_words((ended - started).total_seconds()).removeprefix('about ')}")
     if learnt is None:
         say("The error bars are uncalibrated; pyro-vble calibrate, on image pairs of the sensor, mends that.")
     if restored.failed:
         for place, why in restored.failed.items():
             warn(f"the tile at {restored.cell(place)} failed three times and is missing: {why}")
         raise typer.Exit(3)
+
+
+def _offsets(window: Any) -> tuple[int, int, int, int]:
+    return window.left, window.top, window.width, window.height
 
 
 # --- what options say ---
