@@ -64,7 +64,7 @@ def calibrate(
     from pyro_vble.cli.calibration_images import CalibrationImages
     from pyro_vble.cli.outputs import prepare_file
     from pyro_vble.cli.words import say
-    from pyro_vble.diagnostics import Calibration
+    from pyro_vble.diagnostics import Calibration, coverage_by_texture
     from pyro_vble.seeding import derived_seed, seeded
 
     found = CalibrationImages(truths, measurements, ratio=problem.ratio, crop=crop, scale=scale)
@@ -72,6 +72,8 @@ def calibrate(
     options.check_computing(fit.device, fit.precision)
     chosen = found.chosen(images)
     prior = fit.load_prior()
+
+    lands: list[Any] = []
 
     def pairs() -> Iterator[tuple[Any, Any]]:
         for index, path in enumerate(chosen):
@@ -85,7 +87,9 @@ def calibrate(
             if posterior.interrupted:  # half a fit is none to learn from
                 raise KeyboardInterrupt
             say(f"{index + 1} of {len(chosen)}: {path.name}")
-            yield fit.drawn(posterior), truth
+            drawn = fit.drawn(posterior)
+            lands.append(coverage_by_texture(drawn, truth, num_samples=fit.samples))
+            yield drawn, truth
 
     calibration = Calibration.fit_pairs(pairs(), num_samples=fit.samples)
     calibration.save(output)
@@ -97,6 +101,7 @@ def calibrate(
         for low, high, width in calibration.groups(0.9)
     ]
     report.print_table(rows, f"Learnt on {calibration.num_images} images")
+    report.print_table(_by_land(lands), "What 90 % intervals held before, by texture of the estimate")
     if calibration.left_out_90:
         held = torch.tensor(calibration.left_out_90)
         say(
@@ -104,3 +109,22 @@ def calibrate(
             f"{held.max():.1%} of single images."
         )
     say(f"Written to {output}; use it with pyro-vble restore --calibration {output}")
+
+
+def _by_land(found: list[Any]) -> list[dict[str, str]]:
+    """Means over images, from the flattest third of each to the most textured."""
+    rows = []
+    for part, name in enumerate(found[0].names):
+        shares, widths, errors = (
+            [getattr(one, what)[part] for one in found] for what in ("observed", "width", "rms_error")
+        )
+        mean = {what: sum(values) / len(values) for what, values in (("c", shares), ("w", widths), ("e", errors))}
+        rows.append(
+            {
+                "third": name,
+                "coverage": f"{mean['c']:.1%}",
+                "mean width": f"{mean['w']:.4f}",
+                "rms error": f"{mean['e']:.4f}",
+            }
+        )
+    return rows
