@@ -26,7 +26,8 @@ def test_textured_parts_are_told_from_flat_ones():
     # Two standard deviations of 96 * 48 values, and the few columns at the border of the halves.
     assert found.observed[0] == pytest.approx(0.9, abs=0.02)
     assert found.observed[1] == pytest.approx(0.59, abs=0.03)  # 2 Phi(1.645 / 2) - 1
-    assert found.rms_error[1] == pytest.approx(2 * found.rms_error[0], rel=0.05)
+    # The flattest squares of the textured half change places with those across its border: a tenth of either part.
+    assert 1.6 < found.rms_error[1] / found.rms_error[0] < 2.1
     assert sum(found.num_values) == 96 * 96
 
 
