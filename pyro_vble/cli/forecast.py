@@ -99,14 +99,13 @@ def forecast(
     return Forecast(seconds, max(fit, sampling), free_memory(device))
 
 
-def tell_forecast(shape: tuple[int, int, int], prior: Any, fit: Fit) -> None:
-    """Say how long a large image (C, H, W) takes and how much memory.
+def tell_forecast(shape: tuple[int, int, int], prior: Any, fit: Fit) -> MemoryError | None:
+    """Say how long a large image (C, H, W) takes and how much memory; returns what to raise if it surely does not fit.
 
-    Raises:
-        MemoryError: If it surely does not fit.
+    Nothing is said then.
     """
     if shape[1] * shape[2] < _QUICK or getattr(prior, "image_shape", None) is not None:
-        return
+        return None
     samples, device = fit.samples if fit.family.spread else 1, resolve_device(fit.device)
     settings = {"steps": fit.num_steps, "samples": samples, "device": device, "precision": fit.precision}
     with stage("Estimating time and memory"):
@@ -116,11 +115,12 @@ def tell_forecast(shape: tuple[int, int, int], prior: Any, fit: Fit) -> None:
         remedies = ["cut the image into smaller ones"]
         remedies += ["--samples 20"] if samples > 20 else []
         remedies += ["--device cuda on a machine with a GPU"] if device.type == "cpu" else ["--device cpu"]
-        raise MemoryError(
+        return MemoryError(
             f"Restoring {shape[2]}x{shape[1]} pixels needs about {expected.needed / 1e9:.1f} GB of memory{free}; "
             f"{', or '.join(remedies)}."
         )
     say(f"{shape[2]}x{shape[1]} pixels take {expected}{free}.")
+    return None
 
 
 class _Trial:

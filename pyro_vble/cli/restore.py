@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,6 +59,14 @@ def restore(
             help="Calibration of the error bars, from `pyro-vble calibrate` on images of the same sensor.",
         ),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=64,
+            help="Restore in tiles of so many pixels a side, a multiple of 64, as pyro-vble scene does; by default "
+            "where the image is too large for memory.",
+        ),
+    ] = None,
     *,
     fit: Fit,
 ) -> None:
@@ -92,6 +100,7 @@ def restore(
     from pyro_vble.cli.measurement import read_measurement, tell_bits, tell_missing
     from pyro_vble.cli.noise import estimated_noise
     from pyro_vble.cli.outputs import prepare_folder
+    from pyro_vble.cli.tiled import Tiles, tell_tiles
     from pyro_vble.cli.words import say, stage, warn
     from pyro_vble.diagnostics import Calibration
 
@@ -117,7 +126,22 @@ def restore(
     y, physics, source = measured.y, measured.physics, measured.source
     prior = fit.load_prior()
     shape = tuple(measured.missing.shape[1:])
-    tell_forecast(shape, prior, fit)
+    too_large = tell_forecast(shape, prior, fit) if tile is None else None
+    if tile is not None or too_large is not None:
+        tiles = Tiles(problem, fit, noise, tile or 512)
+        refusal = tiles.refusal()
+        if refusal is not None:
+            raise too_large or ValueError(f"--tile {tile}: {refusal}; leave one of the two out.")
+        tell_tiles(tiles, shape, prior, " are more than memory holds" if too_large else "")
+        found = tiles.restore(output, source, y, prior, suffix=suffix, fill=filled, calibration=learnt)
+        about = _about(image, problem, noise, estimated, missing, fit, fit.rate_scale, calibration)
+        report.write_metrics(output / "metrics.json", about | {"interrupted": False} | found)
+        if learnt is None:
+            say(_CAVEAT)
+        say(f"Written to {output}/ (restored{suffix} first)")
+        if found["failed_tiles"]:
+            raise typer.Exit(3)
+        return
 
     start = time.perf_counter()
     posterior = fit.restore(y, physics, prior)
@@ -132,23 +156,8 @@ def restore(
         posterior = drawn
     fitted = time.perf_counter()
 
-    about = {
-        "input": image,
-        "problem": problem.name,
-        "problem_options": problem.settings,
-        "noise": noise,
-        "noise_estimated": estimated,
-        "missing_pixels": int(missing.any(1).sum()),
-        "guide": fit.family.name,
-        "prior": fit.prior,
-        "kl_weight": fit.kl_weight,
-        "rate_scale": posterior.model.prior.settings.get("rate_scale"),
-        "symmetries": fit.symmetries,
-        "linearised": fit.linearised,
-        "calibration": calibration,
-        "seed": fit.seed,
-        "num_samples": fit.samples if spread else None,
-    }
+    rate_scale = posterior.model.prior.settings.get("rate_scale")
+    about = _about(image, problem, noise, estimated, missing, fit, rate_scale, calibration)
     metrics = output / "metrics.json"
     # First, and true until the last file is there: whatever ends the run, it says that it ended early.
     report.write_metrics(metrics, about | {"interrupted": True})
@@ -202,6 +211,36 @@ def restore(
         done = f"{steps} of the first of {fit.num_fits} fits" if len(posterior.elbo) < fit.num_steps else fits
         warn(f"the fit was interrupted after {steps if fit.num_fits == 1 else done}; metrics.json says so.")
         raise typer.Exit(130)
+
+
+def _about(
+    image: Path,
+    problem: Problem,
+    noise: float,
+    estimated: bool,
+    missing: Any,
+    fit: Fit,
+    rate_scale: Any,
+    calibration: Path | None,
+) -> dict[str, Any]:
+    """What metrics.json says of what was asked for."""
+    return {
+        "input": image,
+        "problem": problem.name,
+        "problem_options": problem.settings,
+        "noise": noise,
+        "noise_estimated": estimated,
+        "missing_pixels": int(missing.any(1).sum()),
+        "guide": fit.family.name,
+        "prior": fit.prior,
+        "kl_weight": fit.kl_weight,
+        "rate_scale": rate_scale,
+        "symmetries": fit.symmetries,
+        "linearised": fit.linearised,
+        "calibration": calibration,
+        "seed": fit.seed,
+        "num_samples": fit.samples if fit.family.spread else None,
+    }
 
 
 def _usual_causes(problem: Problem, fit: Fit, estimated: bool) -> list[str]:

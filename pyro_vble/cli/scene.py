@@ -1,6 +1,8 @@
 """``pyro-vble scene``: restore a satellite scene of any size."""
 
-import time
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,8 @@ from pyro_vble.cli import options
 from pyro_vble.cli.forward import Forward, radiometry_and_physics
 from pyro_vble.cli.guides import GUIDES, Guide
 
+# What the manifest calls results.
+_PRODUCTS = {"mean": "restored", "std": "standard-deviation"}
 _SCENE_GUIDES = {name: GUIDES[name] for name in ("vble-xz-free", "vble-xz", "vble")}
 
 
@@ -104,10 +108,13 @@ def scene(
 
         pyro-vble scene rgb.tif sharp.tif --blur-sigma 1.2 --noise 0.01 --window 0,0,4096,4096
     """
+    from pyro_vble.cli.forecast import in_words
     from pyro_vble.cli.outputs import prepare_file
     from pyro_vble.cli.words import say, warn
     from pyro_vble.diagnostics import Calibration
+    from pyro_vble.io.checksums import digest_of
     from pyro_vble.scene import restore_scene
+    from pyro_vble.scene.manifest import Making, write_manifest
     from pyro_vble.scene.outputs import output_paths, write_outputs
     from pyro_vble.scene.sources import open_source
 
@@ -120,12 +127,12 @@ def scene(
         prepare_file(path, [image, calibration, forward.kernel, Path(prior)])
     radiometry, physics = radiometry_and_physics(forward, source, options.given(context))
     learnt = None if calibration is None else Calibration.load(calibration)
-    start = time.time()
+    started = datetime.now(UTC)
     rows, columns = (forward.scale * side for side in source.shape[1:])
     say(f"{source.shape[2]}x{source.shape[1]} pixels of {source.shape[0]} bands -> {columns}x{rows}")
     from pyro_vble import load_prior
 
-    with _bar() as told:
+    with bar() as told:
         restored = restore_scene(
             source,
             physics,
@@ -156,13 +163,34 @@ def scene(
         )
     say("Writing GeoTIFFs ...")
     paths = write_outputs(restored, output, source)
-    say(f"Written to {', '.join(str(path) for path in paths.values())} in {time.time() - start:.0f} s")
+    ended = datetime.now(UTC)
+    manifest = output.with_suffix(".json")
+    making = Making(
+        started,
+        ended,
+        prior,
+        digest_of(restored.prior),
+        sensor=forward.sensor,
+        settings=restored.settings,
+        seeds={"fits and samples": seed},
+        failed=[_offsets(restored.cell(place)) for place in restored.failed],
+        source=str(image),
+        source_fingerprint=source.fingerprint(),
+    )
+    products = {_PRODUCTS.get(name, name): path for name, path in paths.items()}
+    write_manifest(manifest, products | {"posterior": output.with_suffix(".scene")}, source.raster, making)
+    written = ", ".join(str(path) for path in (*paths.values(), manifest))
+    say(f"Written to {written} in {in_words((ended - started).total_seconds()).removeprefix('about ')}")
     if learnt is None:
         say("The error bars are uncalibrated; pyro-vble calibrate, on image pairs of the sensor, mends that.")
     if restored.failed:
         for place, why in restored.failed.items():
             warn(f"the tile at {restored.cell(place)} failed three times and is missing: {why}")
         raise typer.Exit(3)
+
+
+def _offsets(window: Any) -> tuple[int, int, int, int]:
+    return window.left, window.top, window.width, window.height
 
 
 # --- what options say ---
@@ -194,33 +222,28 @@ def _halo(text: str) -> int | None:
     return int(text)
 
 
-class _bar:
-    """A scope with a bar of cells and what is left of the run; elsewhere than on a terminal, a line now and then."""
+@contextlib.contextmanager
+def bar() -> Iterator[Callable[[Any], None]]:
+    """A bar of tiles with what is left of the whole run; elsewhere than on a terminal, a line now and then."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    def __enter__(self) -> Any:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from pyro_vble.cli.forecast import in_words
+    from pyro_vble.cli.words import console, say
 
-        from pyro_vble.cli.words import console
+    said = ""
 
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("", total=None, left="")
-        self._said, self._lines = "", not console.is_terminal
-        self._progress.start()
-        return self._told
-
-    def __exit__(self, *_: Any) -> None:
-        self._progress.stop()
-
-    def _told(self, progress: Any) -> None:
-        from pyro_vble.cli.forecast import in_words
-        from pyro_vble.cli.words import say
-
+    def told(progress: Any) -> None:
+        nonlocal said
         left = "" if progress.remaining is None else f"{in_words(progress.remaining)} left"
         name = f"Tiles {progress.stage}"
-        self._progress.update(self._task, description=name, completed=progress.done, total=progress.total, left=left)
+        shown.update(task, description=name, completed=progress.done, total=progress.total, left=left)
         line = f"{name}: {progress.done} of {progress.total}{', ' * bool(left)}{left}"
         tenth = max(1, progress.total // 10)
-        if self._lines and line != self._said and (progress.done % tenth == 0 or progress.done == progress.total):
-            self._said = line
+        if not console.is_terminal and line != said and progress.done % tenth in (0, progress.total):
+            said = line
             say(line)
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+        task = shown.add_task("", total=None, left="")
+        yield told

@@ -6,6 +6,7 @@ from pyro_vble.distributions.channel_gaussian import ChannelCorrelation, Channel
 from pyro_vble.distributions.factorized_entropy import FactorizedEntropy
 from pyro_vble.distributions.gaussian_uniform import GaussianUniform
 from pyro_vble.distributions.joined import Joined
+from pyro_vble.distributions.poisson_gaussian import PoissonGaussian
 from pyro_vble.distributions.scaled_poisson import ScaledPoisson
 from pyro_vble.distributions.sensed_normal import SensedNormal
 
@@ -17,6 +18,7 @@ __all__ = [
     "FactorizedEntropy",
     "GaussianUniform",
     "Joined",
+    "PoissonGaussian",
     "ScaledPoisson",
     "SensedNormal",
 ]

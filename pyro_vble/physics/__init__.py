@@ -6,7 +6,8 @@ from pyro_vble.physics.initial import consistent_image, fill_missing, initial_im
 from pyro_vble.physics.joining import joined, jointly
 from pyro_vble.physics.joint import Jointly
 from pyro_vble.physics.likelihood import QUANTISATION, likelihood, noise_distribution
-from pyro_vble.physics.noises import SignalDependentNoise
+from pyro_vble.physics.noise_calibration import NoiseCalibration, calibrate_noise
+from pyro_vble.physics.noises import PhotonNoise, SignalDependentNoise
 from pyro_vble.physics.operators import (
     check_image_shape,
     fill_unobserved,
@@ -30,11 +31,14 @@ __all__ = [
     "Jointly",
     "MeasuredMTF",
     "MeasuredPSF",
+    "NoiseCalibration",
     "OpticalMTF",
     "OpticalSensor",
+    "PhotonNoise",
     "Radiometry",
     "SignalDependentNoise",
     "SpectralResponse",
+    "calibrate_noise",
     "check_image_shape",
     "check_physics_priors",
     "consistent_image",

@@ -85,5 +85,6 @@ def _is_direct(kernel: Tensor, step: int) -> bool:
 
 def _fast(size: tuple[int, int] | torch.Size) -> tuple[int, int]:
     """The next sizes that Fourier transforms are fast at."""
+    # SciPy's compiled function has no types.
     rows, columns = (next_fast_len(side, real=True) for side in size)
-    return rows, columns
+    return rows, columns  # pyright: ignore[reportReturnType]

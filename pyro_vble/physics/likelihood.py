@@ -18,9 +18,9 @@ from deepinv.physics import (
 )
 from torch import Tensor
 
-from pyro_vble.distributions import GaussianUniform, Joined, ScaledPoisson, SensedNormal
+from pyro_vble.distributions import GaussianUniform, Joined, PoissonGaussian, ScaledPoisson, SensedNormal
 from pyro_vble.physics.joint import JointNoise
-from pyro_vble.physics.noises import SignalDependentNoise
+from pyro_vble.physics.noises import PhotonNoise, SignalDependentNoise
 from pyro_vble.physics.parameters import with_noise_parameters
 from pyro_vble.physics.sensors import Sensor, sensor_of
 
@@ -135,6 +135,13 @@ def _signal_dependent(noise_model: SignalDependentNoise, signal: Tensor) -> dist
     gain = _parameter(noise_model, "gain", signal, minimum_included=True)
     variance = _parameter(noise_model, "sigma0", signal) ** 2 + gain * signal.clamp_min(0)
     return dist.Normal(signal, variance.sqrt())
+
+
+@noise_distribution.register
+def _photons(noise_model: PhotonNoise, signal: Tensor) -> dist.TorchDistribution:
+    """gain · Poisson(Ax / gain) + N(0, sigma0²)."""
+    gain = _parameter(noise_model, "gain", signal)
+    return PoissonGaussian(_positive(signal, 0.1 * gain), gain, _parameter(noise_model, "sigma0", signal))
 
 
 @noise_distribution.register

@@ -126,7 +126,7 @@ class Radiometry:
 
     def of_bands(self, *indices: int) -> "Radiometry":
         """That of some bands, in this order."""
-        kept = {
+        kept: dict[str, Any] = {
             name: tuple(value[i] for i in indices) if isinstance(value, tuple) else value
             for name, value in (("white", self.white), ("gain", self.gain), ("offset", self.offset))
         }
@@ -143,8 +143,8 @@ class Radiometry:
         """
         x, kind = self._computed(values, "values")
         white, gain, offset = self._constants(x)
-        unit = (x * gain + offset) / white
-        return unit.to(kind) if isinstance(unit, Tensor) else unit.astype(kind)
+        unit: Any = (x * gain + offset) / white
+        return unit.to(kind) if isinstance(x, Tensor) else unit.astype(kind)
 
     def from_unit(self, x: _T, dtype: Any = None) -> _T:
         """The numbers of an image, in the file's type or another.
@@ -167,8 +167,9 @@ class Radiometry:
 
     @property
     def _white(self) -> np.ndarray:
-        gain, offset = np.atleast_1d(self.gain), np.atleast_1d(self.offset)
-        return np.atleast_1d(gain * (2**self.bits - 1) + offset if self.white is None else self.white)
+        if self.bits is None:
+            return np.atleast_1d(np.asarray(self.white))
+        return np.atleast_1d(self.gain) * (2**self.bits - 1) + np.atleast_1d(self.offset)
 
     def _computed(self, values: Any, name: str) -> tuple[Any, Any]:
         """The values in double precision, and the type that they are to have in the end."""

@@ -106,6 +106,8 @@ class OpticalSensor(LinearPhysics):
         torch.Size([2, 3, 16, 24])
     """
 
+    filter: Tensor
+
     def __init__(
         self,
         psf: PointSpread,
@@ -121,14 +123,17 @@ class OpticalSensor(LinearPhysics):
                 f"The sides of the psf must be {'odd' if scale % 2 else 'even'} for scale={scale}: its middle is that "
                 f"of a block; received {sides[0]}x{sides[1]}; make it by point_spread_function(mtf, {scale})."
             )
-        settings = {} if noise_model is None else {"noise_model": noise_model}
-        super().__init__(**settings, **({} if bits is None else {"sensor_model": Quantisation(bits)}))
+        settings: dict[str, Any] = {
+            "noise_model": noise_model,
+            "sensor_model": None if bits is None else Quantisation(bits),
+        }
+        super().__init__(**{name: value for name, value in settings.items() if value is not None})
         self.scale, self.padding = scale, padding
         # Of a kernel in whole blocks the measurement lies on the image's blocks, with the padding "valid" too.
-        reach = tuple(max(0, -(-(side - scale) // (2 * scale))) * scale for side in sides)
-        rows, columns = ((2 * own + scale - side) // 2 for own, side in zip(reach, sides, strict=True))
-        self._reach = reach
-        self.register_buffer("filter", F.pad(psf, (columns, columns, rows, rows)))
+        rows, columns = (max(0, -(-(side - scale) // (2 * scale))) * scale for side in sides)
+        self._reach = rows, columns
+        above, beside = (own - (side - scale) // 2 for own, side in zip(self._reach, sides, strict=True))
+        self.register_buffer("filter", F.pad(psf, (beside, beside, above, above)))
 
     @property
     def radius(self) -> int:

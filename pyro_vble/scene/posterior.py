@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
@@ -246,9 +247,29 @@ class ScenePosterior(Samples):
         """Cells, by row and column, that were given up after three attempts, with the reason."""
         return {tuple(map(int, name.split("-"))): why for name, why in self._about.get("failed", {}).items()}
 
+    @property
+    def rows(self) -> int:
+        """Rows of cells of the whole scene."""
+        return self._grid.rows
+
+    @property
+    def columns(self) -> int:
+        """Columns of cells of the whole scene."""
+        return self._grid.columns
+
     def cell(self, place: tuple[int, int]) -> Window:
         """The pixels of a cell, by its row and column."""
         return self._grid.core(*place)
+
+    @property
+    def prior(self) -> Path:
+        """File of the prior."""
+        return self._store.prior
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the restoration was made with, by name."""
+        return dict(self._about["run"])
 
     @property
     def result_names(self) -> list[str]:

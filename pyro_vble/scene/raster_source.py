@@ -30,10 +30,11 @@ _ORIENTATION = 274
 _PHOTOGRAPHS = ("JPEG", "PNG", "WEBP")
 # Files beside a scene's that change when it is looked at, and that say nothing but what its header has.
 _OF_VIEWERS = (".aux.xml", ".ovr")
+_TAKEN = ("ACQUISITIONDATETIME", "SATELLITEID")
 _LOOKS = 8  # along each axis, at blocks of a band
 _LOOK = 256  # pixels of a block's side
-# Without it a JPEG that ends too early is grey from there on.
-_SETTINGS = {"GDAL_ERROR_ON_LIBJPEG_WARNING": True}
+# GDAL's cache would else be a twentieth of the machine's memory, in every process.
+_SETTINGS = {"GDAL_CACHEMAX": 256 * 2**20}
 
 
 class RasterSource(Source):
@@ -84,6 +85,9 @@ class RasterSource(Source):
         self._header = dataset.count, dataset.height, dataset.width
         self._check(dataset)
         raster = raster_of(dataset)
+        if raster is not None:  # satellites' own files say in a domain apart when they were taken
+            taken = {name: value for name, value in dataset.tags(ns="IMAGERY").items() if name in _TAKEN}
+            raster = replace(raster, tags=taken | raster.tags)
         located = raster is not None and any((raster.crs, raster.transform, raster.gcps, raster.rpcs))
         self._orientation = 1 if located else _orientation(dataset)
         self._palette = _palette(dataset)
@@ -137,8 +141,8 @@ class RasterSource(Source):
             array = dataset.read([i + 1 for i in self._indices], out_dtype=self.dtype, **where)
             hidden = np.zeros(array.shape, bool) if self._masked else None
             if hidden is not None:
-                for place in [self._indices.index(i) for i in self._masked]:
-                    hidden[place] = dataset.read_masks(self._indices[place] + 1, **where) == 0
+                for i in self._masked:
+                    hidden[np.equal(self._indices, i)] = dataset.read_masks(i + 1, **where) == 0
             if self._alpha is not None:
                 hidden = either(hidden, dataset.read(self._alpha + 1, **where) == 0)
         if self._palette is not None:

@@ -54,6 +54,8 @@ class Source(abc.ABC):
         )
         try:
             return self._block(top, left, height, width)
+        except MemoryError:  # of this machine, not of the scene
+            raise
         except Exception as error:  # every reader has exceptions of its own
             raise SourceError(
                 f"{self.name} cannot be read at rows {top} to {top + height} and columns {left} to {left + width} "
@@ -194,6 +196,11 @@ def in_float32(array: np.ndarray, nodata: float | Sequence[float | None] | None,
 def digest(*parts: Any) -> str:
     """A checksum of whatever can be written as JSON, or as text."""
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def is_gdals(error: BaseException) -> bool:
+    """Whether an error is one of rasterio's, or one that GDAL told and rasterio has no public name for."""
+    return type(error).__module__.split(".")[0] == "rasterio"
 
 
 def reason(error: BaseException) -> str:

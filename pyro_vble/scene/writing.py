@@ -26,7 +26,7 @@ from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.geotiffs import describe, geotiff_options
 from pyro_vble.io.rasters import Raster
 from pyro_vble.io.sample_types import data_type, in_type, nodata_of
-from pyro_vble.scene.source import NoData, reason
+from pyro_vble.scene.source import NoData, is_gdals, reason
 
 #: Rows and columns that are asked for at a time.
 WINDOW = 1024
@@ -47,6 +47,7 @@ def write_cog(
     overviews: Flag = True,
     compress: Annotated[str, one_of(*_COMPRESSIONS)] = "deflate",
     block: Count = 512,
+    threads: Count = 1,
 ) -> Path:
     """Write a scene as a Cloud-Optimised GeoTIFF, window by window; returns its path.
 
@@ -73,6 +74,7 @@ def write_cog(
         overviews: Whether to add smaller copies, for viewers.
         compress: How blocks are compressed, without loss.
         block: Rows and columns of a block, a multiple of 16.
+        threads: Threads that compress the copy; the file is the same with any number.
 
     Raises:
         ImportError: If rasterio is not installed.
@@ -110,9 +112,9 @@ def write_cog(
     }
     gdal = _gdal()
     layout = {"driver": "COG", "compress": compress, "blocksize": block, "bigtiff": "IF_SAFER"}
-    layout |= {"resampling": "AVERAGE", "overviews": "AUTO" if overviews else "NONE"}
+    layout |= {"num_threads": threads, "resampling": "AVERAGE", "overviews": "AUTO" if overviews else "NONE"}
     layout |= {} if compress == "none" else {"predictor": "YES"}
-    settings = {"GDAL_TIFF_INTERNAL_MASK": True, "GDAL_CACHEMAX": _CACHE, "GDAL_PAM_ENABLED": False}
+    settings = {"GDAL_TIFF_INTERNAL_MASK": True, "GDAL_CACHEMAX": _CACHE}
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", gdal.errors.NotGeoreferencedWarning)
         pieces = temporary.with_name(f"{temporary.name}.pieces")
@@ -189,7 +191,7 @@ def _plainly() -> Iterator[None]:
         yield
     except Exception as error:
         unknown = isinstance(error, SystemError)  # of which GDAL has told nothing
-        if not unknown and not type(error).__module__.startswith("rasterio"):
+        if not unknown and not is_gdals(error):
             raise
         raise OSError("GDAL does not say why" if unknown else reason(error)) from error
 

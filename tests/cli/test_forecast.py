@@ -33,17 +33,58 @@ def test_what_surely_does_not_fit_is_said():
     assert str(Forecast(math.nan, 2.04e9, None)) == "2.0 GB of memory"
 
 
-def test_an_image_beyond_memory_is_refused_before_the_fit(tmp_path, monkeypatch):
+@pytest.fixture
+def too_large(tmp_path, monkeypatch):
+    """The function (options) -> what `restore` does to an image that no memory holds."""
     from typer.testing import CliRunner
 
     from pyro_vble.cli.app import app
     from pyro_vble.io.images import write_image
 
-    write_image(tmp_path / "x.png", torch.rand(1, 3, 64, 64))
+    write_image(tmp_path / "x.png", torch.rand(1, 3, 150, 200))
     monkeypatch.setattr(module, "_QUICK", 0)
     monkeypatch.setattr(module, "forecast", lambda *_, **__: Forecast(60.0, 9e12, int(8e9)))
     monkeypatch.setattr("pyro_vble.restore", lambda *_, **__: pytest.fail("the fit has begun"))
-    options = ["--problem", "denoise", "--noise", "0.05"]
-    result = CliRunner().invoke(app, ["restore", str(tmp_path / "x.png"), "--output", str(tmp_path / "out"), *options])
+
+    def run(*options):
+        where = [str(tmp_path / "x.png"), "--output", str(tmp_path / "out")]
+        return CliRunner().invoke(app, ["restore", *where, "--problem", "denoise", "--noise", "0.05", *options])
+
+    return run
+
+
+def test_an_image_beyond_memory_that_needs_one_piece_is_refused_before_the_fit(too_large):
+    result = too_large("--symmetries", "flip")
     assert isinstance(result.exception, MemoryError)
     assert "cut the image into smaller ones, or --samples 20, or --device cuda" in str(result.exception)
+
+
+def test_an_image_beyond_memory_is_restored_in_tiles(too_large, tmp_path, monkeypatch):
+    from functools import partial
+
+    import pyro_vble as pv
+    from pyro_vble.io.images import read_image
+
+    alone = partial(pv.restore_scene, workers=0)
+    monkeypatch.setattr("pyro_vble.restore_scene", alone, raising=False)
+    result = too_large("--steps", "2", "--samples", "2")
+    assert result.exit_code == 0, result.output
+    assert "200x150 pixels are more than memory holds: they are restored in tiles of 512x512" in result.output
+    folder = tmp_path / "out"
+    assert read_image(folder / "restored.png").values.shape == (1, 3, 150, 200)
+    low, std, high = (read_image(folder / f"{name}.tif").values for name in ("low", "std", "high"))
+    assert bool((low <= high).all())
+    assert bool((std > 0).all())
+    assert pv.open_scene(folder / "fit.scene").draw(3).shape == (3, 150, 200)
+    # What is there is not done again.
+    again = too_large("--steps", "2", "--samples", "2")
+    assert again.exit_code == 0, again.output
+    other = too_large("--steps", "3", "--samples", "2")
+    assert isinstance(other.exception, ValueError)
+    assert "options" in str(other.exception)
+
+
+def test_what_needs_one_piece_is_not_taken_in_tiles(too_large):
+    result = too_large("--tile", "128", "--linearised")
+    assert isinstance(result.exception, ValueError)
+    assert "--linearised needs the image in one piece" in str(result.exception)

@@ -14,12 +14,13 @@ from deepinv.physics import (
     ZeroNoise,
 )
 
-from pyro_vble.physics import fisher_information, likelihood, noise_distribution
+from pyro_vble.physics import SignalDependentNoise, fisher_information, likelihood, noise_distribution
 from pyro_vble.physics.information import score
 
 NOISES = {
     "gaussian": GaussianNoise(0.2),
     "poisson-gaussian": PoissonGaussianNoise(gain=0.02, sigma=0.05),
+    "signal-dependent": SignalDependentNoise(0.05, 0.02),
     "poisson": PoissonNoise(gain=0.05),
     "poisson, counts": PoissonNoise(gain=0.05, normalize=False),
     "laplace": LaplaceNoise(0.1),

@@ -12,11 +12,13 @@ from deepinv.physics import (
     ZeroNoise,
 )
 
-from pyro_vble.physics import likelihood, noise_distribution
+from pyro_vble.physics import PhotonNoise, SignalDependentNoise, likelihood, noise_distribution
 
 NOISES = {
     "gaussian": GaussianNoise(0.2),
     "poisson-gaussian": PoissonGaussianNoise(gain=0.02, sigma=0.1),
+    "signal-dependent": SignalDependentNoise(0.1, 0.02),
+    "photons": PhotonNoise(0.1, 0.02),
     "poisson": PoissonNoise(gain=0.05),
     "poisson, counts": PoissonNoise(gain=0.05, normalize=False),
     "laplace": LaplaceNoise(0.1),
@@ -63,6 +65,47 @@ def test_noise_levels_by_image_and_by_pixel():
     torch.testing.assert_close(with_particles.scale[3, :, 0, 0, 0], torch.tensor([0.1, 0.2]))
     by_pixel = torch.rand(3, 4, 5) + 0.1
     torch.testing.assert_close(likelihood(physics_with(GaussianNoise(by_pixel)), signal).scale[1], by_pixel)
+
+
+@pytest.mark.parametrize("kind", [SignalDependentNoise, PhotonNoise])
+def test_noise_levels_by_band(kind):
+    """Also of as many bands as images, and with particles before the batch."""
+    sigma0, gain = torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1), torch.tensor([0.01, 0.02, 0.04]).reshape(3, 1, 1)
+    noise, signal = kind(sigma0, gain), torch.full((7, 3, 3, 4, 5), 0.5)
+    expected = (sigma0**2 + gain * 0.5).expand(signal.shape)
+    torch.testing.assert_close(likelihood(physics_with(noise), signal, event_dim=3).variance, expected)
+    torch.manual_seed(0)
+    y = noise(torch.full((3, 3, 100, 100), 0.5))
+    torch.testing.assert_close(y.var((0, 2, 3)), expected[0, 0, :, 0, 0], rtol=6 / 30_000**0.5, atol=0)
+
+
+@pytest.mark.parametrize("kind", [SignalDependentNoise, PhotonNoise])
+def test_noise_levels_of_photons_by_image(kind):
+    noise = kind(torch.tensor([0.1, 0.2]), torch.tensor([0.01, 0.02]))
+    p = likelihood(physics_with(noise), torch.full((2, 3, 4, 5), 0.5), event_dim=3)
+    torch.testing.assert_close(p.variance[:, 0, 0, 0], torch.tensor([0.015, 0.05]))
+    torch.manual_seed(0)
+    y = noise(torch.full((2, 1, 200, 200), 0.5))
+    torch.testing.assert_close(y.var((1, 2, 3)), torch.tensor([0.015, 0.05]), rtol=6 / 40_000**0.5, atol=0)
+
+
+@pytest.mark.parametrize(("kind", "sigma0", "gain"), [(SignalDependentNoise, 0, 0.1), (SignalDependentNoise, 0.1, -1),
+                                                      (PhotonNoise, 0.1, 0), (PhotonNoise, -0.1, 0.1)])  # fmt: skip
+def test_noise_levels_of_photons_must_be_levels(kind, sigma0, gain):
+    with pytest.raises(ValueError, match=r"(sigma0|gain) must be .*finite.*; received"):
+        kind(sigma0, gain)
+
+
+def test_both_models_of_photons_agree_where_there_are_many():
+    """Per value by less than the divergence's square root, here about 0.02."""
+    signal = torch.full((1, 1, 1, 2000), 0.5, dtype=torch.float64)
+    gaussian, exact = (
+        likelihood(physics_with(kind(0.01, 5e-4)), signal) for kind in (SignalDependentNoise, PhotonNoise)
+    )
+    torch.manual_seed(0)
+    y = exact.sample()
+    difference = (exact.log_prob(y) - gaussian.log_prob(y)).mean()
+    assert abs(float(difference)) < 0.005
 
 
 @pytest.mark.parametrize("event", [(5,), (3, 5), (3, 4, 5), (2, 3, 4, 5)])

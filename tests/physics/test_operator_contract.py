@@ -16,11 +16,22 @@ from deepinv.physics import (
 
 import pyro_vble as pv
 from pyro_vble.models import RestorationModel
-from pyro_vble.physics import GaussianBlur, image_shape_of, initial_image, likelihood
+from pyro_vble.physics import (
+    GaussianBlur,
+    OpticalMTF,
+    OpticalSensor,
+    PhotonNoise,
+    SignalDependentNoise,
+    image_shape_of,
+    initial_image,
+    likelihood,
+    point_spread_function,
+)
 from pyro_vble.physics.problems import deblurring, gaussian_kernel, inpainting, super_resolution
 
 SHAPE = (3, 32, 32)
 NOISE = GaussianNoise(0.1)
+MTF = OpticalMTF(along=0.15, across=0.2)
 OPERATORS = {
     "denoising": Denoising(NOISE),
     "blur": deblurring(0.1, gaussian_kernel(1.5)),
@@ -28,6 +39,11 @@ OPERATORS = {
         filter=torch.ones(1, 1, 5, 5) / 25, padding="valid", noise_model=NOISE
     ),
     "Gaussian blur": GaussianBlur(1.0, noise_model=NOISE),
+    "sensor": OpticalSensor(point_spread_function(MTF), noise_model=NOISE),
+    "sensor of half the resolution": OpticalSensor(
+        point_spread_function(MTF, 2), scale=2, noise_model=SignalDependentNoise(0.1, 0.01), bits=8
+    ),
+    "sensor without padding": OpticalSensor(point_spread_function(MTF, 2), scale=2, padding="valid", noise_model=NOISE),
     "half the size": super_resolution(0.1, SHAPE, 2),
     "holes": inpainting(0.1, (torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)) > 0.5).float()),
     "one band of three": deepinv.physics.Decolorize(noise_model=NOISE),
@@ -38,6 +54,8 @@ NOISES = {
     "Poisson": PoissonNoise(0.02),
     "counts": PoissonNoise(0.02, normalize=False),
     "Poisson-Gaussian": PoissonGaussianNoise(gain=0.02, sigma=0.05),
+    "signal-dependent": SignalDependentNoise(0.05, 0.02),
+    "photons": PhotonNoise(0.05, 0.02),
     "Laplace": LaplaceNoise(0.1),
     "uniform": UniformNoise(0.1),
     "gamma": GammaNoise(50.0),

@@ -90,7 +90,9 @@ def test_a_mask_within_the_file_or_beside_it(tmp_path, inside):
     mask[10:20, 5:9] = 0
     path = save(tmp_path / "x.tif", values, mask=mask, internal_mask=inside)
     assert (tmp_path / "x.tif.msk").exists() is not inside
-    assert same(whole(open_source(path)), np.where(mask == 0, np.nan, values.astype(float)))
+    expected = np.where(mask == 0, np.nan, values.astype(float))
+    assert same(whole(open_source(path)), expected)
+    assert same(whole(open_source(path, bands=[2, 2])), expected[[1, 1]])
 
 
 def test_alpha_is_no_band_but_what_is_missing(tmp_path):
@@ -185,6 +187,18 @@ def test_a_palette_is_read_as_its_colours(tmp_path):
     assert source.shape == (3, 40, 50)
     assert np.allclose(whole(source), expected, equal_nan=True)
     assert np.allclose(whole(open_source(tmp_path / "x.png", bands=[3, 1])), expected[[2, 0]], equal_nan=True)
+
+
+@pytest.mark.skipif("nc" not in raster_driver_extensions(), reason="this GDAL reads no netCDF")
+def test_a_file_of_several_rasters_names_them(tmp_path):
+    path, parts = (
+        tmp_path / "x.nc",
+        {"a": (("y", "x"), values_of("int16")[0]), "b": (("y", "x"), values_of("int16")[0])},
+    )
+    xarray.Dataset(parts).to_netcdf(path)
+    with pytest.raises(ValueError, match=r"holds netcdf:.*x\.nc:a, .*name one"):
+        open_source(path)
+    assert open_source(f"netcdf:{path}:a").shape == (1, 40, 50)
 
 
 def test_what_is_no_raster(tmp_path):

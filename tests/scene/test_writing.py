@@ -1,6 +1,8 @@
 """What is written of a scene: a valid Cloud-Optimised GeoTIFF that says all its input said, whole or not at all."""
 
+import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ from pyro_vble.scene.writing import WINDOW, write_cog
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+    pytest.mark.filterwarnings("ignore:Offsets differ across bands"),
     pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),
 ]
 
@@ -94,6 +97,28 @@ def test_an_enlarged_scene_lies_over_the_same_ground(tmp_path, transform):
             assert after.transform * (2 * column, 2 * row) == pytest.approx(there, rel=0, abs=1e-9)
         assert after.descriptions == before.descriptions
         assert after.nodata == 9
+
+
+def test_pixels_that_are_points_stay_where_they_are(tmp_path):
+    save(tmp_path / "x.tif", values_of("uint8"))
+    with rasterio.open(tmp_path / "x.tif", "r+") as file:
+        file.update_tags(AREA_OR_POINT="Point")
+    source = open_source(tmp_path / "x.tif")
+    double = whole(source).repeat(2, 1).repeat(2, 2)
+    write_cog(tmp_path / "y.tif", of(double), double.shape, source.raster, "uint8")
+    with rasterio.open(tmp_path / "x.tif") as before, rasterio.open(tmp_path / "y.tif") as after:
+        assert after.tags()["AREA_OR_POINT"] == "Point"
+        assert after.bounds == pytest.approx(before.bounds, rel=0, abs=1e-9)
+
+
+@pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="there is no gdalinfo")
+def test_gdalinfo_reads_it(tmp_path):
+    everything(tmp_path / "x.tif")
+    path = copied(tmp_path / "x.tif", tmp_path / "y.tif")
+    told = json.loads(subprocess.run(["gdalinfo", "-json", path], capture_output=True, check=True).stdout)
+    assert told["size"] == [700, 600]
+    assert [band["noDataValue"] for band in told["bands"]] == [9] * 4
+    assert told["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
 
 
 def test_points_and_polynomials_are_kept_and_scaled(tmp_path):
@@ -236,6 +261,16 @@ def test_without_overviews(tmp_path):
 
 
 # --- writing ---
+
+
+def test_a_scene_is_the_same_file_every_time(tmp_path):
+    values = values_of("float32", (2, 1300, 1200))
+    values[0, 5:9] = np.nan
+    files = [
+        write_cog(tmp_path / f"{n}.tif", of(values), values.shape, None, "uint16", threads=n).read_bytes()
+        for n in (1, 1, 4)
+    ]
+    assert files[0] == files[1] == files[2]
 
 
 def test_windows_are_asked_for_once(tmp_path):

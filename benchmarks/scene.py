@@ -1,0 +1,153 @@
+"""What a scene takes: seconds and disk a megapixel, memory of workers and driver, by the side of the scene.
+
+``python -m benchmarks.scene --data FOLDER --sides 1024 2048 4096 --output FILE`` makes a panchromatic scene of 12 bits
+from the folder's images, as the sensor would see them, restores ever larger parts of it and writes FILE (JSON).
+``--steps`` and ``--samples`` make it shorter: what is to be seen is whether megapixels of large scenes cost the same.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import rasterio
+import torch
+from rasterio.windows import Window
+
+from benchmarks.measuring import surroundings
+from pyro_vble import load_prior, restore_scene
+from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.images import SUFFIXES, read_image
+from pyro_vble.sensors import load_sensor
+
+_SEED = 0
+_LOOK_EVERY = 0.2  # seconds
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of images of 256x256 pixels or more")
+    parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096])
+    parser.add_argument("--sensor", default="pleiades-like")
+    parser.add_argument("--scale", type=int, default=1)
+    parser.add_argument("--tile", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--prior", default="cae-aerial")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    prior = load_prior(options.prior)
+    rows = []
+    about = surroundings(torch.device("cpu"), "auto") | {
+        name: value if isinstance(value, int | str | None) else str(value) for name, value in vars(options).items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Path(folder, "scene.tif")
+        _measured_scene(options, max(options.sides), scene)
+        for side in options.sides:
+            rows.append(_measure(scene, side, prior, options, Path(folder)))
+            print(json.dumps(rows[-1]), flush=True)
+            if options.output:
+                with atomic_path(options.output) as temporary:
+                    temporary.write_text(json.dumps(about | {"scenes": rows}, indent=1) + "\n")
+
+
+def _measured_scene(options: Any, side: int, path: Path) -> None:
+    """Write what the sensor sees of a mosaic of images, in numbers of 12 bits, row of tiles by row of tiles."""
+    files = sorted(file for file in options.data.iterdir() if file.suffix in SUFFIXES)
+    random = np.random.default_rng(_SEED)
+    settings = load_sensor(options.sensor)
+    physics = settings.physics(options.scale)
+    step, fine = 256, side * options.scale
+    torch.manual_seed(_SEED)
+    how = {"driver": "GTiff", "dtype": "uint16", "count": 1, "tiled": True, "compress": "deflate"}
+    with rasterio.open(path, "w", width=side, height=side, **how) as file:
+        for top in range(0, fine, step):
+            images = (read_image(files[random.integers(len(files))]).values[0] for _ in range(fine // step))
+            row = torch.cat([image.mean(0)[:step, :step] for image in images], dim=1)
+            # Strips are measured one by one: what little a blur carries from one to the next changes no cost.
+            y = physics(row[None, None])[0].numpy()
+            strip = Window(0, top // options.scale, side, step // options.scale)
+            file.write(settings.radiometry.from_unit(y), window=strip)
+
+
+class _Memory(threading.Thread):
+    """The largest resident memory of this process, and of any of those that it started, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.driver = self.worker = 0
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Look every now and then."""
+        own = psutil.Process()
+        while not self._over.wait(_LOOK_EVERY):
+            self.driver = max(self.driver, own.memory_info().rss)
+            for child in own.children(recursive=True):
+                try:
+                    self.worker = max(self.worker, child.memory_info().rss)
+                except psutil.NoSuchProcess:
+                    continue
+
+    def end(self) -> None:
+        """Look no longer."""
+        self._over.set()
+        self.join()
+
+
+def _measure(path: Path, side: int, prior: Any, options: Any, folder: Path) -> dict[str, Any]:
+    settings = load_sensor(options.sensor)
+    store = folder / f"{side}.scene"
+    memory = _Memory()
+    memory.start()
+    begin = time.perf_counter()
+    posterior = restore_scene(
+        path,
+        settings.physics(options.scale),
+        prior,
+        store,
+        window=(0, 0, side, side),
+        radiometry=settings.radiometry,
+        tile=options.tile,
+        num_steps=options.steps,
+        samples=options.samples,
+        workers=options.workers,
+        seed=_SEED,
+        tolerance=None,
+        told=lambda text: None,
+    )
+    seconds = time.perf_counter() - begin
+    memory.end()
+    megapixels = (side * options.scale) ** 2 / 1e6
+    mosaic = sum(file.stat().st_size for file in (store / "mosaic").rglob("*") if file.is_file())
+    results = sum(file.stat().st_size for file in (store / "results").rglob("*") if file.is_file())
+    about = json.loads((store / "scene.json").read_text())
+    found = {
+        "side": side,
+        "megapixels": megapixels,
+        "seconds": seconds,
+        "seconds_by_stage": about["seconds"],
+        "seconds_per_megapixel": sum(about["seconds"].values()) / megapixels,
+        "megapixels_per_hour": 3600 * megapixels / seconds,
+        "worker_peak_mib": memory.worker / 2**20,
+        "driver_peak_mib": memory.driver / 2**20,
+        "mosaic_mb_per_megapixel": mosaic / 1e6 / megapixels,
+        "results_mb_per_megapixel": results / 1e6 / megapixels,
+        "halo": about["grid"]["halo"],
+        "failed": len(posterior.failed),
+    }
+    shutil.rmtree(store)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""``pyro-vble restore`` of an image that is too large for memory: tile by tile, as a scene."""
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vble.cli.fit import Fit
+from pyro_vble.cli.forecast import Forecast, forecast, in_words
+from pyro_vble.cli.problems import Problem
+from pyro_vble.cli.words import say, warn
+from pyro_vble.inference import resolve_device
+from pyro_vble.io.images import ImageFile, write_image
+
+_TILE = 512
+#: Images that are written, beside the restored one as error bars.
+_BARS = ("std", "low", "high")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A restoration in tiles.
+
+    Attributes:
+        problem: What happened to the image.
+        fit: How it is restored.
+        noise: Its noise level.
+        tile: Side of a tile, in pixels of the restored image.
+    """
+
+    problem: Problem
+    fit: Fit
+    noise: float
+    tile: int = _TILE
+
+    def refusal(self) -> str | None:
+        """Why it cannot be done in tiles; None if it can."""
+        if self.problem.name not in _PHYSICS:
+            return f"--problem {self.problem} is not restored in tiles"
+        if self.fit.symmetries is not None:
+            return "--symmetries needs the image in one piece"
+        if self.fit.linearised:
+            return "--linearised needs the image in one piece"
+        if self.fit.rate_scale == "auto":
+            return "--rate-scale auto needs the image in one piece"
+        if not self.fit.family.spread or "correlated" in self.fit.family.settings.values():
+            return f"--guide {self.fit.family} needs the image in one piece"
+        return None
+
+    def forecast(self, shape: tuple[int, int, int], prior: Any) -> Forecast:
+        """Time, and memory of every process, of an image (C, H, W), from a tile of it."""
+        from pyro_vble.scene.operators import scene_operator
+        from pyro_vble.scene.restoration import cut
+
+        operator = scene_operator(self.physics(shape[0]), shape[0])
+        measured = shape[0], shape[1] // operator.ratio, shape[2] // operator.ratio
+        grid, _, _ = cut(measured, operator, prior, tile=self.tile)
+        side = self.tile + 2 * grid.halo
+        window = shape[0], min(side, shape[1]), min(side, shape[2])
+        settings = {"steps": self.fit.num_steps, "samples": self.fit.samples, "precision": self.fit.precision}
+        one = forecast(window, prior, self.fit.family.load(), device=resolve_device(self.fit.device), **settings)
+        # Trials ran on all threads, of which a worker has one.
+        return Forecast(one.seconds * len(grid.places), one.needed, one.free)
+
+    def physics(self, bands: int) -> Any:
+        """The operator, of any size or as a function of it."""
+        return _PHYSICS[self.problem.name](self.problem, self.noise, bands)
+
+    def restore(
+        self,
+        folder: Path,
+        source: ImageFile,
+        y: Tensor,
+        prior: Any,
+        *,
+        suffix: str,
+        fill: bool,
+        calibration: Any,
+    ) -> dict[str, Any]:
+        """Restore y and write the images into the folder; returns what metrics.json is to say.
+
+        The posterior's store is ``fit.scene``, from which ``pyro_vble.open_scene`` draws; a run that was ended goes on
+        from there.
+        """
+        from pyro_vble import restore_scene
+        from pyro_vble.cli.scene import bar
+
+        begin = time.perf_counter()
+        with bar() as told:
+            scene = restore_scene(
+                y[0].numpy(),
+                self.physics(y.shape[1]),
+                prior,
+                folder / "fit.scene",
+                guide=self.fit.family.load(),
+                quality=self.fit.quality,
+                num_steps=self.fit.num_steps,
+                lr=self.fit.lr,
+                kl_weight=self.fit.kl_weight,
+                rate_scale=float(self.fit.rate_scale),
+                tile=self.tile,
+                samples=self.fit.samples,
+                kept_samples=2,
+                fill=fill,
+                calibration=calibration,
+                seed=self.fit.seed,
+                device=self.fit.device,
+                precision=self.fit.precision,
+                resume=(folder / "fit.scene" / "scene.json").exists(),
+                progress=told,
+                told=say,
+            )
+        for place, why in scene.failed.items():
+            warn(f"the tile at {scene.cell(place)} failed three times and is missing: {why}")
+        raster = source.raster
+        widths = None if raster is None else raster.of_widths()
+        for name in scene.result_names:
+            values = torch.from_numpy(scene.result(name)(*(slice(0, side) for side in scene.shape[2:])))
+            if name in _BARS:
+                kind = ".npy" if suffix == ".npy" else ".tif"
+                of = widths if name == "std" else raster
+                write_image(folder / f"{name}{kind}", values, dtype=np.float32, raster=of)
+            else:
+                known = bool(values.isfinite().all()) or suffix != ".npy"
+                dtype = source.dtype if known else np.dtype(np.float32)
+                file = folder / f"{_name(name)}{suffix}"
+                write_image(file, values, dtype=dtype, scale=source.scale, raster=raster)
+        return {
+            "tiles": math.prod((scene.rows, scene.columns)),
+            "tile": self.tile,
+            "failed_tiles": len(scene.failed),
+            "seconds": {"all": time.perf_counter() - begin},
+        }
+
+
+def tell_tiles(tiles: Tiles, shape: tuple[int, int, int], prior: Any, why: str) -> None:
+    """Say that an image is restored in tiles, and what that takes."""
+    expected = tiles.forecast(shape, prior)
+    time_ = "" if math.isnan(expected.seconds) else f", {in_words(expected.seconds)}"
+    processes = len(os.sched_getaffinity(0))
+    say(
+        f"{shape[2]}x{shape[1]} pixels{why}: they are restored in tiles of {tiles.tile}x{tiles.tile}{time_} and "
+        f"{expected.needed / 1e9:.1f} GB of memory for each of {processes} processes."
+    )
+
+
+def _name(result: str) -> str:
+    return "restored" if result == "mean" else f"sample_{int(result.removeprefix('sample_')) + 1}"
+
+
+def _denoising(problem: Problem, noise: float, bands: int) -> Any:
+    from pyro_vble.physics.problems import denoising
+
+    return denoising(noise)
+
+
+def _deblurring(problem: Problem, noise: float, bands: int) -> Any:
+    return problem.build(torch.empty(1, bands, 2 * _TILE, 2 * _TILE, device="meta"), noise)
+
+
+def _super_resolution(problem: Problem, noise: float, bands: int) -> Any:
+    return partial(_super_resolution_of, noise, problem.ratio)
+
+
+def _super_resolution_of(noise: float, factor: int, image_shape: tuple[int, int, int]) -> Any:
+    from pyro_vble.physics.problems import super_resolution
+
+    return super_resolution(noise, image_shape, factor)
+
+
+# Missing pixels are NaN in the measurement: then what inpainting measures is the image itself.
+_PHYSICS = {
+    "denoise": _denoising,
+    "deblur": _deblurring,
+    "super-resolve": _super_resolution,
+    "inpaint": _denoising,
+}
