@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from pyro_vble.inference.precision import network_precision
-from pyro_vble.scene.grid import Window
+from pyro_vble.scene.grid import Grid, Window
 from pyro_vble.scene.job import Job, prior_of
 from pyro_vble.scene.store import Field, Store
-from pyro_vble.scene.tiles import IMAGE
+from pyro_vble.scene.tiles import IMAGE, kept_window
 
 # Where no cell has been fitted: what a latent is before anything is measured.
 _UNKNOWN = {"loc": 0.0, "std": 1.0}
@@ -26,7 +26,7 @@ def create_mosaic(job: Job, fields: dict[str, Field]) -> None:
     """Create the mosaic's arrays."""
     store, grid = Store(job.store), job.grid
     for site, field in fields.items():
-        whole = grid.whole.coarser(field.step)
+        whole = grid.values(grid.whole, field.step, field.unit)
         shape = (*field.leading, whole.height, whole.width)
         for parameter, value in _UNKNOWN.items():
             name = f"{site}_{parameter}"
@@ -44,66 +44,70 @@ def blend_cell(job: Job, place: tuple[int, int], fields: dict[str, Field]) -> di
     """
     store, core = Store(job.store), job.grid.core(*place)
     for site, field in fields.items():
-        window = core.coarser(field.step)
+        window = job.grid.values(core, field.step, field.unit)
         for parameter in _UNKNOWN if site != IMAGE else ("std",):
-            value = blended(job, f"{site}.{parameter}", field.step, field.leading, window, _UNKNOWN[parameter])
-            _write(store, site, parameter, window, value)
-    image = blended(job, "image", 1, (job.bands,), core, np.nan) if IMAGE in fields else None
+            _write(store, site, parameter, window, blended(job, site, parameter, field, window))
+    image = blended(job, IMAGE, "image", fields[IMAGE], core) if IMAGE in fields else None
     if image is not None and np.isfinite(image).any():
         mean, std = _decoded(job, core, fields["z"])
         _write(store, IMAGE, "loc", core, np.nan_to_num((image - mean) / std))
     return {"status": "blended"}
 
 
-def blended(job: Job, name: str, step: int, leading: tuple[int, ...], window: Window, unknown: float) -> np.ndarray:
-    """The weighted mean of an array over the cells that have a say in a window; ``unknown`` where none has.
+def blended(job: Job, site: str, parameter: str, field: Field, window: Window) -> np.ndarray:
+    """The weighted mean of a parameter over the cells that have a say in a window.
+
+    Where none of them has been fitted (one failed, or holds no measurement), the mean of what those about it were
+    fitted to there: their own pixels are decoded from it. Where there is nothing of that either, what is not known.
 
     Args:
         job: The scene.
-        name: Of the array in the cells' files; those that have none are left out.
-        step: Pixels a value.
-        leading: Dimensions before rows and columns.
-        window: Where, in units of ``step`` pixels.
-        unknown: Value where no cell has been fitted.
+        site: The site.
+        parameter: "loc", "std" or "image"; cells whose fit has no such parameter are left out.
+        field: The site's field.
+        window: Where, in steps.
     """
     from safetensors import safe_open
 
     store, grid = Store(job.store), job.grid
-    total = np.zeros((*leading, window.height, window.width), np.float64)
-    weights = np.zeros((window.height, window.width))
-    for place in grid.touched(window.finer(step).grown(grid.ramp, grid.height, grid.width)):
-        own = grid.trusted(*place).coarser(step)
+    total, rest = np.zeros((2, *field.leading, window.height, window.width))
+    weights, others = np.zeros((2, window.height, window.width))
+    for place in sorted(grid.about(grid.touched(window.finer(field.step)))):
+        own = kept_window(job, place, field)
         part = own.within(window)
-        if part.is_empty or not store.tile(place).exists():
+        if part.is_empty or not store.is_fitted(place):
             continue
         with safe_open(store.tile(place), "np") as file:
-            if name not in file.keys():  # noqa: SIM118, it is no dictionary
+            if f"{site}.{parameter}" not in file.keys():  # noqa: SIM118, it is no dictionary
                 continue
-            value = file.get_slice(name)[(..., *part.relative_to(own).slices)]
-        weight = grid.weight(place, part, step)
+            value = file.get_slice(f"{site}.{parameter}")[(..., *part.relative_to(own).slices)]
+        weight = grid.weight(place, part, field.step)
         here = part.relative_to(window).slices
         total[(..., *here)] += weight * value
         weights[here] += weight
-    known = weights > 0
-    mean = total / np.where(known, weights, 1.0)
-    return np.where(known, mean, unknown).astype(np.float32)
+        rest[(..., *here)] += value
+        others[here] += 1
+    mean = np.where(weights > 0, total / np.where(weights > 0, weights, 1), rest / np.maximum(others, 1))
+    return np.where(others > 0, mean, _UNKNOWN.get(parameter, np.nan)).astype(np.float32)
 
 
 @torch.no_grad()
 def _decoded(job: Job, core: Window, field: Field) -> tuple[np.ndarray, np.ndarray]:
     """D(z̄) and σ(z̄) of a cell, from the blended centres about it, in full precision."""
-    whole = job.grid.whole.coarser(field.step)
-    window = core.coarser(field.step).grown(job.reach, whole.height, whole.width)
-    z = blended(job, "z.loc", field.step, field.leading, window, _UNKNOWN["loc"])
+    window = latents_about(job.grid, core, field, job.reach)
+    z = blended(job, "z", "loc", field, window)
+    shape = job.bands, window.height * field.step, window.width * field.step
     with network_precision("float32", torch.device("cpu")):
-        decoded = prior_of(job.store).decode(torch.from_numpy(z)[None], _shape(job.bands, window, field.step))
+        decoded = prior_of(job.store).decode(torch.from_numpy(z)[None], shape)
     cut = core.relative_to(window.finer(field.step)).slices
     mean, std = (x[0][(..., *cut)].numpy() for x in decoded)
     return mean, std
 
 
-def _shape(bands: int, window: Window, step: int) -> tuple[int, int, int]:
-    return bands, window.height * step, window.width * step
+def latents_about(grid: Grid, core: Window, field: Field, reach: int) -> Window:
+    """The latents that pixels of a window are decoded from, in steps."""
+    whole = grid.values(grid.whole, field.step, field.unit)
+    return grid.values(core, field.step, field.unit).grown(reach, whole.height, whole.width)
 
 
 def _write(store: Store, site: str, parameter: str, window: Window, value: np.ndarray) -> None:

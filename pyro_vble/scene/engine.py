@@ -104,7 +104,8 @@ class DaskCrew:
 
         # Keys of this run alone: what is asked for anew is done anew.
         keys = [f"{task.stage}-{place[0]}-{place[1]}-{uuid.uuid4().hex}" for place in places]
-        shared = self.client.scatter(job, broadcast=True, hash=False)
+        # A task of its own, not scattered data: that would be lost with the last worker that holds it.
+        shared = self.client.submit(_itself, job, pure=False)
         futures = self.client.map(task, places, job=shared, pure=False, key=keys)
         at = dict(zip(keys, places, strict=True))
         try:
@@ -116,6 +117,10 @@ class DaskCrew:
                 yield at[future.key], said
         finally:
             self.client.cancel(futures)
+
+
+def _itself(job: Job) -> Job:
+    return job
 
 
 @contextlib.contextmanager
@@ -144,9 +149,19 @@ def crew(
 
     gpus = torch.cuda.device_count()
     count = workers or gpus or len(os.sched_getaffinity(0))
-    # A cell that kills its worker is tried ATTEMPTS times in all. One thread a process: results must not depend on how
-    # many processes share the cores.
-    settings = {"distributed.scheduler.allowed-failures": ATTEMPTS - 1}
+    # One thread a process: results must not depend on how many processes share the cores.
+    settings = {
+        # A cell that kills its worker is tried ATTEMPTS times in all; none waits at a worker, to be blamed with it.
+        "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
+        "distributed.scheduler.worker-saturation": 1.0,
+        # What a worker holds is its libraries' and the cell's at hand: there is nothing to spill, and to pause is to
+        # wait for ever. A cell that takes too much ends its worker, and is tried again.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        # A scene in memory travels to the workers with the job.
+        "distributed.admin.large-graph-warning-threshold": "1TiB",
+    }
     how = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with (
         dask.config.set(settings),
@@ -209,45 +224,68 @@ def run(job: Job, crew: Crew, told: Callable[[Progress], None] = lambda progress
     """
     store, report = Store(job.store), Report()
     pace = _Pace(job, crew)
-    _forget_neighbours(job, store)
-    _stage(Task("fitted", fit_cell), job, crew, report, pace, told)
-    marks = [mark for place in job.grid.places if (mark := store.marked("fitted", place)) is not None]
-    fitted = [mark for mark in marks if mark["status"] == "fitted"]
+    if _take_back(job, store):
+        store.describe(store.about | {"finished": False})
+    every = set(job.grid.places)
+    _stage(Task("fitted", fit_cell), every, job, crew, report, pace, told)
+    marks = {place: mark for place in job.grid.places if (mark := store.marked("fitted", place)) is not None}
+    fitted = {place: mark for place, mark in marks.items() if mark["status"] == "fitted"}
     if not fitted:
         raise ValueError(_nothing(report))
-    fields, precisions = fields_of(fitted[0]), {mark["precision"] for mark in fitted}
+    first = next(iter(fitted.values()))
+    fields, precisions = fields_of(first), {mark["precision"] for mark in fitted.values()}
     create_mosaic(job, fields)
-    _stage(Task("blended", partial(blend_cell, fields=fields)), job, crew, report, pace, told)
+    _stage(Task("blended", partial(blend_cell, fields=fields)), job.grid.about(fitted), job, crew, report, pace, told)
     known = {
         "fields": fields_as_json(fields),
         "precision": precisions.pop() if len(precisions) == 1 else "float32",
-        "made_with": fitted[0]["made_with"],
+        "made_with": first["made_with"],
+        "blank": sorted(every - set(fitted)),
     }
     store.describe(store.about | known)
     create_results(job)
-    _stage(Task("drawn", draw_cell), job, crew, report, pace, told)
+    _stage(Task("drawn", draw_cell), set(fitted), job, crew, report, pace, told)
     if not report.failed:
         store.drop_tiles()
+    store.describe(store.about | {"finished": True})
     return report
 
 
-def _forget_neighbours(job: Job, store: Store) -> None:
-    """Take back what was made of cells that are to be fitted (again), in them and in those about them."""
-    for place in job.grid.places:
-        if _is_done(store.marked("fitted", place)):
-            continue
-        # What is decoded reaches to blended latents, and these to the cells beyond their ramp: less than a cell each.
-        for row in range(place[0] - 2, place[0] + 3):
-            for column in range(place[1] - 2, place[1] + 3):
-                for stage in ("blended", "drawn"):
-                    store.unmark(stage, (row, column))
+def _take_back(job: Job, store: Store) -> bool:
+    """Take back what was made of cells that are to be fitted (again); whether anything is left to be done.
+
+    That is what was blended and drawn of them and of those that touch them: no cell is decoded from more, as it is
+    larger than what a decoder and a blend reach. To blend a cell again takes the fits about it, and those whose files
+    are not there or damaged are to be fitted again, too.
+    """
+    places = job.grid.places
+    undone = {place for place in places if not _is_done(store.marked("fitted", place))}
+    fitted = {place for place in places if store.is_fitted(place)}
+    while True:
+        for place in job.grid.about(undone):
+            for stage in ("blended", "drawn"):
+                store.unmark(stage, place)
+        open_cells = {place for place in job.grid.about(fitted) if not _is_done(store.marked("blended", place))}
+        lacking = {place for place in job.grid.about(open_cells) & fitted - undone if not store.has_tile(place)}
+        if not lacking:
+            drawn = all(_is_done(store.marked("drawn", place)) for place in fitted)
+            return bool(undone or open_cells) or not drawn
+        for place in lacking:
+            store.unmark("fitted", place)
+        undone |= lacking
 
 
-def _stage(task: Task, job: Job, crew: Crew, report: Report, pace: "_Pace", told: Callable[[Progress], None]) -> None:
+def _stage(
+    task: Task,
+    cells: set[Place],
+    job: Job,
+    crew: Crew,
+    report: Report,
+    pace: "_Pace",
+    told: Callable[[Progress], None],
+) -> None:
     store, begin, total = Store(job.store), time.perf_counter(), len(job.grid.places)
-    left = [place for place in job.grid.places if not _is_done(store.marked(task.stage, place))]
-    if task.stage != "fitted":
-        left = [place for place in left if (store.marked("fitted", place) or {}).get("status") == "fitted"]
+    left = [place for place in sorted(cells) if not _is_done(store.marked(task.stage, place))]
     done = total - len(left)
     told(Progress(task.stage, done, total, pace.remaining(task.stage, len(left))))
     for place, said in crew.work(task, job, left):

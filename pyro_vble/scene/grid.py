@@ -1,6 +1,6 @@
 """How a scene is cut: cells, which partition it, and the windows that are fitted, which overlap."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -102,6 +102,25 @@ class Grid:
     def whole(self) -> Window:
         """The whole image."""
         return Window(0, self.height, 0, self.width)
+
+    def values(self, window: Window, step: int, unit: int = 1) -> Window:
+        """The values of ``step`` pixels that a window touches, in steps.
+
+        Where it ends with the image they are those of the padding too: a network sees the image padded, below and on
+        the right, to a multiple of ``unit`` pixels, and what is decoded at the edge depends on what lies beyond.
+        """
+        bottom = -(-window.bottom // unit) * unit if window.bottom == self.height else window.bottom
+        right = -(-window.right // unit) * unit if window.right == self.width else window.right
+        return Window(window.top, bottom, window.left, right).coarser(step)
+
+    def about(self, places: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Cells, and those that touch one of them at a side or a corner."""
+        found = set()
+        for row, column in places:
+            rows = range(max(0, row - 1), min(self.rows, row + 2))
+            columns = range(max(0, column - 1), min(self.columns, column + 2))
+            found.update((down, along) for down in rows for along in columns)
+        return found
 
     def core(self, row: int, column: int) -> Window:
         """The pixels of a cell."""

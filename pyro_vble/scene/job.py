@@ -100,11 +100,17 @@ class Job:
         return absent.repeat(self.operator.ratio, 1).repeat(self.operator.ratio, 2)
 
 
-@lru_cache(maxsize=2)
 def prior_of(store: str) -> Prior:
     """The prior of a scene; a process loads it once."""
+    path = Store(store).prior
+    told = path.stat()
+    # Another scene may have taken the place of one that was removed.
+    return _loaded(str(path), told.st_ino, told.st_mtime_ns, Store(store).about["rate_scale"])
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: str, file: int, written: int, rate_scale: float) -> Prior:
     from pyro_vble.io.priors import load_prior
 
-    prior = load_prior(str(Store(store).prior))
-    scale = Store(store).about["rate_scale"]
-    return prior if scale == 1 else prior.with_rate_scale(scale)
+    prior = load_prior(path)
+    return prior if rate_scale == 1 else prior.with_rate_scale(rate_scale)

@@ -10,8 +10,8 @@ import torch
 from pyro_vble._arguments import brief
 from pyro_vble.physics import describe
 
-# Sides of the image on which the ratio of sizes is read off.
-_SIDE = 192
+# Sides of the image on which the ratio of sizes is read off: a multiple of all ratios to 6, and of 8.
+_SIDE = 480
 
 
 class SceneOperator(ABC):
@@ -28,9 +28,9 @@ class SceneOperator(ABC):
         """The operator with its noise for images (C, H, W), a ``deepinv.physics.Physics``."""
 
     @property
+    @abstractmethod
     def words(self) -> str:
         """What it is, in words: a run that is resumed must have the same."""
-        return describe(self.physics((1, _SIDE, _SIDE)))
 
 
 class AnySize(SceneOperator):
@@ -47,7 +47,7 @@ class AnySize(SceneOperator):
     @property
     def words(self) -> str:
         """What it is, in words."""
-        return describe(self._physics)
+        return _words(self._physics)
 
 
 class MadeForSize(SceneOperator):
@@ -64,7 +64,19 @@ class MadeForSize(SceneOperator):
     @property
     def words(self) -> str:
         """What it is, in words."""
-        return describe(self._make((self._bands, _SIDE, _SIDE)))
+        return _words(self._make((self._bands, _SIDE, _SIDE)))
+
+
+def _words(physics: Any) -> str:
+    """An operator, its noise and its sensor, with their settings: paddings, bits, ..."""
+    parts = {"": physics, "sensor": getattr(physics, "sensor_model", None)}
+    settings = [
+        f"{name} {key}={value}".strip()
+        for name, part in parts.items()
+        for key, value in sorted(getattr(part, "__dict__", {}).items())
+        if isinstance(value, str | int | float) and not key.startswith("_") and key != "training"
+    ]
+    return "; ".join([describe(physics), *settings])
 
 
 def scene_operator(physics: Any, bands: int) -> SceneOperator:
@@ -109,7 +121,7 @@ def _ratio(operator: SceneOperator, bands: int) -> int:
         ) from error
     sides = set(y.shape[-2:]) if y.dim() == 4 else set()
     side = sides.pop() if len(sides) == 1 else 0
-    if y.shape[1] != bands or not side or _SIDE % side:
+    if not side or y.shape[1] != bands or _SIDE % side:
         raise ValueError(
             "The operator of a scene must make an image of the same bands and a whole part of the size; received one "
             f"that makes {tuple(y.shape)} of {(1, *shape)}; choose a padding that keeps the size, as "

@@ -16,6 +16,7 @@ from pyro_vble.inference.precision import Device, network_precision, resolve_dev
 from pyro_vble.models import Prior
 from pyro_vble.samples import Samples
 from pyro_vble.samples.kept import KeptSamples
+from pyro_vble.scene.blending import latents_about
 from pyro_vble.scene.grid import Window
 from pyro_vble.scene.job import prior_of
 from pyro_vble.scene.noise import noise_field
@@ -51,7 +52,7 @@ class ScenePosterior(Samples):
     and those about it that its pixels depend on.
 
     What is asked of a window reads and decodes that window; the statistics of large ones are put together cell by
-    cell. :meth:`lazy` makes them Dask arrays.
+    cell. :meth:`lazy` makes them Dask arrays. Cells that were given up, and those without a measurement, are NaN.
 
     Args:
         store: The scene's store.
@@ -86,6 +87,7 @@ class ScenePosterior(Samples):
         seed = self._about["seed"] if seed is None else seed
         super().__init__((1, self._about["bands"], self.window.height, self.window.width), seed=seed)
         self._device = resolve_device(device)
+        self._blank = {(row, column) for row, column in self._about.get("blank", ())}
         self.made_with = self._about.get("made_with", "")
         self._kept = KeptSamples()
 
@@ -104,9 +106,10 @@ class ScenePosterior(Samples):
             ValueError: If it is of another version, or not finished.
         """
         store = Store(os.fspath(path))
-        if "fields" not in store.about:
+        if not store.about.get("finished"):
             raise ValueError(
-                f"A scene must be finished to be sampled; {path} is not; go on with pyro-vble scene --resume."
+                f"A scene must be finished to be sampled; {path} is not; go on with pyro-vble scene --resume, or "
+                "restore_scene(..., resume=True)."
             )
         return cls(store, seed=seed, device=device)
 
@@ -319,12 +322,14 @@ class ScenePosterior(Samples):
     def _by_cell(self, statistic: Callable[["ScenePosterior"], Tensor]) -> Tensor:
         """A statistic of the window, put together of those of its cells."""
         places = list(self._grid.touched(self.window))
-        if len(places) == 1:
+        if len(places) == 1 and places[0] not in self._blank:
             return statistic(self)
         whole: Tensor | None = None
         for place in places:
             window = self._grid.core(*place).within(self.window).relative_to(self.window)
             found = statistic(self[window.slices])
+            if place in self._blank:
+                found = torch.full_like(found, torch.nan)  # histograms know no NaN
             if whole is None:
                 whole = found.new_empty((*found.shape[:-2], *self.shape[-2:]))
             whole[(..., *window.slices)] = found
@@ -346,8 +351,9 @@ class ScenePosterior(Samples):
     def _decoded(self, place: tuple[int, int], number: int, seed: int) -> Tensor:
         """One sample of a whole cell: always in one piece, whichever part is asked for, and so always the same bits."""
         core, field = self._grid.core(*place), self._fields["z"]
-        whole = self._grid.whole.coarser(field.step)
-        window = core.coarser(field.step).grown(self._about["reach"], whole.height, whole.width)
+        if place in self._blank:
+            return torch.full((self.shape[1], core.height, core.width), torch.nan, device=self._device)
+        window = latents_about(self._grid, core, field, self._about["reach"])
         z = self._value("z", window, number, seed)
         shape = self.shape[1], window.height * field.step, window.width * field.step
         cut = core.relative_to(window.finer(field.step)).slices

@@ -10,9 +10,12 @@ from pyro_vble.scene.operators import SceneOperator
 
 # Latents on either side of the one that is asked about; a decoder that reaches further is refused.
 _AROUND = 8
-# A gradient that is this much less than the largest is none: operators in the Fourier domain leave rounding errors.
-_NONE = 1e-7
+# Of operators a gradient that is this much less than the largest is none: those in the Fourier domain leave rounding
+# errors. Values that are measured alike may differ by this part of the largest, for the same reason.
+_NONE, _ALIKE = 1e-6, 1e-4
 _LARGEST_REACH = 256
+# By how many measured values images are cut to see whether they are measured alike; tiles are cut at multiples of it.
+_CUT = 64
 
 
 def decoder_reach(prior: CAE) -> int:
@@ -57,7 +60,8 @@ def operator_reach(operator: SceneOperator, bands: int, *, side: int = 64) -> in
         side: Side of the images that it is asked about, at first; doubled until they are large enough.
 
     Raises:
-        ValueError: If it reaches further than 256 pixels: such an operator cannot be applied tile by tile.
+        ValueError: If it reaches further than 256 pixels, or measures a part of an image otherwise than the whole:
+            such an operator cannot be applied tile by tile.
     """
     ratio = operator.ratio
     while side < 8 * _LARGEST_REACH:
@@ -71,12 +75,13 @@ def operator_reach(operator: SceneOperator, bands: int, *, side: int = 64) -> in
             (slope,) = torch.autograd.grad(y[..., middle, middle].square().sum(), x)
         # The measured pixel covers ``ratio`` of the image's.
         first, last = ratio * middle, ratio * middle + ratio - 1
-        rows, columns = _support(slope)
+        rows, columns = _support(slope, _NONE)
         found = [first - rows[0], rows[1] - last, first - columns[0], columns[1] - last]
         reach = max(0, *found)
         if reach < ratio * middle // 2:
             if reach > _LARGEST_REACH:
                 break
+            _check_parts(operator, bands, -(-reach // ratio))
             return reach
         side *= 2
     raise ValueError(
@@ -85,10 +90,42 @@ def operator_reach(operator: SceneOperator, bands: int, *, side: int = 64) -> in
     )
 
 
-def _support(slope: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+@torch.no_grad()
+def _check_parts(operator: SceneOperator, bands: int, edge: int) -> None:
+    """Raise unless parts of an image are measured as in the whole, but for the values next to where they were cut.
+
+    A padding that wraps around makes one edge depend on the other, which a part does not have; a mask, or a blur that
+    changes over the image, belongs to places, of which a part does not know.
+
+    Raises:
+        ValueError: If not.
+    """
+    ratio, side = operator.ratio, _CUT + 2 * edge + 32
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, bands, ratio * side, ratio * side, generator=generator)
+
+    def measured(image: Tensor) -> Tensor:
+        return operator.physics((bands, *image.shape[-2:])).A(image)
+
+    y, kept = measured(x), side - _CUT
+    lower, upper = (measured(x[..., rows, rows]) for rows in (slice(ratio * _CUT, None), slice(ratio * kept)))
+    pairs = (
+        (lower[..., edge:, edge:], y[..., _CUT + edge :, _CUT + edge :]),
+        (upper[..., : kept - edge, : kept - edge], y[..., : kept - edge, : kept - edge]),
+    )
+    if all(bool(((part - whole).abs() <= _ALIKE * y.abs().amax()).all()) for part, whole in pairs):
+        return
+    raise ValueError(
+        "A scene is restored tile by tile, which needs an operator that measures a part of an image as it does in the "
+        "whole; received one whose values depend on the other end of the image, or on their own place; choose a "
+        'padding that does not wrap around, such as "reflect", and mark missing pixels by NaN in place of a mask.'
+    )
+
+
+def _support(slope: Tensor, none: float = 0.0) -> tuple[tuple[int, int], tuple[int, int]]:
     """First and last row, and column, where there is a gradient."""
     large = slope.abs().flatten(0, -3).amax(0)
-    large = large > _NONE * large.amax()
+    large = large > none * large.amax()
     rows, columns = large.any(1).nonzero().flatten(), large.any(0).nonzero().flatten()
     return (int(rows[0]), int(rows[-1])), (int(columns[0]), int(columns[-1]))
 

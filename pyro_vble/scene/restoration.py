@@ -39,6 +39,7 @@ from pyro_vble.scene.posterior import ScenePosterior
 from pyro_vble.scene.reach import decoder_reach, operator_reach
 from pyro_vble.scene.sources import Source, open_source
 from pyro_vble.scene.store import Store
+from pyro_vble.scene.tiles import check_guide
 from pyro_vble.seeding import fresh_seed
 
 # Pixels on either side of a border over which one cell gives way to the next: one latent of a two-level autoencoder.
@@ -184,6 +185,7 @@ def restore_scene(
         fill=fill,
         calibration=calibration,
     )
+    check_guide(job, prior)
     with store.locked():
         _prepare(store, job, prior, rate_scale, resume=resume)
         with crew(workers, scheduler, told) as hands:
@@ -212,7 +214,7 @@ def cut(
         halo: Pixels about a cell that are fitted with it; if None what decoder and operator reach, and half a blend.
 
     Raises:
-        ValueError: If tile or halo are no multiples of the prior's stride.
+        ValueError: If tile or halo are no multiples of the prior's stride, or are less than what is needed.
     """
     unit = math.lcm(prior.stride, operator.ratio)
     reach, margin = decoder_reach(prior), operator_reach(operator, shape[0])
@@ -224,6 +226,11 @@ def cut(
                 f"{name} must be a multiple of {unit}, so that latents of neighbours lie on one grid; received "
                 f"{value}; choose {max(unit, round(value / unit) * unit)}."
             )
+    if halo < margin:
+        raise ValueError(
+            f"halo must be at least what a measured value depends on, {margin} pixels on either side; received {halo}; "
+            f"choose {-(-needed // unit) * unit}."
+        )
     ramp = min(_RAMP, halo)
     if tile <= ramp + reach * latent_step(prior):
         raise ValueError(

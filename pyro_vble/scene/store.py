@@ -29,11 +29,13 @@ class Field:
     Attributes:
         family: "gaussian" or "uniform".
         step: Pixels a value, along each side.
+        unit: To a multiple of how many pixels the image is padded before it has such values; 1 for its own pixels.
         leading: Dimensions before rows and columns.
     """
 
     family: str
     step: int
+    unit: int
     leading: tuple[int, ...]
 
 
@@ -90,10 +92,16 @@ class Store:
         self._write_json(self._mark(stage, place), about)
 
     def marked(self, stage: str, place: tuple[int, int]) -> dict[str, Any] | None:
-        """What was said of a cell and a stage; None if it has not come so far."""
-        with contextlib.suppress(FileNotFoundError):
-            return json.loads(self._mark(stage, place).read_text())
-        return None
+        """What was said of a cell and a stage; None if it has not come so far, or if the mark is damaged."""
+        try:
+            said = json.loads(self._mark(stage, place).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return said if isinstance(said, dict) and "status" in said else None
+
+    def is_fitted(self, place: tuple[int, int]) -> bool:
+        """Whether there is a fit of a cell: it has not failed, and something was measured there."""
+        return (self.marked("fitted", place) or {}).get("status") == "fitted"
 
     def unmark(self, stage: str, place: tuple[int, int]) -> None:
         """Take a cell back."""
@@ -119,6 +127,16 @@ class Store:
         from safetensors.numpy import load_file
 
         return load_file(self.tile(place))
+
+    def has_tile(self, place: tuple[int, int]) -> bool:
+        """Whether the file of a cell is there and whole."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.tile(place), "np"):
+                return True
+        except (OSError, SafetensorError):
+            return False
 
     def drop_tiles(self) -> None:
         """Remove what was fitted: the mosaic has it all."""
@@ -184,7 +202,7 @@ def fields_as_json(fields: dict[str, Field]) -> dict[str, Any]:
 
 def fields_of(about: dict[str, Any]) -> dict[str, Field]:
     """Fields of a scene, as ``scene.json`` or a mark says."""
-    return {name: Field(one["family"], one["step"], tuple(one["leading"])) for name, one in about["fields"].items()}
+    return {name: Field(**{**one, "leading": tuple(one["leading"])}) for name, one in about["fields"].items()}
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from pyro_vble.guides import GaussianFactor, UniformFactor
+from pyro_vble.guides.abilities import guide_name
+from pyro_vble.inference import Problem
 from pyro_vble.inference.precision import network_precision
+from pyro_vble.models import CAE
 from pyro_vble.restoration import restore
 from pyro_vble.samples import Posterior
 from pyro_vble.scene.grid import Window
@@ -46,7 +49,9 @@ def fit_cell(job: Job, place: tuple[int, int]) -> dict[str, Any]:
         progress=False,
         **job.options,
     )
-    fields, arrays = _kept(posterior, window, job.grid.trusted(*place))
+    if posterior.interrupted:
+        raise KeyboardInterrupt  # what restore takes for a wish to see what it has
+    fields, arrays = _kept(posterior, job, place)
     store.write_tile(place, arrays)
     fitted = time.perf_counter()
     posterior.sample(1)
@@ -80,25 +85,66 @@ def _forget_margin(job: Job, window: Window, y: np.ndarray) -> None:
         y[:, :, -edge:] = np.nan
 
 
-def _kept(posterior: Any, window: Window, trusted: Window) -> tuple[dict[str, Field], dict[str, np.ndarray]]:
-    """Sites of a fit, and their centres and standard deviations where the cell has a say, with its central image."""
-    if not isinstance(posterior, Posterior) or not hasattr(posterior.guide, "factors"):
-        raise _unknown(type(getattr(posterior, "guide", posterior)).__name__)
-    fields, arrays = {}, {}
-    for site, factor in posterior.guide.factors.items():
+def kept_window(job: Job, place: tuple[int, int], field: Field) -> Window:
+    """The values of a site that are kept of a cell's fit, in steps: where it has a say.
+
+    Of latents also those that its pixels are decoded from, for where a neighbour has nothing to say.
+    """
+    core, window = job.grid.core(*place), job.grid.window(*place)
+    beyond = job.grid.ramp if field.step == 1 else max(job.grid.ramp, job.reach * field.step)
+    own = core.grown(beyond, job.grid.height, job.grid.width).within(window)
+    return job.grid.values(own, field.step, field.unit)
+
+
+def check_guide(job: Job, prior: CAE) -> None:
+    """Raise, before anything is fitted, unless a guide's value at a place follows from a centre and a width there.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    window = job.grid.window(0, 0)
+    shape, ratio = (job.bands, window.height, window.width), job.operator.ratio
+    y = torch.full((1, job.bands, window.height // ratio, window.width // ratio), 0.5)
+    problem = Problem.on("cpu", y, job.operator.physics(shape), prior, job.guide, image_shape=shape)
+    with torch.random.fork_rng(devices=[]):
+        families(problem.build()[1])
+
+
+def families(guide: Any) -> dict[str, str]:
+    """Names of a guide's families by site.
+
+    Raises:
+        ValueError: If it is no product of factors that are known from two maps.
+    """
+    if not hasattr(guide, "factors"):
+        raise _unknown(guide_name(guide))
+    found = {}
+    for site, factor in guide.factors.items():
         family = next((name for name, kind in FAMILIES.items() if type(factor) is kind), None)
         if family is None:
             raise _unknown(f"one with a {type(factor).__name__}")
+        found[site] = family
+    return found
+
+
+def _kept(posterior: Any, job: Job, place: tuple[int, int]) -> tuple[dict[str, Field], dict[str, np.ndarray]]:
+    """Sites of a fit, and their centres and standard deviations where the cell has a say, with its central image."""
+    window, stride = job.grid.window(*place), posterior.model.prior.stride
+    fields, arrays = {}, {}
+    for site, family in families(posterior.guide).items():
+        factor = posterior.guide.factors[site]
         loc, std = (value[0].float().cpu().numpy() for value in factor.moments())
-        step = _step(loc.shape[-2], window, posterior.model.prior.stride)
-        fields[site] = Field(family, step, loc.shape[:-2])
-        cut = trusted.coarser(step).relative_to(window.coarser(step)).slices
+        unit = 1 if site == IMAGE else stride
+        step = 1 if site == IMAGE else -(-window.height // stride) * stride // loc.shape[-2]
+        fields[site] = Field(family, step, unit, loc.shape[:-2])
+        kept = kept_window(job, place, fields[site])
+        cut = kept.relative_to(job.grid.values(window, step, unit)).slices
         arrays[f"{site}.std"] = std[(..., *cut)]
         if site != IMAGE:  # its centre is told by the central image
             arrays[f"{site}.loc"] = loc[(..., *cut)]
-    if IMAGE in fields and posterior.guide.factors[IMAGE].centre_parameters():
-        image = _central_image(posterior)[0].float().cpu().numpy()
-        arrays["image"] = image[(..., *trusted.relative_to(window).slices)]
+        elif factor.centre_parameters():
+            image = _central_image(posterior)[0].float().cpu().numpy()
+            arrays[f"{site}.image"] = image[(..., *cut)]
     return fields, arrays
 
 
@@ -109,11 +155,6 @@ def _central_image(posterior: Posterior) -> Tensor:
     with network_precision("float32", posterior.y.device):
         mean, std = posterior.model.prior.decode(centre["z"], posterior.shape[1:])
     return mean + std * centre[IMAGE]
-
-
-def _step(rows: int, window: Window, stride: int) -> int:
-    """Pixels a value: 1 for what has the image's own rows, else a part of the stride."""
-    return 1 if rows == window.height else stride * -(-window.height // stride) // rows
 
 
 def _unknown(what: str) -> ValueError:
