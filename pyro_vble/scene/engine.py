@@ -100,7 +100,8 @@ class DaskCrew:
 
     def work(self, task: "Task", job: Job, places: list[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
         """What the task says of every cell, as it is done; "failed" of one that kills its workers."""
-        from distributed import as_completed
+        with extra("geo"):
+            from distributed import as_completed
 
         # Keys of this run alone: what is asked for anew is done anew.
         keys = [f"{task.stage}-{place[0]}-{place[1]}-{uuid.uuid4().hex}" for place in places]
