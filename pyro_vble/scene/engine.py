@@ -197,7 +197,7 @@ class Task:
     def __call__(self, place: Place, *, job: Job) -> dict[str, Any]:
         """What is said of a cell: "status" is its stage, "empty", "failed", or "stopped" where no cell can go on."""
         said: dict[str, Any] = {}
-        begin = time.perf_counter()
+        begin, spent = time.perf_counter(), time.process_time()
         for number in range(1, ATTEMPTS + 1):
             try:
                 said = self.function(job, place)
@@ -208,7 +208,7 @@ class Task:
                 said = {"status": "failed", "error": _in_words(error), "attempts": number}
             except Exception as error:  # a cell may fail in any way: another attempt, then the next cell
                 said = {"status": "failed", "error": _in_words(error), "attempts": number}
-        said = said | {"seconds": time.perf_counter() - begin}
+        said = said | {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - spent}
         try:
             Store(job.store).mark(self.stage, place, said)
         except OSError as error:

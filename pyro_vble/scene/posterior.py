@@ -266,6 +266,11 @@ class ScenePosterior(Samples):
         """File of the prior."""
         return self._store.prior
 
+    def marked(self, stage: str) -> list[dict[str, Any]]:
+        """What was noted of the cells that came through a stage, "fitted", "blended" or "drawn": seconds, steps, ELBO."""
+        marks = (self._store.marked(stage, place) for place in self._grid.places)
+        return [mark for mark in marks if mark is not None and mark["status"] == stage]
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the restoration was made with, by name."""
