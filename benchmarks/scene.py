@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.scene --data FOLDER --sides 1024 2048 4096 --output FILE`` makes a panchromatic scene of 12 bits
 from the folder's images, as the sensor would see them, restores ever larger parts of it and writes FILE (JSON).
-Seconds are those of the wall; of a machine that does other things too, CPU seconds tell more. ``--steps`` and ``--samples`` make it shorter: what is to be seen is whether megapixels of large scenes cost the same.
+Seconds are those of the wall; of a machine that does other things too, CPU seconds tell more. ``--steps`` and
+``--samples`` make it shorter: what is to be seen is whether megapixels of large scenes cost the same.
 """
 
 import argparse

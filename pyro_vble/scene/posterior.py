@@ -267,7 +267,7 @@ class ScenePosterior(Samples):
         return self._store.prior
 
     def marked(self, stage: str) -> list[dict[str, Any]]:
-        """What was noted of the cells that came through a stage, "fitted", "blended" or "drawn": seconds, steps, ELBO."""
+        """What was noted of cells that came through a stage, "fitted", "blended" or "drawn": seconds, steps, ELBO."""
         marks = (self._store.marked(stage, place) for place in self._grid.places)
         return [mark for mark in marks if mark is not None and mark["status"] == stage]
 
