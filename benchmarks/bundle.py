@@ -1,6 +1,6 @@
 """Make a bundled prior of the folders of its trainings: weights in half precision, and a card measured on them.
 
-``python -m benchmarks.zoo cae-bsd --weights FILE --runs RUN ... --test FOLDER --images-of photographs --data ...``
+``python -m benchmarks.bundle cae-bsd --weights FILE --runs RUN ... --test FOLDER --images-of photographs --data ...``
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import pyro_vble as pv
+from benchmarks import zoo
 from pyro_vble.cli.models import figures_of
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.prior_files import save_prior
@@ -83,6 +84,14 @@ def main() -> None:
         "training": earlier + [json.loads((run / "card.json").read_text()) for run in options.runs],
         "note": options.note,
     }
+    if isinstance(shipped, CAE) and shipped.alpha is not None:
+        sides = [max(image.shape[1:]) for image in images.images]
+        whole = [images.middle(i, side, 1) for i, side in enumerate(sides)]
+        rows = zoo.of_codecs(whole, shipped.alpha) | zoo.of_prior(shipped, whole, shipped.alpha)
+        card["yardstick"] = {
+            "what": "alpha·255²·MSE + bits per pixel, beside classical codecs at their best setting for it",
+            "rows": {name: dataclasses.asdict(row) for name, row in rows.items()},
+        }
     if evaluation.bpp_quantised is not None:
         curve = published_psnr(evaluation.bpp_quantised)
         card["published_curve"] = {

@@ -30,14 +30,14 @@ class Figures:
     """What coding an image costs and loses; of several images, means.
 
     Attributes:
-        loss: alpha·255²·MSE + bits per pixel.
-        bpp: Bits per pixel.
+        loss: alpha·255²·MSE + bits per pixel; None where there is no code.
+        bpp: Bits per pixel; None where there is no code.
         psnr: Of the decoded image, in dB.
         elbo: Lower bound of log2 p(x), bits per pixel; None but for a prior under its encoder.
     """
 
-    loss: float
-    bpp: float
+    loss: float | None
+    bpp: float | None
     psnr: float
     elbo: float | None = None
 
@@ -65,7 +65,7 @@ def with_noise(prior: CAE, x: Tensor, alpha: float) -> Figures:
 def centres(prior: CAE, x: Tensor, alpha: float) -> Figures:
     """An image (1, 3, H, W) decoded from the middle of its encoding, which no code can tell: PSNR alone."""
     mse = float((prior.decode_mean(prior.encode(x)["z"], (3, *x.shape[-2:])).clamp(0, 1) - x).square().mean())
-    return Figures(math.nan, math.nan, _decibels(mse))
+    return Figures(None, None, _decibels(mse))
 
 
 #: Ways to take an image through a prior.
@@ -107,7 +107,7 @@ def read(folder: Path, count: int | None, largest: int | None = None) -> list[Te
 def row_of(name: str, row: Figures) -> str:
     """A row in Markdown."""
     cells = (row.loss, ".3f"), (row.bpp, ".3f"), (row.psnr, ".2f"), (row.elbo, ".3f")
-    texts = ("-" if value is None or math.isnan(value) else format(value, form) for value, form in cells)
+    texts = ("-" if value is None else format(value, form) for value, form in cells)
     return f"| {name} | {' | '.join(texts)} |"
 
 
