@@ -245,7 +245,10 @@ class ScenePosterior(Samples):
     @property
     def failed(self) -> dict[tuple[int, int], str]:
         """Cells, by row and column, that were given up after three attempts, with the reason."""
-        return {tuple(map(int, name.split("-"))): why for name, why in self._about.get("failed", {}).items()}
+        failed = self._about.get("failed", {})
+        return {
+            (int(row), int(column)): failed[f"{row}-{column}"] for row, column in (name.split("-") for name in failed)
+        }
 
     @property
     def rows(self) -> int:
