@@ -23,7 +23,7 @@ def calibrate(
     ],
     output: Annotated[Path, typer.Option(**options.PATH, help="JSON file for `pyro-vble restore --calibration`.")],
     problem: Problem,
-    noise: options.KnownNoise,
+    noise: options.KnownNoise | None = None,
     measurements: Annotated[
         Path | None,
         typer.Option(**options.PATH, help="Folder of their measurements, of the same names; simulated by default."),
@@ -47,6 +47,12 @@ def calibrate(
     """
     if not fit.family.spread:
         raise ValueError(f"--guide {fit.family} has no error bars to calibrate; choose another guide.")
+    problem.refuse_noise(noise)
+    if noise is None and not problem.knows_noise:
+        raise ValueError(
+            f"--problem {problem} does not say what the noise is; received no --noise; pass its standard deviation on "
+            "the scale [0, 1], for example --noise 0.01."
+        )
     if problem.fills and measurements is None:
         raise ValueError("Which pixels are missing is not simulated; pass --measurements, images with holes.")
     if problem.completed is not None and measurements is not None:
@@ -67,7 +73,7 @@ def calibrate(
     from pyro_vble.diagnostics import Calibration, coverage_by_texture
     from pyro_vble.seeding import derived_seed, seeded
 
-    found = CalibrationImages(truths, measurements, ratio=problem.ratio, crop=crop, scale=scale)
+    found = CalibrationImages(truths, measurements, problem=problem, crop=crop, scale=scale)
     prepare_file(output, [*found.files, *problem.files, Path(fit.prior)])
     options.check_computing(fit.device, fit.precision)
     chosen = found.chosen(images)
@@ -77,12 +83,12 @@ def calibrate(
 
     def pairs() -> Iterator[tuple[Any, Any]]:
         for index, path in enumerate(chosen):
-            truth, y = found.read(path)
+            seen, truth, y = found.read(path)
             if y is None:
                 with seeded(derived_seed(fit.seed, "noise", index)):
-                    physics, y = problem.simulate(truth, noise)
+                    physics, y = seen.simulate(truth, noise)
             else:
-                physics = problem.build(y, noise)
+                physics = seen.build(y, noise)
             posterior = fit.restore(y, physics, prior)
             if posterior.interrupted:  # half a fit is none to learn from
                 raise KeyboardInterrupt
