@@ -14,27 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from pyro_vble.cli import options
+from pyro_vble.cli.measured import Measured
 from pyro_vble.cli.options import Entry, option_name
 
 # A Gaussian blur wider than this has more pixels than an image of any use.
 _WIDEST_BLUR = 1000.0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A measurement of a command, as ``restore`` takes it.
-
-    Attributes:
-        y: The measurement.
-        physics: Its operator.
-        source: The image file whose type, grid and georeference results have.
-        missing: Pixels (1, C, H, W) of the image in which something is missing.
-    """
-
-    y: Any
-    physics: Any
-    source: Any
-    missing: Any
 
 
 @dataclass(frozen=True)
@@ -100,7 +84,7 @@ class Problem(Entry):
         """
         return self.operator(y, noise, **self.settings)
 
-    def measured(self, source: Any, y: Any, noise: float, scale: float | None) -> "Measured":
+    def measured(self, source: Any, y: Any, noise: float, scale: float | None) -> Measured:
         """All that was measured, by an image file and by a second one if the problem has it.
 
         Raises:
