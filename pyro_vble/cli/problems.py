@@ -122,7 +122,7 @@ class Problem(Entry):
         """
         return self.operator(y, noise, **self.settings)
 
-    def measured(self, source: Any, y: Any, noise: float | None, scale: float | None) -> "Measured":
+    def measured(self, source: Any, y: Any, noise: float | None, scale: float | None) -> Measured:
         """All that was measured, by an image file and by a second one if the problem has it.
 
         Raises:
