@@ -17,6 +17,7 @@ from pyro_vble.models import (
     networks,
 )
 from pyro_vble.models.gdn import fuse_gdn
+from pyro_vble.models.transposed import apart_biases
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.optimisers import optimiser_of
@@ -66,6 +67,8 @@ def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> Trainin
     """A training that has not begun: the prior on its device, laid out for convolutions, its average and optimiser."""
     prior = prior.to(device).to(memory_format=torch.channels_last)
     fuse_gdn(prior)
+    if device.type == "cpu":
+        apart_biases(prior)
     parameters = trained_parameters(recipe, prior)
     average = copy.deepcopy(prior).requires_grad_(False)
     if recipe.compile:
