@@ -10,6 +10,9 @@ from pyro_vble.cli import options, problems
 from pyro_vble.cli.fit import Fit
 from pyro_vble.cli.problems import Problem
 
+# Of the intervals that are told.
+_PROBABILITY = 0.9
+
 
 @options.unfolded(problem=problems.chosen(), fit=Fit)
 def calibrate(
@@ -21,7 +24,9 @@ def calibrate(
             help="Sharp, noise-free images from the same sensor, without missing pixels.",
         ),
     ],
-    output: Annotated[Path, typer.Option(**options.PATH, help="JSON file for `pyro-vble restore --calibration`.")],
+    output: Annotated[
+        Path, typer.Option(**options.PATH, help="JSON file for `--calibration` of `pyro-vble restore` and `scene`.")
+    ],
     problem: Problem,
     noise: options.KnownNoise | None = None,
     measurements: Annotated[
@@ -41,9 +46,11 @@ def calibrate(
     Use the same problem, noise, prior, guide and settings in `calibrate` and `restore`. Files that cannot be used are
     named and left out.
 
-    Example:
+    Examples:
 
         pyro-vble calibrate sharp/ --output sensor.json --problem deblur --blur-sigma 1.5 --noise 0.01
+
+        pyro-vble calibrate sharp/ --output sensor.json --problem sensor --sensor pleiades-like --prior cae-aerial
     """
     if not fit.family.spread:
         raise ValueError(f"--guide {fit.family} has no error bars to calibrate; choose another guide.")
@@ -70,7 +77,7 @@ def calibrate(
     from pyro_vble.cli.calibration_images import CalibrationImages
     from pyro_vble.cli.outputs import prepare_file
     from pyro_vble.cli.words import say
-    from pyro_vble.diagnostics import Calibration, coverage_by_texture
+    from pyro_vble.diagnostics import Calibration, intervals_by_texture
     from pyro_vble.seeding import derived_seed, seeded
 
     found = CalibrationImages(truths, measurements, problem=problem, crop=crop, scale=scale)
@@ -79,7 +86,10 @@ def calibrate(
     chosen = found.chosen(images)
     prior = fit.load_prior()
 
-    lands: list[Any] = []
+    before: list[Any] = []
+    after: list[Any] = []
+    # Of each image, what its intervals are made of: its samples would not be held by memory.
+    kept: list[tuple[Any, ...]] = []
 
     def pairs() -> Iterator[tuple[Any, Any]]:
         for index, path in enumerate(chosen):
@@ -94,27 +104,40 @@ def calibrate(
                 raise KeyboardInterrupt
             say(f"{index + 1} of {len(chosen)}: {path.name}")
             drawn = fit.drawn(posterior)
-            lands.append(coverage_by_texture(drawn, truth, num_samples=fit.samples))
+            mean, std = drawn.mmse_x(fit.samples), drawn.std(fit.samples)
+            low, high = drawn.interval(_PROBABILITY, fit.samples)
+            before.append(intervals_by_texture(mean, low, high, truth, probability=_PROBABILITY))
+            kept.append((mean, std, truth))
             yield drawn, truth
 
-    calibration = Calibration.fit_pairs(pairs(), num_samples=fit.samples)
+    def by(index: int, calibration: Calibration) -> None:
+        mean, std, truth = kept[index]
+        half = calibration.half_width(std, _PROBABILITY)
+        after.append(intervals_by_texture(mean, mean - half, mean + half, truth, probability=_PROBABILITY))
+
+    calibration = Calibration.fit_pairs(pairs(), num_samples=fit.samples, left_out=by)
+    learnt_on = "by the calibration on all other images"
+    if not after:
+        by(0, calibration)
+        learnt_on = "by the calibration on this very image, so it says little"
     calibration.save(output)
     rows = [
         {
             "standard deviation": f"{low:.4f} to {high:.4f}",
             "90 % interval": f"± {width:.2f} standard deviations",
         }
-        for low, high, width in calibration.groups(0.9)
+        for low, high, width in calibration.groups(_PROBABILITY)
     ]
     report.print_table(rows, f"Learnt on {calibration.num_images} images")
-    report.print_table(_by_land(lands), "What 90 % intervals held before, by texture of the estimate")
+    report.print_table(_by_land(before), "What 90 % intervals held before, by texture of the estimate")
+    report.print_table(_by_land(after), f"What they hold calibrated, {learnt_on}")
     if calibration.left_out_90:
         held = torch.tensor(calibration.left_out_90)
         say(
             f"Leave-one-out: 90 % intervals hold {held.mean():.1%} of the pixels on average, {held.min():.1%} to "
             f"{held.max():.1%} of single images."
         )
-    say(f"Written to {output}; use it with pyro-vble restore --calibration {output}")
+    say(f"Written to {output}; use it with pyro-vble restore or scene, --calibration {output}")
 
 
 def _by_land(found: list[Any]) -> list[dict[str, str]]:

@@ -89,10 +89,69 @@ def coverage_by_texture(
     """
     source = Source(samples_of(samples), truth, num_samples, seed)
     source.check_stored()
-    low, high = source.samples.interval(probability, source.num_samples, seed=source.seed)
+    ends = source.samples.interval(probability, source.num_samples, seed=source.seed)
     mean = source.moments().mean
+    return _by_texture(mean, ends, source.truth, probability, parts, radius, border)
+
+
+@checked
+def intervals_by_texture(
+    mean: RealTensor,
+    low: RealTensor,
+    high: RealTensor,
+    truth: RealTensor,
+    *,
+    probability: Probability = 0.9,
+    parts: Count = 3,
+    radius: Count = 4,
+    border: CountOrZero = BORDER,
+) -> CoverageByTexture:
+    r"""The same of intervals that were made already, such as those that a scene's restoration writes.
+
+    Args:
+        mean: The estimate (B, C, H, W).
+        low: Lower ends of the intervals.
+        high: Their upper ends.
+        truth: The true image; NaN where it is unknown, which is left out.
+        probability: What the intervals claim to hold.
+        parts, radius, border: As in :func:`coverage_by_texture`.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If the shapes differ, or there are fewer known values within the border than there are parts.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vble.diagnostics import intervals_by_texture
+        >>> mean, truth = torch.zeros(1, 1, 64, 64), torch.rand(1, 1, 64, 64)
+        >>> found = intervals_by_texture(mean, mean, mean + 0.5, truth, parts=1, probability=0.5)
+        >>> [round(share, 1) for share in found.observed]
+        [0.5]
+    """
+    shapes = {tuple(value.shape) for value in (mean, low, high, truth)}
+    if len(shapes) != 1 or truth.dim() != 4:
+        raise ValueError(
+            "mean, low, high and truth must be of one shape (B, C, H, W); received "
+            f"{', '.join(str(tuple(value.shape)) for value in (mean, low, high, truth))}."
+        )
+    if 2 * border >= min(truth.shape[-2:]):
+        raise ValueError(
+            f"border must leave some of every image; received {border} for {tuple(truth.shape[-2:])} pixels."
+        )
+    return _by_texture(mean, (low, high), truth, probability, parts, radius, border)
+
+
+def _by_texture(
+    mean: Tensor,
+    ends: tuple[Tensor, Tensor],
+    truth: Tensor,
+    probability: float,
+    parts: int,
+    radius: int,
+    border: int,
+) -> CoverageByTexture:
     texture = _local_std(mean, radius).expand_as(mean)
-    stacked = [inner(value, border).flatten() for value in (texture, low, high, mean, source.truth)]
+    stacked = [inner(value, border).flatten() for value in (texture, *ends, mean, truth)]
     known = torch.isfinite(stacked[-1])
     texture, low, high, mean, truth = (value[known] for value in stacked)
     if len(truth) < parts:
