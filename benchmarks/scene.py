@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--prior", default="cae-aerial")
+    parser.add_argument("--keep", type=Path, help="folder in which scenes and their posteriors stay")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     prior = load_prior(options.prior)
@@ -50,7 +51,9 @@ def main() -> None:
     about = surroundings(torch.device("cpu"), "auto") | {
         name: value if isinstance(value, int | str | None) else str(value) for name, value in vars(options).items()
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary_folder:
+        folder = options.keep or temporary_folder
+        Path(folder).mkdir(parents=True, exist_ok=True)
         scene = Path(folder, "scene.tif")
         _measured_scene(options, max(options.sides), scene)
         for side in options.sides:
@@ -151,7 +154,8 @@ def _measure(path: Path, side: int, prior: Any, options: Any, folder: Path) -> d
         "halo": about["grid"]["halo"],
         "failed": len(posterior.failed),
     }
-    shutil.rmtree(store)
+    if options.keep is None:
+        shutil.rmtree(store)
     return found
 
 
