@@ -139,11 +139,11 @@ def test_super_resolution_of_sizes_that_are_multiples_of_nothing(tmp_path, facto
 
 def test_tiles_and_halos_that_do_not_fit_are_refused_with_a_remedy(tmp_path):
     thirds = _Operators.thirds()
-    with pytest.raises(ValueError, match="tile must be a multiple of 192.*received 512; choose 576"):
+    with pytest.raises(ValueError, match=r"tile must be a multiple of 192.*received 512; choose 576"):
         restored(tmp_path / "a.scene", physics=thirds, tile=512)
     with pytest.raises(ValueError, match="halo must be a multiple of 64"):
         restored(tmp_path / "a.scene", halo=10)
-    with pytest.raises(ValueError, match="halo must be at least what a measured value depends on.*choose 64"):
+    with pytest.raises(ValueError, match=r"halo must be at least what a measured value depends on.*choose 64"):
         restored(tmp_path / "a.scene", physics=blur(), halo=0)
     assert not (tmp_path / "a.scene").exists()
 
@@ -235,7 +235,7 @@ def test_pixels_beside_an_empty_cell_are_decoded_from_their_own_fit(tmp_path, na
 
 
 def test_a_scene_without_a_measured_pixel_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="must have a measured pixel.*nodata and bands"):
+    with pytest.raises(ValueError, match=r"must have a measured pixel.*nodata and bands"):
         restored(tmp_path / "a.scene", np.full((1, 100, 70), np.nan, np.float32))
 
 
