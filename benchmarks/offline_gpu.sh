@@ -13,7 +13,7 @@
 #   5  $g watch decoder_std-natural-gpu 190; $g collect cae-natural-gpu decoder_std-natural-gpu; $g tests;
 #      $g speed --quick
 # With more time the aerial prior comes between: `train cae:cae-aerial-gpu aerial 12 --init ...`. What was collected is
-# put together here by `cat trained.tar.* | tar x`, and bundled by `python -m benchmarks.zoo`.
+# put together here by `cat trained.tar.* | tar x`, and bundled by `python -m benchmarks.bundle`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

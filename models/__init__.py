@@ -3,6 +3,7 @@
 from pyro_vble._deprecated import moved
 from pyro_vble.models.cae import CAE
 from pyro_vble.models.convolutional_vae import convolutional_vae
+from pyro_vble.models.growing import grown
 from pyro_vble.models.images import ImageModel
 from pyro_vble.models.prior import Prior
 from pyro_vble.models.restoration import RestorationModel
@@ -18,6 +19,7 @@ __all__ = [
     "Prior",
     "RestorationModel",
     "convolutional_vae",
+    "grown",
 ]
 
 __getattr__ = moved(__name__, {"StandardDeviationDecoder": "pyro_vble.models:DecoderStd"})

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from pyro_vble.io.priors import available_priors, load_prior
     from pyro_vble.io.zarr_store import open_zarr
     from pyro_vble.loading import load_posterior
+    from pyro_vble.physics import calibrate_noise
     from pyro_vble.restoration import restore
     from pyro_vble.samples import Posterior
     from pyro_vble.scene import ScenePosterior, open_scene, restore_scene
+    from pyro_vble.transfer import calibrate_mtf
 
 __all__ = [
     "FitDivergedError",
@@ -37,6 +39,8 @@ __all__ = [
     "ScenePosterior",
     "__version__",
     "available_priors",
+    "calibrate_mtf",
+    "calibrate_noise",
     "compare_guides",
     "fit",
     "keep_freed_memory",
@@ -57,6 +61,8 @@ _HOMES = {
     "Posterior": "pyro_vble.samples",
     "ScenePosterior": "pyro_vble.scene",
     "available_priors": "pyro_vble.io.priors",
+    "calibrate_mtf": "pyro_vble.transfer",
+    "calibrate_noise": "pyro_vble.physics",
     "compare_guides": "pyro_vble.diagnostics.comparison",
     "fit": "pyro_vble.fitting",
     "keep_freed_memory": "pyro_vble._allocator",

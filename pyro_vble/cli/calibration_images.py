@@ -5,7 +5,8 @@ from pathlib import Path
 from torch import Tensor
 
 from pyro_vble.cli.measurement import check_scale
-from pyro_vble.io.images import SUFFIXES, evenly_spaced, read_image
+from pyro_vble.cli.problems import Problem
+from pyro_vble.io.images import SUFFIXES, evenly_spaced
 
 
 class CalibrationImages:
@@ -14,7 +15,7 @@ class CalibrationImages:
     Args:
         truths: Folder of the truths.
         measurements: Folder of their measurements.
-        ratio: How many times a truth is as wide as its measurement.
+        problem: What happened, or is to happen, to the truths.
         crop: Side of the square cut from the middle of each truth.
         scale: The value in the files that is 1.
 
@@ -23,9 +24,11 @@ class CalibrationImages:
         ValueError: If there is no image.
     """
 
-    def __init__(self, truths: Path, measurements: Path | None, *, ratio: int, crop: int, scale: float | None) -> None:
+    def __init__(
+        self, truths: Path, measurements: Path | None, *, problem: Problem, crop: int, scale: float | None
+    ) -> None:
         self.folder, self.measurements = truths, measurements
-        self.ratio, self.crop, self.scale = ratio, crop, scale
+        self.problem, self.crop, self.scale = problem, crop, scale
         self._truths = _images_in(truths)
         self._measured = [] if measurements is None else _images_in(measurements)
         if not self._truths:
@@ -61,28 +64,31 @@ class CalibrationImages:
                 return chosen
         raise ValueError(f"None of the {len(self._truths)} images in {self.folder} can be used: {reasons[0]}")
 
-    def read(self, path: Path) -> tuple[Tensor, Tensor | None]:
-        """The middle of a truth, and that of its measurement.
+    def read(self, path: Path) -> tuple[Problem, Tensor, Tensor | None]:
+        """The problem, with what the files say of it, the middle of a truth, and that of its measurement.
 
         Raises:
             FileNotFoundError: If it has no measurement.
             ValueError: If it cannot be used.
         """
-        ratio, side = self.ratio, self.crop // self.ratio
-        whole = read_image(path, scale=self.scale).values
-        check_scale(whole, self.scale)
+        ratio, side = self.problem.ratio, self.crop // self.problem.ratio
+        read = self.problem.read_truth if self.measurements is None else self.problem.read
+        problem, source = read(path, self.scale)
+        whole = source.values
+        check_scale(whole, self.scale, by_sensor=source.radiometry is not None)
         if not bool(whole.isfinite().any()):
             raise ValueError("All of its pixels are missing.")
         if self.measurements is None:
-            return whole[_centre([length // ratio for length in whole.shape[-2:]], side, ratio)], None
-        y = read_image(self._measurement_of(path), scale=self.scale).values
+            return problem, whole[_centre([length // ratio for length in whole.shape[-2:]], side, ratio)], None
+        problem, measured = self.problem.read(self._measurement_of(path), self.scale)
+        y = measured.values
         if [ratio * length for length in y.shape[-2:]] != list(whole.shape[-2:]) or y.shape[1] != whole.shape[1]:
             raise ValueError(
                 f"A truth must be {ratio} times the size of its measurement, of as many bands; {path.name} has "
                 f"{tuple(whole.shape[1:])} for {tuple(y.shape[1:])}; crop them alike."
             )
         window = list(y.shape[-2:]), side
-        return whole[_centre(*window, ratio)], y[_centre(*window, 1)]
+        return problem, whole[_centre(*window, ratio)], y[_centre(*window, 1)]
 
     def _measurement_of(self, path: Path) -> Path:
         found = [other for other in self._measured if other.stem == path.stem]

@@ -16,6 +16,7 @@ Degradation = Annotated[Problem, typer.Option(**options.choice(PROBLEMS, "How th
 
 
 def demo(
+    context: typer.Context,
     output: Annotated[
         Path, typer.Option(**options.PATH, help="Output folder (created if missing): images, figure, draws, figures.")
     ] = Path("pyro-vble-demo"),
@@ -55,6 +56,7 @@ def demo(
     options.check_computing(device, precision)
     truth = _photograph(image, size)
     problem = problem.having(**problem.example)
+    problem.refuse_noise(noise if "noise" in options.given(context) else None)
     description = problem.title.format(noise=noise, **problem.settings)
     with seeded(seed):
         physics, y = problem.simulate(truth, noise)

@@ -1,12 +1,14 @@
 """What happened to a scene: the sensor, or the blur, of ``pyro-vble scene``."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pyro_vble.cli import options
 from pyro_vble.cli.problems import PROBLEMS, BlurSigma, Kernel
+from pyro_vble.cli.sensors import Sensor, sensor_bands
 
 # Windows on which the noise is estimated, along each side of the scene, and pixels of a side of each.
 _LOOKS, _LOOK = 3, 512
@@ -16,10 +18,7 @@ _LOOKS, _LOOK = 3, 512
 class Forward:
     """What happened to the scene: a sensor, or a blur, an enlargement and a noise level."""
 
-    sensor: Annotated[
-        str | None,
-        typer.Option(help="Optical sensor: a name (pleiades-like, sentinel2-like) or a YAML file of your own."),
-    ] = None
+    sensor: Sensor = None
     scale: Annotated[int, typer.Option(min=1, max=8, help="Enlargement: 2 restores on a grid twice as fine.")] = 1
     blur_sigma: BlurSigma | None = None
     kernel: Kernel = None
@@ -46,7 +45,7 @@ def radiometry_and_physics(forward: Forward, source: Any, given: set[str]) -> tu
                 f"--sensor says what blur and noise are; received {' and '.join(map(options.option_name, sorted(own)))}"
                 " too; leave them out, or write a sensor's file of your own."
             )
-        return _of_sensor(forward, source)
+        return _of_sensor(forward.sensor, forward, source)
     if forward.blur_sigma is not None and forward.kernel is not None:
         raise ValueError("--kernel stands in place of --blur-sigma; received both; leave one out.")
     blurred = forward.blur_sigma is not None or forward.kernel is not None
@@ -62,24 +61,13 @@ def radiometry_and_physics(forward: Forward, source: Any, given: set[str]) -> tu
     return radiometry, _physics(forward, noise, blurred)
 
 
-def _of_sensor(forward: Forward, source: Any) -> tuple[Any, Any]:
-    from pyro_vble.sensors import load_sensor
-
-    settings = load_sensor(str(forward.sensor))
-    names = list(settings.bands)
-    described = source.raster.descriptions if source.raster is not None else ()
-    chosen = [name for name in described if name in names]
-    if len(chosen) != source.shape[0]:
-        chosen = names
-    if len(chosen) not in (1, source.shape[0]):
-        raise ValueError(
-            f"--sensor {forward.sensor} has the bands {', '.join(names)}; received {source.shape[0]} bands without "
-            "these names; choose some with --bands, or name them in the file."
-        )
-    radiometry = settings.radiometry_of(chosen)
+def _of_sensor(sensor: Path, forward: Forward, source: Any) -> tuple[Any, Any]:
     if forward.white is not None:
         raise ValueError("--sensor says what white is; received --white too; leave it out.")
-    return radiometry, settings.physics(forward.scale, chosen)
+    described = source.raster.descriptions if source.raster is not None else ()
+    remedy = "choose some with --bands, or name them in the file"
+    bands = sensor_bands(sensor, described, source.shape[0], remedy)
+    return bands.radiometry, bands.physics(forward.scale)
 
 
 def _physics(forward: Forward, noise: float, blurred: bool) -> Any:

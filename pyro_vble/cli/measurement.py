@@ -5,54 +5,58 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vble.cli.problems import Problem
 from pyro_vble.cli.words import say, warn
-from pyro_vble.io.images import ImageFile, read_image, read_mask
+from pyro_vble.io.images import ImageFile, read_mask
 
 # What glare and noise may make of white, what is as good as black, and how many values are enough to tell.
 _BRIGHTEST, _DARKEST, _ENOUGH = 3.0, 1e-3, 1_000_000
 
 
 def read_measurement(
-    image: Path, *, scale: float | None, nodata: float | None, mask: Path | None, with_holes: bool
-) -> tuple[ImageFile, Tensor]:
+    problem: Problem, image: Path, *, scale: float | None, nodata: float | None, mask: Path | None
+) -> tuple[Problem, ImageFile, Tensor]:
     """An image as its file has it, and its values (1, C, H, W), NaN where missing, by the file or by a mask.
 
-    Where it must be with holes, one without missing pixels is refused.
+    With them the problem, and what the file says of it. Where it fills holes, an image without any is refused.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be used.
     """
-    source = read_image(image, scale=scale, nodata=nodata)
+    problem, source = problem.read(image, scale, nodata)
     y = _without_masked(source.values, mask)
     observed = torch.isfinite(y)
     if not bool(observed.any()):
         raise ValueError(
             f"All pixels of {image} are missing; check --mask (0 where pixels are missing), --nodata and --scale."
         )
-    if with_holes and bool(observed.all()):
+    if problem.fills and bool(observed.all()):
         raise ValueError(
             "Inpainting needs to know which pixels are missing; received no --mask, no --nodata, and an image without "
             "NaN or transparent pixels; pass one of them."
         )
-    check_scale(y, scale)
-    return source, y
+    check_scale(y, scale, by_sensor=source.radiometry is not None)
+    return problem, source, y
 
 
-def check_scale(y: Tensor, scale: float | None) -> None:
-    """Refuse an image far brighter than white, or which --scale makes black, before noise is read off it."""
+def check_scale(y: Tensor, scale: float | None, *, by_sensor: bool = False) -> None:
+    """Refuse an image far brighter than white, or which --scale or a sensor makes black, before it is worked on."""
     values = y[torch.isfinite(y)]
     values = values[:: len(values) // _ENOUGH + 1]  # a quantile, which no broken pixel decides
     bright = float(values.quantile(0.99)) if len(values) else 0.0
     if bright > _BRIGHTEST:
-        given = f"--scale {scale:g}" if scale else "without --scale floating point is taken as it is, which"
+        given = "without --scale floating point is taken as it is, which"
+        if scale or by_sensor:
+            given = f"--scale {scale:g}" if scale else "the radiometry of --sensor"
         raise ValueError(
             f"White must be 1; {given} leaves the brightest hundredth at {bright:.4g}; pass the value that is white in "
             "the file, for example --scale 4095 for a sensor of 12 bits."
         )
-    if scale is not None and len(values) and 0 < float(values.abs().max()) < _DARKEST:
+    if (scale or by_sensor) and len(values) and 0 < float(values.abs().max()) < _DARKEST:
+        given = f"--scale {scale:g}" if scale else "the radiometry of --sensor"
         raise ValueError(
-            f"White must be 1; --scale {scale:g} leaves the brightest value at {float(values.max()):.2g}; pass the "
+            f"White must be 1; {given} leaves the brightest value at {float(values.max()):.2g}; pass the "
             "value that is white in the file, for example --scale 4095 for a sensor of 12 bits."
         )
 

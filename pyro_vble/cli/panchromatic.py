@@ -1,16 +1,19 @@
 """The two images of ``--problem pansharpen``."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pyro_vble.cli.measured import Measured
 from pyro_vble.cli.measurement import check_scale, tell_bits
 from pyro_vble.cli.noise import estimated_noise
-from pyro_vble.cli.problems import Measured, Problem
 from pyro_vble.cli.words import say, warn
 from pyro_vble.io.images import ImageFile, Raster, read_image
 from pyro_vble.physics import spectral_weights
+
+if TYPE_CHECKING:
+    from pyro_vble.cli.problems import Problem
 
 # How far corners on the ground may lie apart, in coarse pixels: half of one is another pixel. What is told.
 _APART, _TOLD = 0.5, 0.05
@@ -19,7 +22,7 @@ _LEFT = 0.1
 
 
 def with_panchromatic(
-    problem: Problem, source: ImageFile, y: torch.Tensor, noise: float, scale: float | None
+    problem: "Problem", source: ImageFile, y: torch.Tensor, noise: float, scale: float | None
 ) -> Measured:
     """An image's bands and the panchromatic image that belongs to them, as one measurement.
 

@@ -14,27 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from pyro_vble.cli import options
+from pyro_vble.cli.measured import Measured
 from pyro_vble.cli.options import Entry, option_name
+from pyro_vble.cli.sensors import Sensor, read_sensed, told_bands
 
 # A Gaussian blur wider than this has more pixels than an image of any use.
 _WIDEST_BLUR = 1000.0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A measurement of a command, as ``restore`` takes it.
-
-    Attributes:
-        y: The measurement.
-        physics: Its operator.
-        source: The image file whose type, grid and georeference results have.
-        missing: Pixels (1, C, H, W) of the image in which something is missing.
-    """
-
-    y: Any
-    physics: Any
-    source: Any
-    missing: Any
 
 
 @dataclass(frozen=True)
@@ -44,8 +29,8 @@ class Problem(Entry):
     Attributes:
         title: What the demo calls it: a format of ``noise`` and the options.
         operator: The function (measurement, noise level, options) -> operator. The measurement is (1, C, H, W), NaN
-            where it is missing. Keyword-only parameters are the problem's options, annotated and with defaults as typer
-            has them.
+            where it is missing; the noise level is None where the problem knows it. Keyword-only parameters are the
+            problem's options, annotated and with defaults as typer has them.
         blame: The function (options) -> what may be wrong with the operator if a measurement is not explained, or "".
         in_place_of: For an option the other one that it makes superfluous.
         enlarged_by: The option that says how many times as wide as its measurement the image is; None if they have one
@@ -53,6 +38,9 @@ class Problem(Entry):
         completed: The function (problem, file, measurement, noise level, --scale) -> :class:`Measured`, of a problem
             with a second measurement, which one of its options names.
         fills: Whether missing pixels are what it is about: it needs some, and fills them in.
+        knows_noise: Whether it says itself what the noise is.
+        reader: The function (problem, file, --scale, --nodata, whether it is a measurement or a truth) -> (problem with
+            what the file says of it, image), where that takes more than the scale.
         example: Values of options for the demo.
         settings: Values of the options, by default their own defaults.
     """
@@ -62,8 +50,10 @@ class Problem(Entry):
     blame: Callable[..., str] = lambda **_: ""
     in_place_of: Mapping[str, str] = field(default_factory=dict)
     enlarged_by: str | None = None
-    completed: "Callable[[Problem, Any, Any, float, float | None], Measured] | None" = None
+    completed: "Callable[..., Measured] | None" = None
     fills: bool = False
+    knows_noise: bool = False
+    reader: "Callable[..., tuple[Problem, Any]] | None" = None
     example: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,7 +82,39 @@ class Problem(Entry):
         """Files that its options name."""
         return [value for value in self.settings.values() if isinstance(value, Path)]
 
-    def build(self, y: Any, noise: float) -> Any:
+    def refuse_noise(self, noise: float | None) -> None:
+        """Refuse a noise level that was given and would be ignored.
+
+        Raises:
+            ValueError: If so.
+        """
+        if self.knows_noise and noise is not None:
+            raise ValueError(
+                f"--problem {self} says itself what the noise is; received --noise {noise:g} too; leave it out, or "
+                "write a sensor's file of your own."
+            )
+
+    def read(self, path: Path, scale: float | None, nodata: float | None = None) -> "tuple[Problem, Any]":
+        """The problem, with what a file says of it, and the image that this happened to.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it cannot be used.
+        """
+        return self._read(path, scale, nodata, measured=True)
+
+    def read_truth(self, path: Path, scale: float | None) -> "tuple[Problem, Any]":
+        """The same of an image that this is to happen to."""
+        return self._read(path, scale, None, measured=False)
+
+    def _read(self, path: Path, scale: float | None, nodata: float | None, *, measured: bool) -> "tuple[Problem, Any]":
+        if self.reader is not None:
+            return self.reader(self, path, scale, nodata, measured=measured)
+        from pyro_vble.io.images import read_image
+
+        return self, read_image(path, scale=scale, nodata=nodata)
+
+    def build(self, y: Any, noise: float | None) -> Any:
         """The operator of a measurement.
 
         Raises:
@@ -100,7 +122,7 @@ class Problem(Entry):
         """
         return self.operator(y, noise, **self.settings)
 
-    def measured(self, source: Any, y: Any, noise: float, scale: float | None) -> "Measured":
+    def measured(self, source: Any, y: Any, noise: float | None, scale: float | None) -> Measured:
         """All that was measured, by an image file and by a second one if the problem has it.
 
         Raises:
@@ -115,7 +137,7 @@ class Problem(Entry):
         """Of a measurement the image (B, C, H, W) that a figure shows."""
         return y if self.completed is None else physics.split(y)[-1]
 
-    def simulate(self, truth: Any, noise: float) -> tuple[Any, Any]:
+    def simulate(self, truth: Any, noise: float | None) -> tuple[Any, Any]:
         """An operator and its measurement of an image (1, C, H, W), without half of the pixels if it is about those."""
         import torch
 
@@ -303,6 +325,22 @@ def _with_pan(problem: Problem, source: Any, y: Any, noise: float, scale: float 
     return with_panchromatic(problem, source, y, noise, scale)
 
 
+Enlarge = Annotated[int, typer.Option(min=1, max=8, help="sensor: enlargement; 2 restores on a grid twice as fine.")]
+SensorBands = Annotated[
+    str | None,
+    typer.Option(
+        help="sensor: which of its bands the image has, by name and in its order, e.g. B04,B03,B02; by default as the "
+        "file names them."
+    ),
+]
+
+
+def _sensing(
+    y: Any, noise: float | None, *, sensor: Sensor = None, enlarge: Enlarge = 1, sensor_bands: SensorBands = None
+) -> Any:
+    return told_bands(sensor, sensor_bands, y.shape[1]).physics(enlarge)
+
+
 #: The problems, each under its name.
 PROBLEMS: dict[str, Problem] = {
     problem.name: problem
@@ -340,6 +378,17 @@ PROBLEMS: dict[str, Problem] = {
             blame=lambda **_: "images that do not show the same ground, or other --pan-weights, --pan-mtf or --ms-mtf",
             enlarged_by="ratio",
             completed=_with_pan,
+        ),
+        Problem(
+            "sensor",
+            "what an optical sensor does (--sensor): blur, noise, saturation, rounding",
+            "Sensor {sensor}, pixels {enlarge} times as fine",
+            _sensing,
+            blame=lambda **_: "another sensor than --sensor says, in its blur, its noise or its numbers",
+            enlarged_by="enlarge",
+            knows_noise=True,
+            reader=read_sensed,
+            example={"sensor": Path("pleiades-like")},
         ),
     )
 }

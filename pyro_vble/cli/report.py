@@ -157,6 +157,8 @@ def write_estimates(
     ):
         for name, value in group.items():
             shown = value if absent is None else torch.where(absent, torch.nan, value)
+            if source is not None and group is images:
+                shown = source.in_file(shown)
             paths[name] = write_image(folder / f"{stem}{name}{kind}", shown, **settings)
     return paths
 

@@ -92,6 +92,7 @@ def restore(
         pyro-vble restore colour.tif --output out --problem pansharpen --pan pan.tif
     """
     fit.family.refuse_unused(context)
+    problem.refuse_noise(noise)
     if image.is_dir():
         raise ValueError(f"restore takes one image; received the folder {image}; call it for each file in it.")
 
@@ -112,11 +113,11 @@ def restore(
     options.check_computing(fit.device, fit.precision)
 
     learnt = None if calibration is None else Calibration.load(calibration)
-    source, y = read_measurement(image, scale=scale, nodata=nodata, mask=mask, with_holes=problem.fills)
+    problem, source, y = read_measurement(problem, image, scale=scale, nodata=nodata, mask=mask)
     missing, filled = ~y.isfinite(), fill or problem.fills
     tell_bits(source, scale)
     tell_missing(missing, filled)
-    estimated = noise is None
+    estimated = noise is None and not problem.knows_noise
     if estimated:
         found = estimated_noise(y, quantisation=source.quantisation, jpeg=source.jpeg_quantisation)
         noise = found.level
@@ -216,7 +217,7 @@ def restore(
 def _about(
     image: Path,
     problem: Problem,
-    noise: float,
+    noise: float | None,
     estimated: bool,
     missing: Any,
     fit: Fit,
@@ -250,5 +251,6 @@ def _usual_causes(problem: Problem, fit: Fit, estimated: bool) -> list[str]:
         if estimated
         else "another noise than --noise says"
     )
+    noise = "" if problem.knows_noise else noise
     causes = [problem.blame(**problem.settings), noise, fit.family.blame, "a fit that has not converged (more --steps)"]
     return [cause for cause in causes if cause]

@@ -170,7 +170,7 @@ def scene(
         ended,
         prior,
         digest_of(restored.prior),
-        sensor=forward.sensor,
+        sensor=None if forward.sensor is None else str(forward.sensor),
         settings=restored.settings,
         seeds={"fits and samples": seed},
         failed=[_offsets(restored.cell(place)) for place in restored.failed],

@@ -31,13 +31,13 @@ class Tiles:
     Attributes:
         problem: What happened to the image.
         fit: How it is restored.
-        noise: Its noise level.
+        noise: Its noise level; None where the problem knows it.
         tile: Side of a tile, in pixels of the restored image.
     """
 
     problem: Problem
     fit: Fit
-    noise: float
+    noise: float | None
     tile: int = _TILE
 
     def refusal(self) -> str | None:
@@ -131,7 +131,7 @@ class Tiles:
                 known = bool(values.isfinite().all()) or suffix != ".npy"
                 dtype = source.dtype if known else np.dtype(np.float32)
                 file = folder / f"{_name(name)}{suffix}"
-                write_image(file, values, dtype=dtype, scale=source.scale, raster=raster)
+                write_image(file, source.in_file(values), dtype=dtype, scale=source.scale, raster=raster)
         return {
             "tiles": math.prod((scene.rows, scene.columns)),
             "tile": self.tile,
@@ -155,21 +155,21 @@ def _name(result: str) -> str:
     return "restored" if result == "mean" else f"sample_{int(result.removeprefix('sample_')) + 1}"
 
 
-def _denoising(problem: Problem, noise: float, bands: int) -> Any:
+def _denoising(problem: Problem, noise: Any, bands: int) -> Any:
     from pyro_vble.physics.problems import denoising
 
     return denoising(noise)
 
 
-def _deblurring(problem: Problem, noise: float, bands: int) -> Any:
+def _of_any_size(problem: Problem, noise: float | None, bands: int) -> Any:
     return problem.build(torch.empty(1, bands, 2 * _TILE, 2 * _TILE, device="meta"), noise)
 
 
-def _super_resolution(problem: Problem, noise: float, bands: int) -> Any:
+def _super_resolution(problem: Problem, noise: float | None, bands: int) -> Any:
     return partial(_super_resolution_of, noise, problem.ratio)
 
 
-def _super_resolution_of(noise: float, factor: int, image_shape: tuple[int, int, int]) -> Any:
+def _super_resolution_of(noise: Any, factor: int, image_shape: tuple[int, int, int]) -> Any:
     from pyro_vble.physics.problems import super_resolution
 
     return super_resolution(noise, image_shape, factor)
@@ -178,7 +178,8 @@ def _super_resolution_of(noise: float, factor: int, image_shape: tuple[int, int,
 # Missing pixels are NaN in the measurement: then what inpainting measures is the image itself.
 _PHYSICS = {
     "denoise": _denoising,
-    "deblur": _deblurring,
+    "deblur": _of_any_size,
     "super-resolve": _super_resolution,
     "inpaint": _denoising,
+    "sensor": _of_any_size,
 }

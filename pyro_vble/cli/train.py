@@ -25,6 +25,20 @@ Init = Annotated[
 ]
 
 
+Sizes = dict[str, int]
+
+
+def _sizes(text: str | Sizes) -> Sizes:
+    """Sizes as typed, N=96,M=192."""
+    if isinstance(text, dict):
+        return text
+    parts = [part.partition("=") for part in text.split(",")]
+    sizes = {name.strip(): value.strip() for name, _, value in parts}
+    if not sizes.keys() <= {"N", "M"} or len(sizes) != len(parts) or not all(v.isdecimal() for v in sizes.values()):
+        raise typer.BadParameter(f"sizes are written N=96,M=192, or one of the two; received {text!r}.")
+    return {name: int(value) for name, value in sizes.items()}
+
+
 @dataclass(frozen=True)
 class Run:
     """What every training is asked; each field is an option."""
@@ -67,9 +81,23 @@ class Run:
 
 @train_app.command()
 @options.unfolded(run=Run)
-def cae(recipe: RecipeName = "cae-natural-cpu", init: Init = None, *, run: Run) -> None:
+def cae(
+    recipe: RecipeName = "cae-natural-cpu",
+    init: Init = None,
+    grow: Annotated[
+        Sizes | None,
+        typer.Option(
+            parser=_sizes,
+            metavar="N=..,M=..",
+            help="Grow --init to these sizes, in place of the recipe's: a wider network that computes the same at "
+            "first.",
+        ),
+    ] = None,
+    *,
+    run: Run,
+) -> None:
     """Train a compressive autoencoder."""
-    _train("cae", recipe, init, run)
+    _train("cae", recipe, init, run, grow=grow)
 
 
 @train_app.command()
@@ -99,7 +127,15 @@ def decoder_std(
     _train("decoder_std", recipe, init, run, alpha, init_std=init_std)
 
 
-def _train(kind: str, recipe: str, init: str | None, run: Run, alpha: float | None = None, **priors: Any) -> None:
+def _train(
+    kind: str,
+    recipe: str,
+    init: str | None,
+    run: Run,
+    alpha: float | None = None,
+    grow: Sizes | None = None,
+    **priors: Any,
+) -> None:
     started = time.monotonic()
     from pyro_vble import load_prior
     from pyro_vble.cli import report
@@ -115,7 +151,8 @@ def _train(kind: str, recipe: str, init: str | None, run: Run, alpha: float | No
     prepare_folder(run.output, _WRITTEN, map(Path, read))
     start = init if init is None or alpha is None else load_prior(init, alpha=alpha)
     settings = {name: value for name, value in vars(run).items() if name not in ("data", "more", "output")} | priors
-    result = train(recipe, [*run.data, *(run.more or [])], run.output, init=start, started=started, **settings)
+    data = [*run.data, *(run.more or [])]
+    result = train(recipe, data, run.output, init=start, grow=grow, started=started, **settings)
     report.training(result)
 
 

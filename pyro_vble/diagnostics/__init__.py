@@ -3,6 +3,7 @@
 from pyro_vble.diagnostics.comparison import compare_guides
 from pyro_vble.diagnostics.conformal import Calibration
 from pyro_vble.diagnostics.coverage import CoverageCurve, coverage_curve, plot_coverage
+from pyro_vble.diagnostics.coverage_by_texture import CoverageByTexture, coverage_by_texture, intervals_by_texture
 from pyro_vble.diagnostics.error_by_std import ErrorByStd, error_by_std, plot_error_by_std
 from pyro_vble.diagnostics.error_quantile import ErrorQuantile, error_quantile, plot_error_quantile
 from pyro_vble.diagnostics.pit import PITHistogram, pit, pit_histogram, plot_pit_histogram
@@ -17,6 +18,7 @@ from pyro_vble.diagnostics.z_scores import plot_z_score_map, z_score_map
 __all__ = [
     "SBC",
     "Calibration",
+    "CoverageByTexture",
     "CoverageCurve",
     "ErrorByStd",
     "ErrorQuantile",
@@ -26,12 +28,14 @@ __all__ = [
     "ReferencePosterior",
     "compare_guides",
     "compare_with_reference",
+    "coverage_by_texture",
     "coverage_curve",
     "crps",
     "error_by_std",
     "error_quantile",
     "importance_sampling",
     "interval_score",
+    "intervals_by_texture",
     "pit",
     "pit_histogram",
     "plot_coverage",

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -166,12 +166,27 @@ class Calibration:
         bins: Count = 10,
         num_samples: Count = 100,
         border: CountOrZero = BORDER,
+        left_out: Callable[[int, Any], None] | None = None,
     ) -> Self:
-        """The same, of pairs of posterior and truth, such as a generator that restores one after another."""
-        return cls._fit(restored, bins, num_samples, border)
+        """The same, of pairs of posterior and truth, such as a generator that restores one after another.
+
+        Args:
+            restored: The pairs.
+            bins, num_samples, border: As in :meth:`fit`.
+            left_out: Is told in the end, image by image, its number and the calibration on all others, if there are
+                any: what an interval of an image of which nothing was known would have been.
+        """
+        return cls._fit(restored, bins, num_samples, border, left_out)
 
     @classmethod
-    def _fit(cls, restored: Iterable[Any], bins: int, num_samples: int, border: int) -> Self:
+    def _fit(
+        cls,
+        restored: Iterable[Any],
+        bins: int,
+        num_samples: int,
+        border: int,
+        told: Callable[[int, Any], None] | None = None,
+    ) -> Self:
         _regressor()  # before the fits, if it is missing
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
         origins: dict[str, None] = {}  # as rate_scale="auto" chooses image by image
@@ -210,6 +225,8 @@ class Calibration:
             others = cls(*_learn(rest, bins), len(rest), sum(len(std) for std, _ in rest))
             half = others.half_width(torch.from_numpy(pair[0]), 0.9)
             left_out.append(float((torch.from_numpy(pair[1]) <= half).double().mean()))
+            if told is not None:
+                told(one, others)
         return cls(edges, scores, len(pairs), sum(len(std) for std, _ in pairs), tuple(left_out), _OR.join(origins))
 
     @checked

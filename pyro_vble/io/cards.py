@@ -11,8 +11,8 @@ from pyro_vble._arguments import brief, checked
 def load_card(name: str) -> dict[str, Any]:
     """The card of a prior that comes with the package.
 
-    Its ``measured`` figures are of the shipped weights, on images that no training saw; ``python -m benchmarks.zoo``
-    measured them, and ``pyro-vble models evaluate`` measures them anew.
+    Its ``measured`` figures are of the shipped weights, on images that no training saw. They were measured by
+    ``python -m benchmarks.bundle``, and ``pyro-vble models evaluate`` measures them anew.
 
     Raises:
         ValueError: If there is no such prior.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ class ImageFile:
             read without a scale: 8, 10, 12 or 14; None otherwise. A dark image looks the same.
         jpeg_quantisation: Of a JPEG file, an estimate of the standard deviation of its compression error on [0, 1],
             from its quantisation table alone: within a factor of 1.9 for four photographs in five up to quality 90.
+        radiometry: What made ``values`` of the file's numbers, where that is more than a division by ``scale``.
     """
 
     values: Tensor
@@ -59,6 +61,23 @@ class ImageFile:
     quantisation: float = 0.0
     looks_like_bits: int | None = None
     jpeg_quantisation: float | None = None
+    radiometry: Any = None
+
+    def read_by(self, radiometry: Any) -> "ImageFile":
+        """The image whose values a radiometry makes of the numbers in the file, of one that was read with scale 1.
+
+        Args:
+            radiometry: With ``to_unit`` and ``from_unit``, a :class:`~pyro_vble.physics.Radiometry` for example.
+        """
+        # A step of the numbers, which is another in every band.
+        zeros = torch.zeros(1, self.values.shape[1], 1, 1, dtype=torch.float64)
+        step = float((radiometry.to_unit(zeros + 1) - radiometry.to_unit(zeros)).amax())
+        values = radiometry.to_unit(self.values)
+        return replace(self, values=values, quantisation=step * self.quantisation, radiometry=radiometry)
+
+    def in_file(self, x: Tensor) -> Tensor:
+        """An image in [0, 1], (1, C, H, W), as values that are written with ``scale``."""
+        return x if self.radiometry is None else self.radiometry.from_unit(x, "float32")
 
     @property
     def grid(self) -> tuple[float, float, float, float] | None:

@@ -164,7 +164,7 @@ def _calibrated(patches: np.ndarray, step: float, seed: int) -> NoiseCalibration
     coefficients = (
         np.zeros((0, _SIDE, _SIDE)) if not len(patches) else np.asarray(dctn(patches, axes=(1, 2), norm="ortho"))
     )
-    coefficients, means = coefficients**2, patches.reshape(len(patches), -1).mean(1)
+    coefficients, means = coefficients**2, patches.reshape(-1, _SIDE * _SIDE).mean(1)
     low = coefficients[:, (_SUM > 0) & (_SUM < _HIGH)].mean(1)
     flat = _flat(means, low, coefficients[:, _SUM >= _HIGH])
     if int(flat.sum()) < _LEAST_PATCHES:

@@ -14,7 +14,7 @@ from pyro_vble.physics.convolution import PADDINGS, correlate, correlate_adjoint
 
 
 def _kernels(value: Any) -> Tensor:
-    """Kernels (1 or C, 1, h, w) that sum to 1."""
+    """Kernels (1, 1 or C, h, w) that sum to 1."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
     if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -25,7 +25,7 @@ def _kernels(value: Any) -> Tensor:
     total = kernels.double().sum((-2, -1), keepdim=True)
     if not bool((total > 0).all()):
         raise BrokenRuleError("value")
-    return (kernels / total).to(torch.get_default_dtype())[:, None]
+    return (kernels / total).to(torch.get_default_dtype())[None]
 
 
 def _bits(value: Any) -> int:
@@ -166,7 +166,7 @@ class OpticalSensor(LinearPhysics):
         return extend_adjoint(correlate_adjoint(y, self.filter.to(y), self.scale), self._reach, self.padding)
 
     def _check(self, x: Tensor, name: str) -> None:
-        bands = len(self.filter)
+        bands = self.filter.shape[1]
         if x.dim() != 4 or bands not in (1, x.shape[1]):
             expected = "(B, C, H, W)" if bands == 1 else f"(B, {bands}, H, W), as the psf has {bands} bands"
             raise ValueError(f"{name} must be of shape {expected}; received {tuple(x.shape)}.")

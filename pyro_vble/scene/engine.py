@@ -100,7 +100,8 @@ class DaskCrew:
 
     def work(self, task: "Task", job: Job, places: list[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
         """What the task says of every cell, as it is done; "failed" of one that kills its workers."""
-        from distributed import as_completed
+        with extra("geo"):
+            from distributed import as_completed
 
         # Keys of this run alone: what is asked for anew is done anew.
         keys = [f"{task.stage}-{place[0]}-{place[1]}-{uuid.uuid4().hex}" for place in places]
@@ -196,7 +197,7 @@ class Task:
     def __call__(self, place: Place, *, job: Job) -> dict[str, Any]:
         """What is said of a cell: "status" is its stage, "empty", "failed", or "stopped" where no cell can go on."""
         said: dict[str, Any] = {}
-        begin = time.perf_counter()
+        begin, spent = time.perf_counter(), time.process_time()
         for number in range(1, ATTEMPTS + 1):
             try:
                 said = self.function(job, place)
@@ -207,7 +208,7 @@ class Task:
                 said = {"status": "failed", "error": _in_words(error), "attempts": number}
             except Exception as error:  # a cell may fail in any way: another attempt, then the next cell
                 said = {"status": "failed", "error": _in_words(error), "attempts": number}
-        said = said | {"seconds": time.perf_counter() - begin}
+        said = said | {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - spent}
         try:
             Store(job.store).mark(self.stage, place, said)
         except OSError as error:

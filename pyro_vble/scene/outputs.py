@@ -62,9 +62,8 @@ def write_outputs(
         if raster is not None and name == "std":
             raster = raster.of_widths()
         dtype = source.dtype if exact else np.dtype(np.float32)
-        nodata = None
-        if raster is not None and not exact and source.dtype.kind in "ui":
-            nodata = float("nan")  # a bound or a deviation may well be the number that stands for a missing pixel
+        # A bound or a deviation may well be the number that stands for a missing pixel.
+        nodata = source.nodata if exact or source.dtype.kind == "f" else float("nan")
         read = scene.result(name)
         write_cog(paths[name], read, scene.shape[1:], raster, dtype, nodata=nodata, compress=compress)
     return paths

@@ -69,7 +69,7 @@ class ScenePosterior(Samples):
         ...     how = {"tile": 128, "num_steps": 2, "samples": 2, "workers": 0}
         ...     scene = restore_scene(y, physics, "cae-bsd", folder + "/a.scene", **how)
         ...     whole, part = scene.draw(7), scene.draw(7, np.s_[100:150, 90:130])
-        >>> whole.shape, bool((whole[:, 100:150, 90:130] == part).all())
+        >>> tuple(whole.shape), bool((whole[:, 100:150, 90:130] == part).all())
         ((3, 150, 130), True)
     """
 
@@ -270,6 +270,11 @@ class ScenePosterior(Samples):
         """File of the prior."""
         return self._store.prior
 
+    def marked(self, stage: str) -> list[dict[str, Any]]:
+        """What was noted of cells that came through a stage, "fitted", "blended" or "drawn": seconds, steps, ELBO."""
+        marks = (self._store.marked(stage, place) for place in self._grid.places)
+        return [mark for mark in marks if mark is not None and mark["status"] == stage]
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the restoration was made with, by name."""
@@ -392,7 +397,7 @@ def _placed(dataset: "Dataset", georeference: dict[str, Any], window: Window) ->
     """A dataset of a window with coordinates of its pixels' centres, where its axes are those of the ground."""
     with extra("geo"):
         import rioxarray  # noqa: F401, the accessor
-        from affine import Affine
+        from rasterio import Affine
 
     transform = Affine(*georeference["transform"]) * Affine.translation(window.left, window.top)
     if not transform.b and not transform.d:

@@ -1,5 +1,6 @@
 """Scenes in files, as GDAL reads them."""
 
+import contextlib
 import os
 import threading
 import warnings
@@ -272,5 +273,6 @@ def _look(dataset: Any, index: int) -> np.ndarray:
         for left in columns:
             size = min(_LOOK, dataset.width - left), min(_LOOK, dataset.height - top)
             window = _gdal().windows.Window(left, top, *size)
-            seen = np.union1d(seen, dataset.read(index + 1, window=window))
+            with contextlib.suppress(_gdal().errors.RasterioIOError):  # told of when it is read for its pixels
+                seen = np.union1d(seen, dataset.read(index + 1, window=window))
     return seen

@@ -40,6 +40,7 @@ from pyro_vble.scene.reach import decoder_reach, operator_reach
 from pyro_vble.scene.sources import Source, open_source
 from pyro_vble.scene.store import Store
 from pyro_vble.scene.tiles import check_guide
+from pyro_vble.scene.unfitted import unfitted_posterior
 from pyro_vble.seeding import fresh_seed
 
 # Pixels on either side of a border over which one cell gives way to the next: one latent of a two-level autoencoder.
@@ -119,7 +120,8 @@ def restore_scene(
         radiometry: What maps the scene's numbers to [0, 1], with methods ``to_unit`` and ``from_unit``, such as a
             :class:`~pyro_vble.physics.Radiometry`; integers are divided by the largest of their type if None.
         fill: Whether missing pixels are filled in; otherwise they are missing in the results.
-        calibration: A :class:`~pyro_vble.diagnostics.Calibration` of the intervals.
+        calibration: A :class:`~pyro_vble.diagnostics.Calibration` of the intervals; one that was made with another
+            guide, prior or operator is warned of.
         seed: The same seed gives the same bits on one kind of machine, whatever the number of workers.
         device: Where workers compute.
         precision: As in ``restore``.
@@ -186,12 +188,15 @@ def restore_scene(
         calibration=calibration,
     )
     check_guide(job, prior)
+    unfitted = unfitted_posterior(job, prior, rate_scale)
+    unfitted.calibrated(calibration)  # which warns of one that does not suit, once and before the work
     with store.locked():
         _prepare(store, job, prior, rate_scale, resume=resume)
         with crew(workers, scheduler, told) as hands:
             report = run(job, hands, progress or (lambda progress: None))
-        finished = {"failed": {f"{row}-{column}": why for (row, column), why in report.failed.items()}}
+        finished: dict[str, Any] = {"failed": {f"{row}-{column}": why for (row, column), why in report.failed.items()}}
         finished["seconds"] = report.seconds
+        finished["made_with"] = unfitted.made_with
         store.describe(store.about | finished)
     return ScenePosterior(store, device=device)
 

@@ -213,6 +213,6 @@ def _plain(value: Any) -> Any:
 def _zarr() -> Any:
     with extra("geo"):
         import zarr
-    import zarr.codecs
+        import zarr.codecs
 
     return zarr

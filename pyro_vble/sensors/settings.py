@@ -1,7 +1,6 @@
 """What a sensor's file holds, and the operator that it makes."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationInfo, model_validator
 
-from pyro_vble._arguments import brief
+from pyro_vble._arguments import BrokenRuleError, Count, Rule, brief, checked
 from pyro_vble.physics import (
     MeasuredMTF,
     MeasuredPSF,
@@ -22,6 +21,16 @@ from pyro_vble.physics import (
 
 # A converter of more bits rounds to steps that single precision cannot tell from each other.
 _MOST_BITS = 16
+
+
+def _band_names(value: Any) -> list[str] | None:
+    names = [value] if isinstance(value, str) else value
+    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        raise BrokenRuleError("type")
+    return None if names is None else list(names)
+
+
+BandNames = Annotated[Any, Rule("a band's name, a list of such, or None for all bands", _band_names)]
 
 
 class _Settings(BaseModel):
@@ -198,9 +207,8 @@ class SensorSettings(_Settings):
             )
         return self
 
-    def physics(
-        self, scale: int = 1, bands: str | Sequence[str] | None = None, *, padding: str = "reflect"
-    ) -> OpticalSensor:
+    @checked
+    def physics(self, scale: Count = 1, bands: BandNames = None, *, padding: str = "reflect") -> OpticalSensor:
         """The operator with its noise, for images whose pixels are 1 / ``scale`` of the sensor's.
 
         Where bands have the same optics and noise, or there is one, it takes images of any number of bands. A converter
@@ -212,6 +220,7 @@ class SensorSettings(_Settings):
             padding: What is beyond the image, as :class:`~pyro_vble.physics.OpticalSensor` has it.
 
         Raises:
+            TypeError: If bands are no names.
             ValueError: If a band is unknown, or the bands are of several resolutions.
 
         Example:
@@ -235,18 +244,22 @@ class SensorSettings(_Settings):
             bits=bits,
         )
 
-    def radiometry_of(self, bands: str | Sequence[str] | None = None) -> Radiometry:
+    @checked
+    def radiometry_of(self, bands: BandNames = None) -> Radiometry:
         """What the numbers of some bands mean.
 
         Raises:
+            TypeError: If bands are no names.
             ValueError: If a band is unknown, or the bands are of several resolutions.
         """
         return self.radiometry.of_bands(*self._indices(bands))
 
-    def pixel_size(self, bands: str | Sequence[str] | None = None) -> float:
+    @checked
+    def pixel_size(self, bands: BandNames = None) -> float:
         """The distance of the pixels of some bands on the ground, in metres.
 
         Raises:
+            TypeError: If bands are no names.
             ValueError: If a band is unknown, or the bands are of several resolutions.
         """
         return self.bands[self._names[self._indices(bands)[0]]].pixel_size
@@ -255,8 +268,8 @@ class SensorSettings(_Settings):
     def _names(self) -> list[str]:
         return list(self.bands)
 
-    def _indices(self, bands: str | Sequence[str] | None) -> list[int]:
-        names = self._names if bands is None else [bands] if isinstance(bands, str) else list(bands)
+    def _indices(self, bands: list[str] | None) -> list[int]:
+        names = self._names if bands is None else bands
         unknown = [name for name in names if name not in self.bands]
         if unknown or not names:
             raise ValueError(f"bands must be some of {', '.join(self._names)}; received {brief(names)}.")

@@ -13,17 +13,24 @@ from pyro_vble.models import (
     LearnedStandardDeviation,
     Prior,
     convolutional_vae,
+    grown,
     networks,
 )
 from pyro_vble.models.gdn import fuse_gdn
+from pyro_vble.models.transposed import apart_biases
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.optimisers import optimiser_of
 from pyro_vble.training.recipes import CAERecipe, DecoderStdRecipe, Recipe, VAERecipe
 
 
-def build_prior(recipe: Recipe, init: Prior | None = None, init_std: Prior | None = None) -> Prior:
+def build_prior(
+    recipe: Recipe, init: Prior | None = None, init_std: Prior | None = None, *, grow: bool = False
+) -> Prior:
     """The prior that a recipe trains: random weights, or those of ``init``, with ``init_std``'s standard deviations.
+
+    With ``grow`` those of ``init`` may be of a smaller network. A decoder of standard deviations to start from may
+    always be of one.
 
     Raises:
         ValueError: If init is missing where it is needed, or is not the prior that the recipe trains; or if init_std
@@ -37,7 +44,7 @@ def build_prior(recipe: Recipe, init: Prior | None = None, init_std: Prior | Non
     with seeded(recipe.seed):
         if isinstance(recipe, DecoderStdRecipe):
             return _with_decoder_std(recipe, init, init_std)
-        return _cae(recipe, init) if isinstance(recipe, CAERecipe) else _vae(recipe, init)
+        return _cae(recipe, init, grow) if isinstance(recipe, CAERecipe) else _vae(recipe, init)
 
 
 def trained_parameters(recipe: Recipe, prior: Prior) -> list[nn.Parameter]:
@@ -60,6 +67,8 @@ def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> Trainin
     """A training that has not begun: the prior on its device, laid out for convolutions, its average and optimiser."""
     prior = prior.to(device).to(memory_format=torch.channels_last)
     fuse_gdn(prior)
+    if device.type == "cpu":
+        apart_biases(prior)
     parameters = trained_parameters(recipe, prior)
     average = copy.deepcopy(prior).requires_grad_(False)
     if recipe.compile:
@@ -81,8 +90,11 @@ def _networks(prior: Prior) -> list[torch.nn.Module]:
     return [*parts, std.network] if isinstance(std, DecoderStd) else parts
 
 
-def _cae(recipe: CAERecipe, init: Prior | None) -> CAE:
-    network = networks.new_network(recipe.network.architecture, recipe.network.N, recipe.network.M)
+def _cae(recipe: CAERecipe, init: Prior | None, grow: bool) -> CAE:
+    sizes = recipe.network.N, recipe.network.M
+    if grow and isinstance(init, CAE):
+        init = grown(init, *sizes, seed=recipe.seed)
+    network = networks.new_network(recipe.network.architecture, *sizes)
     if init is not None:
         source = init.network if isinstance(init, CAE) else init
         _take_weights(network, source, f"the recipe's network ({recipe.network})")
@@ -108,7 +120,7 @@ def _with_decoder_std(recipe: DecoderStdRecipe, init: Prior | None, init_std: Pr
         )
     init = copy.deepcopy(init)  # the caller's own stays as it is
     if isinstance(init, CAE):
-        std = _start_of_std(recipe, init_std, init.decoder_std, init.network.g_s, init.gamma)
+        std = _start_of_std(recipe, _as_wide(init_std, init), init.decoder_std, init.network.g_s, init.gamma)
         return CAE(init.network, init.alpha, decoder_std=std, distortion=init.distortion)
     if not isinstance(init, VAE):
         raise ValueError(
@@ -146,6 +158,16 @@ def _start_of_std(
             f"has none (received {type(own).__name__}); build the prior with alpha=... (CAE) or a number (VAE)."
         )
     return DecoderStd.starting_flat(decoder, float(value), recipe.link, recipe.floor)
+
+
+def _as_wide(prior: Prior | None, init: CAE) -> Prior | None:
+    """A prior to take the decoder of standard deviations from, grown to the size of ``init`` if it is a smaller one."""
+    if not isinstance(prior, CAE) or type(prior.network) is not type(init.network):
+        return prior
+    before, after = ((p.network.N, p.network.M) for p in (prior, init))
+    if before == after or any(a < b for a, b in zip(after, before, strict=True)):
+        return prior
+    return grown(prior, *after)
 
 
 def _of_kind(std: object, recipe: DecoderStdRecipe) -> TypeGuard[DecoderStd]:

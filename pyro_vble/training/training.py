@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pyro_vble._extras import extra
 from pyro_vble.inference.precision import resolve_device, resolve_precision
 from pyro_vble.io.atomic import atomic_path, remove_leftovers
 from pyro_vble.io.priors import load_prior
-from pyro_vble.models import Prior
+from pyro_vble.models import CAE, Prior
 from pyro_vble.seeding import seeded
 from pyro_vble.training.bar import progress_bar
 from pyro_vble.training.checkpoint import read_checkpoint
@@ -26,7 +26,7 @@ from pyro_vble.training.data import ImageSet, read_images
 from pyro_vble.training.evaluation import Evaluation, VarianceRatios
 from pyro_vble.training.log import TrainingLog
 from pyro_vble.training.loop import Run, TrainingDivergedError, run_steps
-from pyro_vble.training.recipes import DecoderStdRecipe, Recipe, load_recipe, parse_recipe
+from pyro_vble.training.recipes import CAERecipe, DecoderStdRecipe, Recipe, load_recipe, parse_recipe
 from pyro_vble.training.report import PRIOR, Report, machine, versions
 from pyro_vble.training.schedule import Budget
 
@@ -69,6 +69,7 @@ def train(
     *,
     init: Prior | str | os.PathLike | None = None,
     init_std: Prior | str | os.PathLike | None = None,
+    grow: Mapping[str, int] | None = None,
     validation: str | os.PathLike | None = None,
     resume: bool = False,
     steps: int | None = None,
@@ -102,6 +103,8 @@ def train(
         init: Prior whose weights to start from, its name or file, or the folder or checkpoint of another training.
         init_std: For "decoder_std": prior whose decoder of standard deviations to start from, given like ``init``. For
             a mean that was trained further, say, with the decoder that it had before.
+        grow: For "cae": sizes to grow ``init`` to, {"N": 96, "M": 192} or one of them, in place of the recipe's; see
+            :func:`~pyro_vble.models.grown`.
         validation: Folder of images to measure on; by default some of ``data`` are held out.
         resume: Go on from ``training.ckpt`` in the output folder, if there is one.
         steps: Number of steps in place of the recipe's.
@@ -144,14 +147,17 @@ def train(
     torch_device = resolve_device(device)
     if resuming and isinstance(recipe, DecoderStdRecipe):
         init, init_std = output / PRIOR, None  # the former has all that the checkpoint's weights belong to
-    prior = build_prior(recipe, _start(init, getattr(recipe, "alpha", None)), _start(init_std))
+    start = _start(init, getattr(recipe, "alpha", None))
+    if grow is not None:
+        recipe = _with_sizes(recipe, start, grow)
+    prior = build_prior(recipe, start, _start(init_std), grow=grow is not None)
     images, held_out = _images(recipe, prior, data, validation)
 
     with seeded(recipe.seed):
         state = initial_state(recipe, prior, torch_device)
         state.precision = resolve_precision(recipe.precision, prior, torch_device)
         state.images = f"{images.fingerprint}, validation {held_out.fingerprint}"
-        state.init = _in_words(init, init_std)
+        state.init = _in_words(init, init_std, grow)
         if resuming:
             state.restore(checkpoint)
         output.mkdir(parents=True, exist_ok=True)
@@ -275,11 +281,36 @@ def _start(init: Prior | str | os.PathLike | None, alpha: float | None = None) -
     return load_prior(path, alpha=alpha) if path.is_file() else load_prior(init)
 
 
-def _in_words(init: Prior | str | os.PathLike | None, init_std: Prior | str | os.PathLike | None) -> str | None:
+def _with_sizes(recipe: Recipe, init: Prior | None, grow: Mapping[str, int]) -> Recipe:
+    """The recipe for the network that ``init`` grows to.
+
+    Raises:
+        ValueError: If it trains no network that grows, or there is none to start from.
+    """
+    if not isinstance(recipe, CAERecipe):
+        raise ValueError(f"Only recipes of kind cae grow a network; received grow with one of {recipe.kind}; omit it.")
+    if not isinstance(init, CAE):
+        raise ValueError(
+            "What grows is a compressive autoencoder to start from; received "
+            f"{'none' if init is None else f'a {type(init).__name__}'}; pass --init with its name or file."
+        )
+    network = init.network
+    own = {"architecture": type(network).__name__, "N": network.N}
+    own |= {} if recipe.network.M is None else {"M": network.M}
+    return parse_recipe(recipe.model_dump(mode="json") | {"network": own | dict(grow)})
+
+
+def _in_words(
+    init: Prior | str | os.PathLike | None,
+    init_std: Prior | str | os.PathLike | None,
+    grow: Mapping[str, int] | None = None,
+) -> str | None:
     """What a training started from."""
     names = [
         each.name if isinstance(each, Prior) else None if each is None else os.fspath(each) for each in (init, init_std)
     ]
+    if grow is not None:
+        return f"{names[0]}, grown to {', '.join(f'{name}={size}' for name, size in grow.items())}"
     return names[0] if init_std is None else f"{names[0]}, its standard deviations from {names[1]}"
 
 

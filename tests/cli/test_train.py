@@ -109,3 +109,22 @@ def test_models_are_listed_shown_and_measured(folders):
     result = run("models", "evaluate", "cae-bsd", folders / "b")
     assert result.exit_code == 0, result.output
     assert "as a codec" in result.output
+
+
+def test_a_prior_grows(folders):
+    common = "--recipe", folders / "recipe.yaml", "--data", folders / "a", "--steps", 1
+    assert run("train", "cae", *common, "--output", folders / "small").exit_code == 0
+    grow = "--init", folders / "small", "--grow"
+    result = run("train", "cae", *common, *grow, "N=10,M=16", "--output", folders / "large")
+    assert result.exit_code == 0, result.output
+    network = pv.load_prior(folders / "large" / "prior.safetensors").network
+    assert (network.N, network.M) == (10, 16)
+
+
+@pytest.mark.parametrize("sizes", ["10,16", "N=10;M=16", "N=ten", "K=10", "N=10,N=12", ""])
+def test_sizes_that_are_none(folders, sizes):
+    common = "--recipe", folders / "recipe.yaml", "--data", folders / "a", "--output", folders / "out"
+    result = run("train", "cae", *common, "--init", "cae-bsd", "--grow", sizes)
+    assert result.exit_code == 2
+    assert "sizes are written N=96,M=192" in " ".join(result.output.replace("\u2502", " ").split())
+    assert not (folders / "out").exists()

@@ -14,13 +14,14 @@ from deepinv.physics import (
     ZeroNoise,
 )
 
-from pyro_vble.physics import SignalDependentNoise, fisher_information, likelihood, noise_distribution
+from pyro_vble.physics import PhotonNoise, SignalDependentNoise, fisher_information, likelihood, noise_distribution
 from pyro_vble.physics.information import score
 
 NOISES = {
     "gaussian": GaussianNoise(0.2),
     "poisson-gaussian": PoissonGaussianNoise(gain=0.02, sigma=0.05),
     "signal-dependent": SignalDependentNoise(0.05, 0.02),
+    "photons": PhotonNoise(0.05, 0.02),
     "poisson": PoissonNoise(gain=0.05),
     "poisson, counts": PoissonNoise(gain=0.05, normalize=False),
     "laplace": LaplaceNoise(0.1),
@@ -48,7 +49,7 @@ def test_it_is_the_mean_of_squared_scores(name):
     with torch.no_grad():
         y = p_y.sample()
     squares = score(p_y, many, y).double().square()
-    error = squares.std(0) * (1 / 20_000 + (1 / 64 if name == "uniform" else 0)) ** 0.5
+    error = squares.std(0) * (1 / 20_000 + (1 / 64 if name in ("uniform", "photons") else 0)) ** 0.5
     assert bool(((found.double() - squares.mean(0)).abs() < 5 * error + 1e-5 * squares.mean(0)).all())
 
 

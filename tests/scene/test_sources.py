@@ -226,6 +226,23 @@ def test_a_damaged_block_is_named_and_the_others_are_read(tmp_path):
     assert same(source.read(slice(128, 256), slice(0, 256)), values[:, 128:])
 
 
+def test_a_damaged_block_of_alpha_spoils_its_own_windows_only(tmp_path):
+    values = values_of("uint8", (4, 256, 256))
+    values[3] = 255
+    layout = {"tiled": True, "blockxsize": 64, "blockysize": 64, "interleave": "band"}
+    path = save(tmp_path / "x.tif", values, photometric="rgb", alpha="YES", compress="deflate", **layout)
+    with tifffile.TiffFile(path) as file:
+        start = file.pages[0].aspage().dataoffsets[3 * 16]
+    with path.open("r+b") as file:
+        file.seek(start + 4)
+        file.write(b"\xff" * 8)
+    source = open_source(path)
+    assert source.shape == (3, 256, 256)
+    with pytest.raises(SourceError, match="rows 0 to 10"):
+        source.read(slice(0, 10), slice(0, 10))
+    assert same(source.read(slice(64, 256), slice(0, 256)), values[:3, 64:])
+
+
 def test_a_photograph_that_ends_too_early_is_not_grey(tmp_path):
     Image.fromarray(values_of("uint8", (1, 400, 300))[0]).save(tmp_path / "x.jpg", quality=95)
     data = (tmp_path / "x.jpg").read_bytes()

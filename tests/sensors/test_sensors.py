@@ -69,6 +69,8 @@ def test_bands_of_several_resolutions_are_read_one_by_one():
         settings.physics(bands=["B02", "B05"])
     with pytest.raises(ValueError, match=r"bands must be some of B01, .*; received \['B99'\]"):
         settings.physics(bands="B99")
+    with pytest.raises(TypeError, match=r"bands must be a band's name, a list of such, or None .*; received 4"):
+        settings.physics(bands=4)
 
 
 def test_bands_keep_their_order():
@@ -76,7 +78,7 @@ def test_bands_keep_their_order():
     physics, turned = (settings.physics(bands=bands) for bands in (["B02", "B04"], ["B04", "B02"]))
     torch.testing.assert_close(physics.noise_model.gain, turned.noise_model.gain.flip(1))
     assert physics.noise_model.gain.shape == (1, 2, 1, 1)
-    torch.testing.assert_close(physics.filter, turned.filter.flip(0))
+    torch.testing.assert_close(physics.filter, turned.filter.flip(1))
 
 
 def test_numbers_of_a_file_become_a_measurement():

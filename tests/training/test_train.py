@@ -163,6 +163,65 @@ class TestCAE:
         assert not torch.equal(state["average"][key], state["prior"][key])
 
 
+class TestGrowing:
+    @pytest.fixture
+    def small(self, photographs, tmp_path):
+        """A trained prior with a decoder of standard deviations."""
+        train(recipe(steps=2), photographs, tmp_path / "mean", progress=False)
+        train(recipe(STD_RECIPE), photographs, tmp_path / "small", init=tmp_path / "mean", progress=False)
+        return tmp_path / "small"
+
+    def test_training_goes_on_from_the_same_figures(self, photographs, small, tmp_path):
+        x = pv.io.images.read_image(photographs / "0.png").values
+        before = pv.load_prior(small / "prior.safetensors")
+        content = recipe(lr=1e-12, steps=1)
+        result = train(content, photographs, tmp_path / "big", init=small, grow={"N": 10, "M": 16}, progress=False)
+        assert (result.prior.network.N, result.prior.network.M) == (10, 16)
+        assert result.prior.decoder_std is None  # another mean has other errors
+        with torch.no_grad():
+            old, new = (prior.decode_mean(prior.encode(x)["z"]) for prior in (before, result.prior))
+        torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-5)
+        written = yaml.safe_load((tmp_path / "big" / "recipe.yaml").read_text())
+        assert written["network"] == {"architecture": "MeanScaleHyperprior", "N": 10, "M": 16}
+        assert json.loads((tmp_path / "big" / "card.json").read_text())["init"] == f"{small}, grown to N=10, M=16"
+
+    def test_it_resumes(self, photographs, small, tmp_path):
+        grow = {"M": 16}
+        once = train(recipe(), photographs, tmp_path / "once", init=small, grow=grow, progress=False)
+        stop = TestNonFinite().interrupt_at(5)
+        stop = TestNonFinite().interrupt_at(5)
+        half = train(recipe(), photographs, tmp_path / "twice", init=small, grow=grow, progress=stop)
+        assert not half.complete
+        twice = train(recipe(), photographs, tmp_path / "twice", init=small, grow=grow, resume=True, progress=False)
+        assert_same_weights(once.path, twice.path)
+
+    def test_standard_deviations_of_the_small_one_suit_the_large_one(self, photographs, small, tmp_path):
+        content = recipe(lr=1e-12, steps=1)
+        big = train(content, photographs, tmp_path / "big", init=small, grow={"N": 10, "M": 16}, progress=False)
+        content = recipe(STD_RECIPE, steps=1, lr=1e-12)
+        result = train(content, photographs, tmp_path / "std", init=big.path, init_std=small, progress=False)
+        x, before = torch.rand(1, 3, 64, 64), pv.load_prior(small / "prior.safetensors")
+        with torch.no_grad():
+            old, new = (prior.decode_std(prior.encode(x)["z"]) for prior in (before, result.prior))
+        torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-6)
+
+    def test_mistakes(self, photographs, small, tmp_path):
+        def grows(content, grow, **init):
+            train(content, photographs, tmp_path / "out", grow=grow, progress=False, **init)
+
+        with pytest.raises(ValueError, match=r"What grows is a compressive autoencoder.*received none; pass --init"):
+            grows(recipe(), {"N": 10})
+        with pytest.raises(ValueError, match="M must be at least the 12"):
+            grows(recipe(), {"M": 8}, init=small)
+        with pytest.raises(ValueError, match=r"network\.N"):
+            grows(recipe(), {"N": 10.5}, init=small)
+        with pytest.raises(ValueError, match=r"network\.L"):
+            grows(recipe(), {"L": 10}, init=small)
+        with pytest.raises(ValueError, match="Only recipes of kind cae"):
+            grows(recipe(STD_RECIPE), {"N": 10}, init=small)
+        assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_compiled_networks_take_the_same_steps(photographs, tmp_path):
     losses = {}

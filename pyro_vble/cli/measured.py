@@ -1,0 +1,21 @@
+"""What a command restores, once it is read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement of a command, as ``restore`` takes it.
+
+    Attributes:
+        y: The measurement.
+        physics: Its operator.
+        source: The image file whose type, grid and georeference results have.
+        missing: Pixels (1, C, H, W) of the image in which something is missing.
+    """
+
+    y: Any
+    physics: Any
+    source: Any
+    missing: Any
