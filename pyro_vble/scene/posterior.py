@@ -90,6 +90,7 @@ class ScenePosterior(Samples):
         self._blank = {(row, column) for row, column in self._about.get("blank", ())}
         self.made_with = self._about.get("made_with", "")
         self._kept = KeptSamples()
+        self._kept_parameters: tuple[tuple[int, int], dict[str, tuple[Tensor, Tensor]]] | None = None
 
     @classmethod
     @checked
@@ -362,23 +363,32 @@ class ScenePosterior(Samples):
         if place in self._blank:
             return torch.full((self.shape[1], core.height, core.width), torch.nan, device=self._device)
         window = latents_about(self._grid, core, field, self._about["reach"])
-        z = self._value("z", window, number, seed)
+        windows = {"z": window, IMAGE: core} if IMAGE in self._fields else {"z": window}
+        known = self._parameters(place, windows)
+        values = {site: self._value(site, *known[site], windows[site], number, seed) for site in windows}
         shape = self.shape[1], window.height * field.step, window.width * field.step
         cut = core.relative_to(window.finer(field.step)).slices
         with network_precision(self._about["precision"], self._device):
             if IMAGE not in self._fields:
-                return self._prior.decode_mean(z[None], shape)[0][(..., *cut)]
-            mean, std = (x[0][(..., *cut)] for x in self._prior.decode(z[None], shape))
-        return mean + std * self._value(IMAGE, core, number, seed)
+                return self._prior.decode_mean(values["z"][None], shape)[0][(..., *cut)]
+            mean, std = (x[0][(..., *cut)] for x in self._prior.decode(values["z"][None], shape))
+        return mean + std * values[IMAGE]
 
-    def _value(self, site: str, window: Window, number: int, seed: int) -> Tensor:
+    def _value(self, site: str, loc: Tensor, std: Tensor, window: Window, number: int, seed: int) -> Tensor:
         """A site's value in a window (in its own steps): its factor's, at the noise of the place."""
         field = self._fields[site]
-        loc, std = (self._parameter(site, parameter, window) for parameter in ("loc", "std"))
         noise = torch.from_numpy(noise_field(seed, number, site, field.leading, window)).to(self._device)
         return FAMILIES[field.family](loc, std).at(noise[None])[0]
 
-    def _parameter(self, site: str, parameter: str, window: Window) -> Tensor:
+    def _parameters(self, place: tuple[int, int], windows: dict[str, Window]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Centres and deviations that a cell is sampled from; those of the last one are kept for its next sample."""
+        kept = self._kept_parameters  # looked at once: another thread may exchange it
+        if kept is None or kept[0] != place:
+            read = {site: (self._read(site, "loc", at), self._read(site, "std", at)) for site, at in windows.items()}
+            self._kept_parameters = kept = place, read
+        return kept[1]
+
+    def _read(self, site: str, parameter: str, window: Window) -> Tensor:
         value = self._store.array("mosaic", f"{site}_{parameter}")[(..., *window.slices)]
         return torch.from_numpy(np.asarray(value, np.float32)).to(self._device)[None]
 

@@ -78,6 +78,9 @@ def operator_reach(operator: SceneOperator, bands: int, *, side: int = 64) -> in
                 raise
             middle = y.shape[-1] // 2
             (slope,) = torch.autograd.grad(y[..., middle, middle].square().sum(), x)
+        if not slope.any():  # a value that is masked; whether all are, the parts tell
+            _check_parts(operator, bands, 0)
+            return 0
         # The measured pixel covers ``ratio`` of the image's.
         first, last = ratio * middle, ratio * middle + ratio - 1
         rows, columns = _support(slope, _NONE)

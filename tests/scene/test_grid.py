@@ -90,4 +90,5 @@ def test_windows_move_between_frames(by):
     assert window.grown(by, 12, 9).within(Window(0, 12, 0, 9)) == window.grown(by, 12, 9)
     assert window.finer(16).coarser(16) == window
     assert window.relative_to(window) == Window(0, 6, 0, 3)
-    assert Window(3, 3, 0, 5).is_empty and not window.is_empty
+    assert Window(3, 3, 0, 5).is_empty
+    assert not window.is_empty

@@ -49,4 +49,5 @@ def test_the_stream_stays_what_it_is():
 
 def test_another_leading_shape_is_another_field_of_its_own():
     field = noise_field(0, 0, "z", (), Window(10, 12, 0, 3))
-    assert field.shape == (2, 3) and field.dtype == np.float32
+    assert field.shape == (2, 3)
+    assert field.dtype == np.float32

@@ -57,7 +57,7 @@ class _Wide(torch.nn.Module):
 def test_the_decoder_of_standard_deviations_counts_too_and_too_far_is_refused():
     torch.manual_seed(0)
     assert decoder_reach(CAE(small_network(), alpha=0.025, decoder_std=_Wide(12, 5))) == 5
-    with pytest.raises(ValueError, match="reaches less than 8 latents.*in one piece"):
+    with pytest.raises(ValueError, match=r"reaches less than 8 latents.*in one piece"):
         decoder_reach(CAE(small_network(), alpha=0.025, decoder_std=_Wide(12, 8)))
 
 
@@ -149,7 +149,7 @@ class _Bayer(deepinv.physics.LinearPhysics):
 
 
 def test_operators_that_belong_to_places_or_to_the_whole_are_refused():
-    with pytest.raises(ValueError, match="their own place.*NaN"):
+    with pytest.raises(ValueError, match=r"their own place.*NaN"):
         operator_reach(scene_operator(_Tapered(), 1), 1)
     with pytest.raises(ValueError, match="tile by tile"):
         operator_reach(scene_operator(_Mean(), 1), 1)
