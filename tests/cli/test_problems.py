@@ -109,7 +109,7 @@ def test_a_new_problem_is_demonstrated(run, folder):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_simulation_has_the_operator_that_its_measurement_is_given(name):
     truth = torch.rand(1, 3, 64, 64)
-    problem = PROBLEMS[name]
+    problem = PROBLEMS[name].having(**PROBLEMS[name].example)
     physics, y = problem.simulate(truth, 0.1)
     shown = problem.shown(y, physics)
     assert [problem.ratio * side for side in shown.shape[2:]] == [64, 64]
