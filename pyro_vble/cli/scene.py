@@ -178,7 +178,8 @@ def scene(
         source_fingerprint=source.fingerprint(),
     )
     products = {_PRODUCTS.get(name, name): path for name, path in paths.items()}
-    write_manifest(manifest, products | {"posterior": output.with_suffix(".scene")}, source.raster, making)
+    raster = None if source.raster is None else source.raster.enlarged(rows, columns)
+    write_manifest(manifest, products | {"posterior": output.with_suffix(".scene")}, raster, making)
     written = ", ".join(str(path) for path in (*paths.values(), manifest))
     say(f"Written to {written} in {in_words((ended - started).total_seconds()).removeprefix('about ')}")
     if learnt is None:
