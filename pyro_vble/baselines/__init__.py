@@ -1,0 +1,5 @@
+"""The methods that VBLE is compared with, one call each: (y, physics, ...) -> Samples."""
+
+from pyro_vble.baselines.map_x import map_tv, map_wavelet
+
+__all__ = ["map_tv", "map_wavelet"]
