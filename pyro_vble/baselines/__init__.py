@@ -1,5 +1,6 @@
 """The methods that VBLE is compared with, one call each: (y, physics, ...) -> Samples."""
 
+from pyro_vble.baselines.dpir import dpir
 from pyro_vble.baselines.map_x import map_tv, map_wavelet
 
-__all__ = ["map_tv", "map_wavelet"]
+__all__ = ["dpir", "map_tv", "map_wavelet"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vble._arguments import Count, Positive, checked
 from pyro_vble.baselines.haar import haar, haar_adjoint
 from pyro_vble.baselines.linear import LinearProblem
+from pyro_vble.baselines.point import point
 from pyro_vble.inference.precision import Device
 from pyro_vble.samples import StoredSamples
 
@@ -85,7 +86,7 @@ def map_tv(
     """
     problem = LinearProblem.of(y, physics, noise=noise, device=device)
     x, _ = sparsest(problem, GRADIENT, weight, num_iterations)
-    return _point(x, y, physics, f"map_tv, weight {weight:g}")
+    return point(x, y, physics, f"map_tv, weight {weight:g}")
 
 
 @checked
@@ -142,7 +143,7 @@ def map_wavelet(
         )
     wavelets = Analysis(lambda x: haar(x, levels), haar_adjoint, 1.0)
     x, _ = sparsest(problem, wavelets, weight, num_iterations)
-    return _point(x, y, physics, f"map_wavelet, weight {weight:g}, {levels} levels")
+    return point(x, y, physics, f"map_wavelet, weight {weight:g}, {levels} levels")
 
 
 @torch.no_grad()
@@ -164,9 +165,3 @@ def sparsest(problem: LinearProblem, analysis: Analysis, weight: float, num_iter
         new = problem.physics.prox_l2(step, problem.y, gamma=tau, init=x)
         ahead, x = 2 * new - x, new
     return x, u
-
-
-def _point(x: Tensor, y: Tensor, physics: Any, made_with: str) -> StoredSamples:
-    samples = StoredSamples(x[None].to(y.device), y=y, physics=physics)
-    samples.made_with = made_with
-    return samples
