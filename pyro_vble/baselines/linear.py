@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import torch
 from deepinv.optim.linear import least_squares
-from deepinv.physics import DecomposablePhysics, Downsampling, LinearPhysics
+from deepinv.physics import DecomposablePhysics, Downsampling, GaussianNoise, LinearPhysics
 from torch import Tensor
 
 from pyro_vble._arguments import brief
@@ -48,7 +48,7 @@ class WhiteMeasurement(LinearPhysics):
     root: Tensor
 
     def __init__(self, physics: LinearPhysics, root: Tensor, image_shape: tuple[int, int, int]) -> None:
-        super().__init__()
+        super().__init__(noise_model=GaussianNoise(1.0))
         self.physics, self.image_shape = physics, image_shape
         self.register_buffer("root", root)
         flat = root.flatten(1)
