@@ -77,6 +77,7 @@ _HOMES = {
     "restore_scene": "pyro_vble.scene",
 }
 _SUBPACKAGES = (
+    "baselines",
     "diagnostics",
     "distributions",
     "figures",
