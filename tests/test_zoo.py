@@ -12,6 +12,7 @@ from helpers import small_network
 import pyro_vble as pv
 from benchmarks import zoo
 from benchmarks.codecs import CODECS, Codec, best
+from benchmarks.latents import worths
 from pyro_vble.io.images import write_image
 from pyro_vble.models import CAE
 from pyro_vble.training import evaluate
@@ -101,3 +102,23 @@ def test_a_prior_that_is_no_codec(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         zoo.main()
     assert "vae-mnist is a VAE" in capsys.readouterr().err
+
+
+def test_a_latent_that_no_decoder_reads_is_worth_less_than_nothing():
+    prior = CAE(small_network().double(), ALPHA)
+    with torch.no_grad():
+        prior.network.g_s[0].weight[3] = 0.0
+    x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    found = worths(prior, x, ALPHA, list(range(12)))
+    (silent,) = (worth for worth in found if worth.channel == 3)
+    assert silent.distortion == 0
+    assert sorted(worth.channel for worth in found) == list(range(12))
+    assert [worth.bits for worth in found] == sorted(worth.bits for worth in found)
+    # All channels together take the bits that the network's own entropy model gives z.
+    network = prior.network.eval()
+    with torch.no_grad():
+        z, h = network.g_a(x), network.h_a(network.g_a(x)).round()
+        scales, means = network.h_s(h).chunk(2, 1)
+        likelihood = network.gaussian_conditional(z, scales, means=means)[1]
+    expected = float(-likelihood.log2().sum()) / (2 * 64 * 64)
+    assert sum(worth.bpp for worth in found) == pytest.approx(expected, rel=1e-6)
