@@ -66,6 +66,19 @@ def test_images_left_out_tell_how_images_differ(calibration):
     assert all(0.88 < share < 0.92 for share in calibration.left_out_90)
 
 
+@pytest.mark.filterwarnings("ignore:A calibration on")
+def test_of_each_image_the_calibration_on_all_others_is_told():
+    pretended, told = [Pretended(seed) for seed in range(3)], {}
+    whole = Calibration.fit_pairs([(one, one.truth) for one in pretended], left_out=told.__setitem__)
+    others = Calibration.fit(pretended[:1] + pretended[2:], [pretended[0].truth, pretended[2].truth])
+    assert sorted(told) == [0, 1, 2]
+    assert (told[1].edges, told[1].scores) == (others.edges, others.scores)
+    assert len(whole.left_out_90) == 3
+    alone: dict = {}
+    Calibration.fit_pairs([(pretended[0], pretended[0].truth)], left_out=alone.__setitem__)
+    assert not alone
+
+
 def test_saved_and_loaded(calibration, tmp_path):
     calibration.save(tmp_path / "c.json")
     assert Calibration.load(tmp_path / "c.json") == calibration

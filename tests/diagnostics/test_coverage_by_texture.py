@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_vble.diagnostics import Calibration, coverage_by_texture
+from pyro_vble.diagnostics import Calibration, coverage_by_texture, intervals_by_texture
 from pyro_vble.samples import StoredSamples
 
 
@@ -55,3 +55,14 @@ def test_rows_are_a_table():
     rows = coverage_by_texture(*_half_textured(size=40)).rows()
     assert [row["part"] for row in rows] == ["flat", "middling", "textured"]
     assert all(0 <= row["coverage"] <= 1 for row in rows)
+
+
+def test_intervals_that_were_made_already_are_the_same():
+    samples, truth = _half_textured()
+    stored = StoredSamples(samples)
+    made = intervals_by_texture(stored.mmse_x(), *stored.interval(0.8), truth, probability=0.8)
+    assert made == coverage_by_texture(stored, truth, probability=0.8, num_samples=99)
+    with pytest.raises(ValueError, match="must be of one shape"):
+        intervals_by_texture(samples[0], samples[0], samples[0, ..., 1:], truth)
+    with pytest.raises(ValueError, match="border must leave some of every image; received 48"):
+        intervals_by_texture(samples[0], samples[0], samples[0], truth, border=48)
