@@ -22,7 +22,7 @@ from pyro_vble.physics import (
 from pyro_vble.physics.likelihood import before_sensor
 
 # Proximal steps without a closed form: conjugate gradients until the residual is this small, or for so long.
-_TOLERANCE, _CG_STEPS = 1e-5, 200
+_TOLERANCE, _CG_STEPS = 1e-5, 50
 
 
 class WhiteMeasurement(LinearPhysics):
