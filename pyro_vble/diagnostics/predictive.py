@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vble._arguments import Count, CountOrZero, Positive, Seed, checked
 from pyro_vble.diagnostics import _structure
 from pyro_vble.diagnostics._source import OnePosterior, draw_map
-from pyro_vble.physics import observed_mask
+from pyro_vble.physics import noise_level, observed_mask
 from pyro_vble.samples import Posterior
 
 
@@ -30,6 +30,7 @@ class PredictiveCheck:
             image.
         image_residual: Mean square of (x - D(z)) / sigma(z) over the draws, (B,): 1 under the prior. NaN where the
             image is no latent.
+        noise: Typical standard deviation of the noise on [0, 1].
     """
 
     discrepancy: Tensor
@@ -39,6 +40,7 @@ class PredictiveCheck:
     spectrum: Tensor
     rise: Tensor
     image_residual: Tensor
+    noise: float = math.nan
 
     @property
     def ratio(self) -> Tensor:
@@ -75,6 +77,8 @@ class PredictiveCheck:
     def reasons(self, image: CountOrZero = 0) -> tuple[str, ...]:
         """What speaks against operator, noise and fit of one image of the batch, in words; nothing if it is explained.
 
+        Of noise that is less than any that the limits were found with, the last says so.
+
         Raises:
             ValueError: If there is no such image.
         """
@@ -86,6 +90,8 @@ class PredictiveCheck:
             if bool(self._beyond(name)[image]):
                 value = float(self.statistics[name][image])
                 told.append(_WORDS[name][value > high].format(value=value, low=low, high=high))
+        if told and self.noise < _LEAST_NOISE:
+            told.append(_LITTLE_NOISE.format(noise=self.noise, least=_LEAST_NOISE))
         return tuple(told)
 
     def _beyond(self, name: str) -> Tensor:
@@ -107,6 +113,12 @@ LIMITS = {
     "rise": (-math.inf, 1.08),
     "image_residual": (-math.inf, 1.06),
 }
+
+# The least noise on [0, 1] that the limits were found with, and what is to be said of less.
+_LEAST_NOISE = 0.003
+_LITTLE_NOISE = (
+    "but the noise, {noise:.2g}, is less than {least:g}, of which right operators leave as much: this decides nothing"
+)
 
 # What a statistic below, and above, its limits means.
 _WORDS = {
@@ -150,7 +162,8 @@ def predictive_check(posterior: OnePosterior, *, num_samples: Count = 100, seed:
     point-spread function turned by 180 degrees, another factor of downscaling. Nor do they find a fit that has not
     converged. So "explained" does not mean that the operator is right. ``docs/diagnostics.md`` has the measured table.
 
-    Limits are for noise of 0.003 and more on [0, 1]; below, right operators are told as unexplained too. VBLE, and
+    Limits are for noise of 0.003 and more on [0, 1]; below, right operators are told as unexplained too, and
+    ``reasons`` says so. VBLE, and
     VBLE-xz without a free mean, leave what the decoder has no room for, in denoising above all, which is told as well.
     With as many values as an image has, p is 0 or 1 for deviations far too small to matter.
 
@@ -201,7 +214,8 @@ def predictive_check(posterior: OnePosterior, *, num_samples: Count = 100, seed:
         rise,
         torch.cat(image_residual).mean(0),
     )
-    return PredictiveCheck(*(value.to(posterior.output_device) for value in found))
+    noise = noise_level(posterior.model.physics, y, posterior.shape[1:], posterior.model.initial_parameters(y))
+    return PredictiveCheck(*(value.to(posterior.output_device) for value in found), noise)
 
 
 @checked

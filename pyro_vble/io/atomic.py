@@ -61,8 +61,8 @@ def atomic_path(path: PathName) -> Iterator[Path]:
     target = _file_target(path)
     with _scratch(target) as temporary:
         yield temporary
-        with contextlib.suppress(FileNotFoundError):
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))  # who may read the old one may read the new one
+        # Who may read the old one may read the new one; of a new one, whoever the system lets, whatever its writer did.
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else _usual_mode(temporary.parent))
         _to_disk(temporary)
         os.replace(temporary, target)
 
@@ -202,6 +202,15 @@ def _file_target(path: str | os.PathLike) -> Path:
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise ValueError(f"A file to write must be a regular file or not exist; {path} is {kind}; choose another path.")
     return Path(os.path.realpath(path))
+
+
+def _usual_mode(folder: Path) -> int:
+    """What a new file in a folder may be used for by whom; there is no way to ask for it but to make one."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    return mode
 
 
 def _label(name: str) -> str:

@@ -54,7 +54,7 @@ def write_outputs(
         OSError: If the disk is full: files that are there are whole.
     """
     path = Path(path)
-    names = names or scene.result_names
+    names = names or sorted(scene.result_names, key=lambda name: (name != "mean", name))
     paths = output_paths(path, names)
     for name in names:
         exact = name == "mean" or name.startswith("sample_")

@@ -1,5 +1,6 @@
 """Residuals of a measurement, where a linear model tells what they must be."""
 
+from dataclasses import replace
 from functools import partial
 
 import deepinv
@@ -168,3 +169,14 @@ def test_without_a_latent_image_the_rest_is_looked_at():
     assert bool(check.image_residual.isnan().all())
     assert check.explained.tolist() == [True] * 3
     assert not bool(d.predictive_check(exact(SIGMA, 10 * SIGMA), num_samples=20).explained.any())
+
+
+def test_less_noise_than_the_limits_know_of_is_told():
+    """Of a measurement that is not explained, and of noise that the limits were found with nothing is added."""
+    for told, caveat in ((0.001, True), (0.01, False)):
+        check = d.predictive_check(exact(told, told), num_samples=20)
+        check = replace(check, discrepancy=4 * check.discrepancy)
+        reasons = check.reasons()
+        assert reasons
+        assert ("this decides nothing" in reasons[-1]) == caveat
+        assert check.noise == pytest.approx(told)

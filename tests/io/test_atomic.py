@@ -348,3 +348,13 @@ def test_posteriors_and_stores_killed_at_a_random_moment(tmp_path, trial):
     assert posterior.mmse_z.isfinite().all()
     posterior.save(tmp_path / "fit.pvble")
     assert not [name for name in names(tmp_path) if name.startswith(".")]
+
+
+def test_a_new_file_may_be_read_by_whom_the_system_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with atomic_path(tmp_path / "a") as path:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # as writers of weights do
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
