@@ -88,8 +88,8 @@ def calibrate_noise(
     The noise must be **white**: of an image that was resampled, compressed or denoised the high frequencies hold too
     little, and what is estimated is too low. Of noise blurred to a transfer of 0.5 at Nyquist it is a third; of
     orthorectified Pléiades crops little more than their rounding, 0.4 to 0.5 of a step (``only_rounding`` says so up to
-    0.43). Few patches of a large image are a sign. What a photograph has of its own noise is estimated with it. Patches in which the largest or smallest
-    value of a band occurs twice are taken for saturated.
+    0.43). Few patches of a large image are a sign. What a photograph has of its own noise is estimated with it. Patches
+    in which the largest or smallest value of a band occurs twice are taken for saturated.
 
     Measured with known noise added (sigma0 .01 and gain .001; .002 and .0002): on 31 aerial images of 256x256, blurred
     to a transfer of 0.15, the standard deviation at 0.4 was within 4 % (10 % for the low noise), 1 % in the median, and
