@@ -12,6 +12,9 @@ import pyro_vble as pv
 from pyro_vble.guides import VBLE
 
 TILE, STEPS, NOISE = 64, 15, 0.1
+# What counts as a seam: some 60 patches of the size of a latent lie along the borders, which tell a root mean square
+# to 9 percent; three times that.
+SEAM = 1.25
 
 
 @cache
@@ -77,8 +80,8 @@ def test_the_mean_has_no_seams_and_one_without_a_halo_has(tmp_path, bundled, int
     noise = near_borders(whole(bundled, 2) - reference)  # of fits that know of no borders
     found, planted = near_borders(mean - reference), near_borders(bare - reference)
     print(f"near borders: {noise:.3f} of seeds, {found:.3f} of the scene, {planted:.3f} without a halo")
-    assert found < 1.25 * noise
-    assert planted > 1.6 * noise
+    assert found < SEAM * noise
+    assert planted > SEAM * noise
     assert edge_score(mean - truth()) < 3
     assert rms(mean - truth()) < rms(bare - truth())
 
