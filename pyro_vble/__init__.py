@@ -72,6 +72,7 @@ _HOMES = {
 }
 _SUBPACKAGES = (
     "baselines",
+    "deepinv",
     "diagnostics",
     "distributions",
     "figures",
