@@ -8,7 +8,7 @@ from deepinv.optim.linear import conjugate_gradient
 from torch import Tensor
 
 from pyro_vble._arguments import Count, Positive, checked
-from pyro_vble.baselines.linear import LinearProblem
+from pyro_vble.baselines.linear import EPS, LinearProblem
 from pyro_vble.baselines.nl_bayes import Odd, nl_bayes
 from pyro_vble.baselines.point import point
 from pyro_vble.baselines.sat_dpir import sensor_data
@@ -128,5 +128,5 @@ def inverse_filter(problem: LinearProblem, denoised: Tensor, regularisation: flo
         return physics.A_adjoint(observed * physics.A(x)) + regularisation * smooth
 
     right = physics.A_adjoint(observed * denoised)
-    options = {"max_iter": _CG_STEPS, "tol": _TOLERANCE, "parallel_dim": [0]}
+    options = {"max_iter": _CG_STEPS, "tol": _TOLERANCE, "eps": EPS, "parallel_dim": [0]}
     return conjugate_gradient(normal, right, init=problem.start, **options)

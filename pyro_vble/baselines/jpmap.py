@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vble._arguments import Count, CountOrZero, Positive, checked
 from pyro_vble._one_at_a_time import one_at_a_time
-from pyro_vble.baselines.linear import LinearProblem
+from pyro_vble.baselines.linear import EPS, LinearProblem
 from pyro_vble.baselines.point import point
 from pyro_vble.inference import resolve_device
 from pyro_vble.inference.precision import Device
@@ -116,6 +116,7 @@ def nearest_image(problem: LinearProblem, mean: Tensor, std: Tensor) -> Tensor:
         parallel_dim=[0],
         max_iter=_CG_STEPS,
         tol=_TOLERANCE,
+        eps=EPS,
     )
     return mean + std * away
 

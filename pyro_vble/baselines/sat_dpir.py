@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vble._arguments import Count, CountOrZero, Flag, Positive, checked
 from pyro_vble.baselines.denoisers import DenoiserLike, denoiser_on
 from pyro_vble.baselines.dpir import FIRST_LEVEL, WEIGHT, levels, turned, turns_of
-from pyro_vble.baselines.linear import LinearProblem, WhiteMeasurement, noise_variance
+from pyro_vble.baselines.linear import EPS, LinearProblem, WhiteMeasurement, noise_variance
 from pyro_vble.baselines.point import point
 from pyro_vble.inference.precision import Device
 from pyro_vble.samples import StoredSamples
@@ -164,7 +164,7 @@ def scored(data: SensorData, x: Tensor, z: Tensor, mu: Tensor, num_steps: int) -
         def metric(d: Tensor, information: Tensor = information) -> Tensor:
             return data.physics.A_adjoint(information * data.physics.A(d)) + mu * d
 
-        step = conjugate_gradient(metric, gradient, max_iter=_CG_STEPS, tol=_TOLERANCE, parallel_dim=[0])
+        step = conjugate_gradient(metric, gradient, max_iter=_CG_STEPS, tol=_TOLERANCE, eps=EPS, parallel_dim=[0])
         x = _lower(data, x, step, z, mu)
     return x
 

@@ -83,7 +83,7 @@ def test_the_joint_mode_of_a_linear_prior_is_the_posterior_mean(problem, exact, 
 
 
 def test_a_width_that_differs_from_pixel_to_pixel_is_taken_as_it_is(problem):
-    weight, offset, physics, y, matrix = problem
+    weight, offset, physics, y, _ = problem
     stds = torch.linspace(0.15, 0.4, PIXELS, dtype=torch.float64)
 
     class Widths(torch.nn.Module):
