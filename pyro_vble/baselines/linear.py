@@ -23,6 +23,8 @@ from pyro_vble.physics.likelihood import before_sensor
 
 # Proximal steps without a closed form: conjugate gradients until the residual is this small, or for so long.
 _TOLERANCE, _CG_STEPS = 1e-5, 50
+#: What keeps deepinv's conjugate gradients from dividing by zero: its own, 1e-8, stops them where residuals are small.
+EPS = 1e-30
 
 
 class WhiteMeasurement(LinearPhysics):
@@ -82,7 +84,7 @@ class WhiteMeasurement(LinearPhysics):
         weight = gamma * self.root.flatten(1)[:, 0] ** 2
         if self.has_closed_form and bool((weight == weight[0]).all()):
             return self.physics.prox_l2(z, y / self.root, float(weight[0]))
-        options = {"solver": "CG", "parallel_dim": [0], "max_iter": _CG_STEPS, "tol": _TOLERANCE}
+        options = {"solver": "CG", "parallel_dim": [0], "max_iter": _CG_STEPS, "tol": _TOLERANCE, "eps": EPS}
         return least_squares(self.A, self.A_adjoint, y, z=z, init=z if init is None else init, gamma=gamma, **options)
 
 

@@ -94,7 +94,7 @@ def map_wavelet(
     y: Any,
     physics: Any,
     *,
-    weight: Positive = 10.0,
+    weight: Positive = 5.0,
     levels: Count = 3,
     noise: Positive | None = None,
     num_iterations: Count = 300,
