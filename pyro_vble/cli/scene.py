@@ -58,7 +58,10 @@ def scene(
     rate_scale: Annotated[
         float, typer.Option(min=1e-3, max=1.0, help="s in (0, 1]: less is smoother; see pyro-vble restore.")
     ] = 1.0,
-    tile: Annotated[int, typer.Option(min=64, help="Side of a tile, a multiple of 64 pixels of the output.")] = 512,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=64, help="Side of a tile, a multiple of 64 pixels of the output; by default 512."),
+    ] = None,
     halo: Annotated[
         str,
         typer.Option(
@@ -240,7 +243,8 @@ def bar() -> Iterator[Callable[[Any], None]]:
         shown.update(task, description=name, completed=progress.done, total=progress.total, left=left)
         line = f"{name}: {progress.done} of {progress.total}{', ' * bool(left)}{left}"
         tenth = max(1, progress.total // 10)
-        if not console.is_terminal and line != said and progress.done % tenth in (0, progress.total):
+        often = progress.done % tenth == 0 or progress.done == progress.total
+        if not console.is_terminal and line != said and often:
             said = line
             say(line)
 

@@ -45,6 +45,8 @@ from pyro_vble.seeding import fresh_seed
 
 # Pixels on either side of a border over which one cell gives way to the next: one latent of a two-level autoencoder.
 _RAMP = 16
+# Side of cells where nobody says it.
+_TILE = 512
 
 
 def default_radiometry(dtype: np.dtype, white: float | None = None) -> Radiometry:
@@ -67,7 +69,7 @@ def restore_scene(
     kl_weight: NotNegative = 1.0,
     rate_scale: Annotated[Any, Rule("a number in (0, 1]", rate_scale_of)] = 1.0,
     tolerance: NotNegative | None = 1e-3,
-    tile: Count = 512,
+    tile: Count | None = None,
     halo: Annotated[int, whole_from(0)] | None = None,
     samples: Annotated[int, whole_from(2)] = 100,
     kept_samples: Annotated[int, whole_from(0)] = 0,
@@ -109,7 +111,8 @@ def restore_scene(
         kl_weight: λ.
         rate_scale: s in (0, 1]; one for all cells.
         tolerance: Early stopping.
-        tile: Side of a cell in pixels of the restored image, a multiple of the prior's stride, 64.
+        tile: Side of a cell in pixels of the restored image, a multiple of the prior's stride, 64 (and of the ratio of
+            pixels); 512 or the next that is one, if None.
         halo: Pixels about a cell that are fitted with it, computed if None.
         samples: Samples behind every statistic.
         kept_samples: How many samples are written, too.
@@ -206,7 +209,7 @@ def cut(
     operator: SceneOperator,
     prior: CAE,
     *,
-    tile: int = 512,
+    tile: int | None = None,
     halo: int | None = None,
 ) -> tuple[Grid, int, int]:
     """How a scene is cut; and how far its decoder (in latents) and its operator (in pixels) reach.
@@ -215,7 +218,7 @@ def cut(
         shape: (C, H, W) of what was measured.
         operator: The operator.
         prior: The prior.
-        tile: Side of a cell.
+        tile: Side of a cell; if None 512, or the next multiple of what it must be one of.
         halo: Pixels about a cell that are fitted with it; if None what decoder and operator reach, and half a blend.
 
     Raises:
@@ -225,6 +228,7 @@ def cut(
     reach, margin = decoder_reach(prior), operator_reach(operator, shape[0])
     needed = reach * latent_step(prior) + margin + _RAMP
     halo = -(-needed // unit) * unit if halo is None else halo
+    tile = -(-_TILE // unit) * unit if tile is None else tile
     for name, value in (("tile", tile), ("halo", halo)):
         if value % unit or (name == "tile" and not value):
             raise ValueError(
