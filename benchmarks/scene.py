@@ -29,6 +29,8 @@ from pyro_vble.sensors import load_sensor
 
 _SEED = 0
 _LOOK_EVERY = 0.2  # seconds
+# Pixels of a side of the images that a scene is made of, and rows beyond a strip that its measurement depends on.
+_IMAGE, _CONTEXT = 256, 32
 
 
 def main() -> None:
@@ -65,22 +67,32 @@ def main() -> None:
 
 
 def _measured_scene(options: Any, side: int, path: Path) -> None:
-    """Write what the sensor sees of a mosaic of images, in numbers of 12 bits, row of tiles by row of tiles."""
+    """Write what the sensor sees of a mosaic of images, in numbers of 12 bits, strip by strip.
+
+    Borders between images lie where no cells of a multiple of 256 pixels meet: what is seen there is not the tiling.
+    """
     files = sorted(file for file in options.data.iterdir() if file.suffix in SUFFIXES)
     random = np.random.default_rng(_SEED)
     settings = load_sensor(options.sensor)
     physics = settings.physics(options.scale)
-    step, fine = 256, side * options.scale
+    scale, fine = options.scale, side * options.scale
+    truth = np.lib.format.open_memmap(path.with_suffix(".npy"), "w+", np.float32, (fine, fine))
+    starts = range(-_IMAGE // 2, fine, _IMAGE)
+    for top in starts:
+        for left in starts:
+            image = read_image(files[random.integers(len(files))]).values[0].mean(0).numpy()[:_IMAGE, :_IMAGE]
+            rows, columns = (slice(max(0, start), start + _IMAGE) for start in (top, left))
+            part = truth[rows, columns]
+            part[:] = image[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]]
     torch.manual_seed(_SEED)
     how = {"driver": "GTiff", "dtype": "uint16", "count": 1, "tiled": True, "compress": "deflate"}
     with rasterio.open(path, "w", width=side, height=side, **how) as file:
-        for top in range(0, fine, step):
-            images = (read_image(files[random.integers(len(files))]).values[0] for _ in range(fine // step))
-            row = torch.cat([image.mean(0)[:step, :step] for image in images], dim=1)
-            # Strips are measured one by one: what little a blur carries from one to the next changes no cost.
-            y = physics(row[None, None])[0].numpy()
-            strip = Window(0, top // options.scale, side, step // options.scale)
-            file.write(settings.radiometry.from_unit(y), window=strip)
+        for top in range(0, side, _IMAGE):
+            first, last = max(0, top - _CONTEXT), min(side, top + _IMAGE + _CONTEXT)
+            strip = torch.from_numpy(truth[first * scale : last * scale].copy())
+            y = physics(strip[None, None])[0, :, top - first : top - first + _IMAGE].numpy()
+            file.write(settings.radiometry.from_unit(y), window=Window(0, top, side, y.shape[1]))
+    path.with_suffix(".npy").unlink()
 
 
 class _Memory(threading.Thread):
