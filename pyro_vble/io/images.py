@@ -77,7 +77,7 @@ class ImageFile:
 
     def in_file(self, x: Tensor) -> Tensor:
         """An image in [0, 1], (1, C, H, W), as values that are written with ``scale``."""
-        return x if self.radiometry is None else self.radiometry.from_unit(x, "float32")
+        return x if self.radiometry is None else self.radiometry.from_unit(x, "float64")
 
     @property
     def grid(self) -> tuple[float, float, float, float] | None:
