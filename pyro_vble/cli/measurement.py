@@ -1,21 +1,24 @@
 """The measurement of a command: image and missing pixels."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pyro_vble.cli.problems import Problem
 from pyro_vble.cli.words import say, warn
 from pyro_vble.io.images import ImageFile, read_mask
+
+if TYPE_CHECKING:
+    from pyro_vble.cli.problems import Problem
 
 # What glare and noise may make of white, what is as good as black, and how many values are enough to tell.
 _BRIGHTEST, _DARKEST, _ENOUGH = 3.0, 1e-3, 1_000_000
 
 
 def read_measurement(
-    problem: Problem, image: Path, *, scale: float | None, nodata: float | None, mask: Path | None
-) -> tuple[Problem, ImageFile, Tensor]:
+    problem: "Problem", image: Path, *, scale: float | None, nodata: float | None, mask: Path | None
+) -> "tuple[Problem, ImageFile, Tensor]":
     """An image as its file has it, and its values (1, C, H, W), NaN where missing, by the file or by a mask.
 
     With them the problem, and what the file says of it. Where it fills holes, an image without any is refused.
