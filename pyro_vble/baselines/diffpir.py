@@ -73,7 +73,7 @@ def diffpir(
         >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
         >>> y = torch.rand(1, 3, 16, 16)
         >>> diffpir(y, physics, deepinv.models.MedianFilter(), num_samples=2, num_evaluations=3, seed=0)
-        StoredSamples(2 samples of torch.Size([1, 3, 16, 16]))
+        StoredSamples(2 samples of (1, 3, 16, 16))
     """
     from deepinv.optim import L2
     from deepinv.sampling import DiffPIR
