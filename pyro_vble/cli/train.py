@@ -127,6 +127,37 @@ def decoder_std(
     _train("decoder_std", recipe, init, run, alpha, init_std=init_std)
 
 
+@train_app.command()
+def direct(
+    data: Annotated[list[Path], typer.Option(**options.PATH, help="Folder of images to train on; may be repeated.")],
+    output: Annotated[Path, typer.Option(**options.PATH, help="File of the network, .safetensors.")],
+    sensor: Annotated[
+        str, typer.Option(help="Optical sensor: a name (pleiades-like) or a YAML file of your own.")
+    ] = "pleiades-like",
+    scale: Annotated[int, typer.Option(min=1, max=8, help="Enlargement: 1, 2, 4 or 8.")] = 1,
+    network: Annotated[str, typer.Option(help="srresnet or rdn.")] = "srresnet",
+    bands: Annotated[int, typer.Option(min=1, help="Bands of the images.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Number of steps.")] = 20_000,
+    crop: Annotated[int, typer.Option(min=8, max=4096, help="Side of the crops, in the image's pixels.")] = 96,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Crops a step.")] = 16,
+    lr: Annotated[float, typer.Option(callback=options.positive, help="Largest learning rate.")] = 2e-4,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, crops and noise.")] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Train a direct inversion network, to compare with, on pairs that a sensor simulates."""
+    from pyro_vble.baselines import train_direct
+    from pyro_vble.cli.outputs import prepare_file
+    from pyro_vble.cli.words import say
+    from pyro_vble.sensors import load_sensor
+
+    options.check_computing(device, "auto")
+    prepare_file(output, data)
+    physics = load_sensor(sensor).physics(scale)
+    sizes = {"scale": scale, "bands": bands, "crop": crop, "batch_size": batch}
+    train_direct(data, physics, output, architecture=network, num_steps=steps, lr=lr, seed=seed, device=device, **sizes)
+    say(f"Wrote {output}: pyro_vble.baselines.direct(y, physics, {str(output)!r}) restores with it.")
+
+
 def _train(
     kind: str,
     recipe: str,
