@@ -13,6 +13,8 @@ from pyro_vble.models.cae import CAE
 from pyro_vble.models.standard_deviation import DecoderStd
 from pyro_vble.seeding import seeded
 
+# More channels are a mistake: memory would run out.
+_MOST = 4096
 # What is left of PyTorch's first weights in the rows of the encoder that make new latents: enough for their decoder's
 # weights, which start at zero, to have a gradient; too little to cost bits.
 _FAINT = 0.1
@@ -54,8 +56,8 @@ def grown(
 
     Raises:
         TypeError: If the prior is no CAE.
-        ValueError: If a size is smaller than before, or the network or its decoder of standard deviations has other
-            layers than the class that it is named after.
+        ValueError: If a size is smaller than before or beyond all memory, or the network or its decoder of standard
+            deviations has other layers than the class that it is named after.
 
     Example:
         >>> import torch
@@ -70,7 +72,7 @@ def grown(
     network = prior.network
     sizes = _sizes(network, N, M)
     with seeded(seed):
-        larger = networks.new_network(type(network).__name__, *sizes)
+        larger = networks.new_network(type(network).__name__, *sizes).to(**prior.tensor_options())
         std = copy.deepcopy(larger.g_s)
         _hush(larger, network)
     _take(larger, network, _layers_of_groups(network))
@@ -83,11 +85,10 @@ def grown(
             )
         _take(std, decoder_std.network, {})
         decoder_std = DecoderStd(std, decoder_std.link, decoder_std.floor)
-    options = prior.tensor_options()
-    larger_prior = CAE(
+    grown_prior = CAE(
         larger, prior.alpha, decoder_std=decoder_std, distortion=prior.distortion, rate_scale=prior.rate_scale
     )
-    return larger_prior.to(**options).train(prior.training)
+    return grown_prior.train(prior.training)
 
 
 def _sizes(network: Any, N: int | None, M: int | None) -> tuple[int, int | None]:
@@ -99,6 +100,8 @@ def _sizes(network: Any, N: int | None, M: int | None) -> tuple[int, int | None]
     for name, (before, after) in sizes.items():
         if after < before and not (one_width and name == "M"):
             raise ValueError(f"A network grows: {name} must be at least the {before} that it has; received {after}.")
+        if after > _MOST:
+            raise ValueError(f"{name} must be at most {_MOST}; received {after}; a network so wide fits no memory.")
     return sizes["N"][1], None if one_width else sizes["M"][1]
 
 

@@ -30,6 +30,7 @@ from pyro_vble.models import (
     LearnedStandardDeviation,
     RestorationModel,
     convolutional_vae,
+    grown,
 )
 from pyro_vble.physics import GaussianBlur, problems
 from pyro_vble.samples import Mixture
@@ -191,6 +192,7 @@ def calls(good: dict, folder: Path) -> list[Call]:
         Call("CAE", CAE, (small_network(), 0.1), {"decoder_std": None, "distortion": "mean", "rate_scale": 1.0}),
         Call("VAE", VAE, (LinearEncoder(64, 4), linear, (4,), 0.1)),
         Call("convolutional_vae", convolutional_vae, ((1, 8, 8), 4, (4,), 0.1)),
+        Call("grown", grown, (good["prior"], 9, 13)),
         Call("DecoderStd", DecoderStd, (torch.nn.Conv2d(2, 3, 1), "exp", 1e-4)),
         Call("starting_flat", DecoderStd.starting_flat, (torch.nn.Conv2d(2, 3, 1), 0.1, "exp", 1e-4)),
         Call("LearnedStandardDeviation", LearnedStandardDeviation, (0.1,)),

@@ -25,7 +25,10 @@ def small_prior(architecture: str = "MeanScaleHyperprior") -> CAE:
             for name, weight in module.named_parameters():
                 if name.endswith("gamma"):
                     weight += 0.1 * torch.rand_like(weight)
-    return CAE(network, ALPHA, decoder_std=std).double()
+        prior = CAE(network, ALPHA, decoder_std=std).double()
+        for weight in prior.parameters():
+            weight *= 1 + 1e-9 * torch.rand_like(weight)  # what single precision could not hold
+    return prior
 
 
 def larger(prior: CAE) -> CAE:
@@ -140,6 +143,10 @@ class TestMistakes:
     def test_a_smaller_size(self):
         with pytest.raises(ValueError, match="M must be at least the 12 that it has; received 8"):
             grown(small_prior(), N=9, M=8)
+
+    def test_a_size_that_fits_no_memory(self):
+        with pytest.raises(ValueError, match="N must be at most 4096; received 2147483647"):
+            grown(small_prior(), N=2**31 - 1)
 
     def test_no_autoencoder(self):
         with pytest.raises(TypeError, match="a CAE"):
