@@ -77,7 +77,7 @@ class VBLEReconstructor(Reconstructor):
         check_prior(prior)
         self.prior = frozen(prior)  # once: every fit shares what is frozen
         self.guide, self.estimate, self.num_samples = guide, estimate, num_samples
-        self.settings = {"seed": seed, "progress": progress, **settings}
+        self.settings: dict[str, Any] = {"seed": seed, "progress": progress, **settings}
         self.posterior = None
 
     def forward(self, y: Tensor, physics: Any, **kwargs: Any) -> Tensor:
@@ -100,6 +100,8 @@ class VBLEReconstructor(Reconstructor):
 
     def restore(self, y: Tensor, physics: Any, **kwargs: Any) -> Posterior | Mixture:
         """The posterior, which is kept as ``posterior``; computed where y is unless ``device`` says otherwise."""
-        settings = {"device": str(y.device) if isinstance(y, Tensor) else "auto"} | self.settings | kwargs
+        settings: dict[str, Any] = (
+            {"device": str(y.device) if isinstance(y, Tensor) else "auto"} | self.settings | kwargs
+        )
         self.posterior = restore(y, physics, self.prior, self.guide, **settings)
         return self.posterior

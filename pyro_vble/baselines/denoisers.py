@@ -46,7 +46,7 @@ class ImageDenoiser(nn.Module):
         """The images denoised of Gaussian noise of standard deviation sigma, a number or one an image (B,)."""
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).flatten().expand(len(x))
         by_band = self.bands is not None and x.shape[1] != self.bands
-        images = x.flatten(0, 1)[:, None].expand(-1, self.bands, -1, -1) if by_band else x
+        images = x.flatten(0, 1)[:, None].expand(-1, self.bands or 1, -1, -1) if by_band else x
         level = sigma.repeat_interleave(x.shape[1]) if by_band else sigma
         height, width = x.shape[-2:]
         edges = (0, -width % self.multiple, 0, -height % self.multiple)
@@ -83,9 +83,9 @@ def denoiser_on(source: Any, bands: int, device: torch.device) -> ImageDenoiser:
     if isinstance(source, nn.Module) and not _is_on(source, device):
         source = _copied(source, device)
     if type(source).__name__ == "FFDNet":
-        return ImageDenoiser(source, bands=source.blocks[0][0].in_channels // 4 - 1, multiple=2)
+        return ImageDenoiser(source, bands=source.state_dict()["blocks.0.0.weight"].shape[1] // 4 - 1, multiple=2)
     if type(source).__name__ == "DRUNet":
-        return ImageDenoiser(source, bands=source.m_head.in_channels - 1)
+        return ImageDenoiser(source, bands=source.state_dict()["m_head.weight"].shape[1] - 1)
     return ImageDenoiser(source)
 
 

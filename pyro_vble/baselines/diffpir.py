@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import torch
 
 from pyro_vble._arguments import Count, Positive, Probability, Seed, checked, whole_from
+from pyro_vble._one_at_a_time import one_at_a_time
 from pyro_vble.baselines.denoisers import DenoiserLike, denoiser_on
 from pyro_vble.baselines.linear import LinearProblem
 from pyro_vble.baselines.point import stored
@@ -15,6 +16,7 @@ from pyro_vble.seeding import derived_seed, seeded
 Evaluations = Annotated[int, whole_from(2, 1000)]
 
 
+@one_at_a_time
 @checked
 def diffpir(
     y: Any,

@@ -152,7 +152,7 @@ def train_direct(
         read_images(images, bands=bands, smallest=crop), Data(crop=crop, batch_size=batch_size, symmetries="all"), found
     )
     adam = torch.optim.Adam(network.parameters(), lr)
-    steps = progress(range(num_steps)) if callable(progress) else tqdm(range(num_steps), disable=not progress)
+    steps: Any = progress(range(num_steps)) if callable(progress) else tqdm(range(num_steps), disable=not progress)
     with torch.inference_mode(False), torch.enable_grad(), seeded(derived_seed(seed, "pairs")):
         for step in steps:
             x = crops()

@@ -52,7 +52,8 @@ def _both(x: Tensor, shift: int, axis: int) -> tuple[Tensor, Tensor]:
 
 def _joined(parts: list[Tensor], shift: int) -> Tensor:
     """The adjoint of the split."""
-    low, high = (_both_adjoint(*parts[i : i + 2], shift, -1) for i in (0, 2))
+    mean, across, along, both = parts
+    low, high = _both_adjoint(mean, across, shift, -1), _both_adjoint(along, both, shift, -1)
     return _both_adjoint(low, high, shift, -2)
 
 

@@ -106,6 +106,7 @@ def nearest_image(problem: LinearProblem, mean: Tensor, std: Tensor) -> Tensor:
     if bool((levels == levels[:, :1]).all()):
         return white.prox_l2(mean, problem.y, gamma=levels[:, 0] ** 2)
     zero = torch.zeros_like(mean)
+    options: dict[str, Any] = {"parallel_dim": [0], "max_iter": _CG_STEPS, "tol": _TOLERANCE, "eps": EPS}
     away = least_squares(
         lambda e: white.A(std * e),
         lambda v: std * white.A_adjoint(v),
@@ -113,10 +114,7 @@ def nearest_image(problem: LinearProblem, mean: Tensor, std: Tensor) -> Tensor:
         z=zero,
         init=zero,
         gamma=torch.ones_like(levels[:, 0]),
-        parallel_dim=[0],
-        max_iter=_CG_STEPS,
-        tol=_TOLERANCE,
-        eps=EPS,
+        **options,
     )
     return mean + std * away
 
@@ -128,8 +126,8 @@ def log_density(prior: Prior, x: Tensor, latents: dict[str, Tensor]) -> Tensor:
         with pyro.plate("image", len(x), dim=-1):
             trace = poutine.trace(given).get_trace(tuple(x.shape[1:]))
         trace.compute_log_prob()
-    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and "log_prob" in site]
-    return torch.stack([site["log_prob"].expand(len(x)) for site in sites if site["name"] != "image"]).sum(0)
+    sites = {name: site for name, site in trace.nodes.items() if "log_prob" in site and name != "image"}
+    return torch.stack([site["log_prob"].expand(len(x)) for site in sites.values()]).sum(0)
 
 
 def _best(prior: Prior, x: Tensor, starts: list[dict[str, Tensor]], num_steps: int, rate: float) -> dict[str, Tensor]:

@@ -153,7 +153,7 @@ def direct(
     options.check_computing(device, "auto")
     prepare_file(output, data)
     physics = load_sensor(sensor).physics(scale)
-    sizes = {"scale": scale, "bands": bands, "crop": crop, "batch_size": batch}
+    sizes: dict[str, Any] = {"scale": scale, "bands": bands, "crop": crop, "batch_size": batch}
     train_direct(data, physics, output, architecture=network, num_steps=steps, lr=lr, seed=seed, device=device, **sizes)
     say(f"Wrote {output}: pyro_vble.baselines.direct(y, physics, {str(output)!r}) restores with it.")
 

@@ -62,7 +62,6 @@ def test_photographs_lose_most_of_their_noise(photographs):
     x = photographs[:2]
     noisy = x + 25 / 255 * randn(*x.shape).float()
     found = nl_bayes(noisy, 25 / 255)
-    print(mean_psnr(found, x), mean_psnr(noisy, x))
     assert mean_psnr(found, x) > mean_psnr(noisy, x) + 6
 
 
@@ -105,7 +104,6 @@ def test_noise_that_grows_with_the_signal_is_taken_off(photographs):
     y = y + (0.02**2 + 0.005 * y).sqrt() * randn(*y.shape).float()
     y[..., 10, 10] = torch.nan
     found = bay_if(y, physics, device="cpu").mmse_x()
-    print(mean_psnr(found, x), mean_psnr(torch.nan_to_num(y, nan=0.5), x))
     assert mean_psnr(found, x) > mean_psnr(torch.nan_to_num(y, nan=0.5), x) + 1
 
 

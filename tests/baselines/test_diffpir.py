@@ -9,6 +9,7 @@ import torch
 
 from pyro_vble.baselines import diffpir
 from pyro_vble.baselines.linear import LinearProblem
+from pyro_vble.seeding import derived_seed, seeded
 
 NOISE = 0.1
 
@@ -52,8 +53,6 @@ def test_it_is_deepinvs_with_half_the_weight(gaussian_denoiser):
     theirs = deepinv.sampling.DiffPIR(
         gaussian_denoiser, deepinv.optim.L2(), sigma=NOISE, max_iter=30, zeta=0.3, lambda_=4.0
     )
-    from pyro_vble.seeding import derived_seed, seeded
-
     with seeded(derived_seed(0, "diffpir", 0)):
         torch.testing.assert_close(ours, theirs(y, physics(), x_init=start), rtol=0, atol=1e-4)
 

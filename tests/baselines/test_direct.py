@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from pyro_vble.baselines import direct, load_direct, train_direct
 from pyro_vble.baselines.rdn import RDN
+from pyro_vble.cli.app import app
 from pyro_vble.io.images import write_image
 from pyro_vble.physics import OpticalSensor
 
@@ -77,8 +78,6 @@ def test_another_scale_a_missing_value_and_another_file_are_told(folder, tmp_pat
 
 
 def test_the_command_trains_and_writes(folder, tmp_path):
-    from pyro_vble.cli.app import app
-
     output = tmp_path / "out.safetensors"
     sizes = ["--crop", "32", "--batch", "1", "--steps", "1", "--scale", "2", "--device", "cpu"]
     outcome = CliRunner().invoke(app, ["train", "direct", "--data", str(folder), "--output", str(output), *sizes])

@@ -82,3 +82,13 @@ def test_what_is_not_linear_or_no_tensor_is_told():
     counts = deepinv.physics.Denoising(deepinv.physics.PoissonNoise(0.1, normalize=False))
     with pytest.raises(ValueError, match="in units of the image"):
         LinearProblem.of(torch.rand(1, *SHAPE).round(), counts, device="cpu")
+
+
+def test_a_closed_form_that_is_wrong_is_not_taken():
+    # deepinv's for a kernel of 15 pixels, larger than the image.
+    physics = deepinv.physics.Downsampling(filter="gaussian", factor=2, padding="circular", noise_model=NOISE)
+    y = torch.rand(1, 1, 6, 8, generator=torch.Generator().manual_seed(0))
+    problem = LinearProblem.of(y, physics, device="cpu")
+    x = problem.physics.prox_l2(problem.start, problem.y, gamma=1.0)
+    gradient = problem.physics.A_adjoint(problem.physics.A(x) - problem.y) + (x - problem.start)
+    assert float(gradient.abs().max()) < 1e-3 * float(problem.physics.A_adjoint(problem.y).abs().max())

@@ -9,6 +9,7 @@ import torch
 from pyro_vble.baselines import pnp_ula
 from pyro_vble.baselines.linear import LinearProblem
 from pyro_vble.baselines.pnp_ula import squared_norm
+from pyro_vble.seeding import derived_seed, seeded
 
 NOISE, LEVEL = 0.1, 0.05
 
@@ -71,8 +72,6 @@ def test_it_takes_deepinvs_steps(gaussian_denoiser):
     problem = LinearProblem.of(y, physics(), device="cpu")
     settings = {"num_samples": 3, "burn_in": 0, "thinning": 1, "num_chains": 1, "scatter": 0.0, "level": LEVEL}
     ours = pnp_ula(y, physics(), gaussian_denoiser, step=1e-3, seed=5, **settings)
-    from pyro_vble.seeding import derived_seed, seeded
-
     theirs = deepinv.sampling.BaseSampling(
         deepinv.sampling.ULAIterator({"step_size": 1e-3, "alpha": 1.0, "sigma": LEVEL}, clip=(-1.0, 2.0)),
         deepinv.optim.L2(sigma=NOISE),

@@ -79,6 +79,5 @@ def test_knowing_the_noise_is_worth_something(ffdnet_path, photographs):
     y = y + (0.01**2 + 0.02 * y).sqrt() * torch.randn(y.shape, generator=generator)
     ours = mean_psnr(sat_dpir(y, physics, ffdnet_path, device="cpu").mmse_x(), x)
     white = mean_psnr(dpir(y, physics, ffdnet_path, device="cpu").mmse_x(), x)
-    print(ours, white, mean_psnr(y, x))
     assert ours > mean_psnr(y, x) + 3
     assert ours > white
