@@ -215,7 +215,7 @@ def predictive_check(posterior: OnePosterior, *, num_samples: Count = 100, seed:
         torch.cat(image_residual).mean(0),
     )
     noise = noise_level(posterior.model.physics, y, posterior.shape[1:], posterior.model.initial_parameters(y))
-    return PredictiveCheck(*(value.to(posterior.output_device) for value in found), noise)
+    return PredictiveCheck(*(value.to(posterior.output_device) for value in found), noise=noise)
 
 
 @checked

@@ -139,7 +139,7 @@ def crew(
         yield Alone()
         return
     with extra("geo"):
-        import dask
+        import dask.config
         from distributed import Client, LocalCluster
     if scheduler is not None:
         with Client(scheduler) as client:
@@ -170,7 +170,8 @@ def crew(
         Client(cluster) as client,
     ):
         if gpus > 1:
-            for index, worker in enumerate(sorted(client.nthreads())):
+            addresses: Any = client.nthreads()  # by worker; of an asynchronous client, which this is not, a coroutine
+            for index, worker in enumerate(sorted(addresses)):
                 client.run(_take_gpu, index % gpus, workers=[worker])
         told(f"Dashboard: {client.dashboard_link}")
         yield DaskCrew(client)

@@ -56,6 +56,7 @@ def write_outputs(
     path = Path(path)
     names = names or sorted(scene.result_names, key=lambda name: (name != "mean", name))
     paths = output_paths(path, names)
+    bands, rows, columns = scene.shape[1:]
     for name in names:
         exact = name == "mean" or name.startswith("sample_")
         raster = source.raster
@@ -64,6 +65,7 @@ def write_outputs(
         dtype = source.dtype if exact else np.dtype(np.float32)
         # A bound or a deviation may well be the number that stands for a missing pixel.
         nodata = source.nodata if exact or source.dtype.kind == "f" else float("nan")
-        read = scene.result(name)
-        write_cog(paths[name], read, scene.shape[1:], raster, dtype, nodata=nodata, compress=compress)
+        write_cog(
+            paths[name], scene.result(name), (bands, rows, columns), raster, dtype, nodata=nodata, compress=compress
+        )
     return paths

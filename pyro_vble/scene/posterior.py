@@ -220,7 +220,7 @@ class ScenePosterior(Samples):
             )
         with extra("geo"):
             import dask.array as da
-            from dask import delayed
+            from dask.delayed import delayed
 
         def part(window: Window) -> np.ndarray:
             inner = ScenePosterior(self._store, window, seed=self.seed, device=self._device)
