@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from pyro_vble._allocator import return_freed_memory
 from pyro_vble._arguments import brief
 from pyro_vble._extras import extra
 from pyro_vble.scene.blending import blend_cell, create_mosaic
@@ -209,6 +210,7 @@ class Task:
                 said = {"status": "failed", "error": _in_words(error), "attempts": number}
             except Exception as error:  # a cell may fail in any way: another attempt, then the next cell
                 said = {"status": "failed", "error": _in_words(error), "attempts": number}
+        return_freed_memory()  # a worker that does a thousand cells must not hold what one of them left
         said = said | {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - spent}
         try:
             Store(job.store).mark(self.stage, place, said)
