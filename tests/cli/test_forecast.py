@@ -43,7 +43,8 @@ def too_large(tmp_path, monkeypatch):
 
     write_image(tmp_path / "x.png", torch.rand(1, 3, 150, 200))
     monkeypatch.setattr(module, "_QUICK", 0)
-    monkeypatch.setattr(module, "forecast", lambda *_, **__: Forecast(60.0, 9e12, int(8e9)))
+    for where in ("forecast", "tiled"):  # both have it by name
+        monkeypatch.setattr(f"pyro_vble.cli.{where}.forecast", lambda *_, **__: Forecast(60.0, 9e12, int(8e9)))
     monkeypatch.setattr("pyro_vble.restore", lambda *_, **__: pytest.fail("the fit has begun"))
 
     def run(*options):

@@ -391,6 +391,7 @@ class _Deadly(_Broken):
         return self.inner._block(top, left, height, width)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_cell_tried_again(folder, undisturbed, tmp_path):
     """Even if it is the only one, and all that it held is lost."""
     source = _Deadly(Y, 64, tmp_path / "deaths", 1)
@@ -439,6 +440,7 @@ def test_the_workers_of_a_running_scheduler_give_the_same_bits(folder, undisturb
     assert_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_the_threads_of_the_process_do_not_change_the_bits(folder, undisturbed):
     import torch
 
