@@ -123,6 +123,11 @@ def scene(
 
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"OUT must be a GeoTIFF, NAME.tif; received {output}; other formats: pyro-vble restore.")
+    store = output.with_suffix(".scene")
+    if (store / "scene.json").exists() and not resume:
+        raise FileExistsError(
+            f"There is a scene at {store}; go on with it by --resume, remove it, or choose another OUT."
+        )
     options.check_computing(device, precision)
     source = open_source(image, _bands(bands), nodata, _numbers(window))
     names = ["mean", "std", "low", "high", *(f"sample_{k}" for k in range(write_samples))]
@@ -140,7 +145,7 @@ def scene(
             source,
             physics,
             load_prior(prior, alpha=alpha),
-            output.with_suffix(".scene"),
+            store,
             guide=guide.load(),
             quality=quality,
             num_steps=steps,
@@ -182,7 +187,7 @@ def scene(
     )
     products = {_PRODUCTS.get(name, name): path for name, path in paths.items()}
     raster = None if source.raster is None else source.raster.enlarged(rows, columns)
-    write_manifest(manifest, products | {"posterior": output.with_suffix(".scene")}, raster, making)
+    write_manifest(manifest, products | {"posterior": store}, raster, making)
     written = ", ".join(str(path) for path in (*paths.values(), manifest))
     say(f"Written to {written} in {in_words((ended - started).total_seconds()).removeprefix('about ')}")
     if learnt is None:
