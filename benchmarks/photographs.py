@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 import pyro_vble as pv
-from benchmarks.baselines import dpir, ffdnet
+from benchmarks.baselines import dpir
+from pyro_vble.baselines.denoisers import ffdnet
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import evenly_spaced, read_image

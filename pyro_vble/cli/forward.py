@@ -58,7 +58,7 @@ def radiometry_and_physics(forward: Forward, source: Any, given: set[str]) -> tu
 
     radiometry = default_radiometry(source.dtype, forward.white)
     noise = _estimated_noise(source, radiometry) if forward.noise is None else forward.noise
-    return radiometry, _physics(forward, noise, blurred)
+    return radiometry, _physics(forward, noise, source.shape[0])
 
 
 def _of_sensor(sensor: Path, forward: Forward, source: Any) -> tuple[Any, Any]:
@@ -70,25 +70,17 @@ def _of_sensor(sensor: Path, forward: Forward, source: Any) -> tuple[Any, Any]:
     return bands.radiometry, bands.physics(forward.scale)
 
 
-def _physics(forward: Forward, noise: float, blurred: bool) -> Any:
-    """The operator of what the options say; a function of the size where that has to be known."""
-    from functools import partial
+def _physics(forward: Forward, noise: float, bands: int) -> Any:
+    """The operator of what the options say."""
+    from pyro_vble.cli.any_size import physics_of_any_size
 
-    from pyro_vble.physics.problems import super_resolution
-
+    blur = {"blur_sigma": forward.blur_sigma, "kernel": forward.kernel}
+    given = {name: value for name, value in blur.items() if value is not None}
     if forward.scale > 1:
-        return partial(_super_resolution, super_resolution, noise, forward.scale)
-    if not blurred:
-        return PROBLEMS["denoise"].build(None, noise)
-    import torch
-
-    given = {"blur_sigma": forward.blur_sigma, "kernel": forward.kernel}
-    problem = PROBLEMS["deblur"].having(**{name: value for name, value in given.items() if value is not None})
-    return problem.build(torch.empty(1, 1, 4096, 4096, device="meta"), noise)
-
-
-def _super_resolution(make: Any, noise: float, factor: int, image_shape: tuple[int, int, int]) -> Any:
-    return make(noise, image_shape, factor)
+        problem = PROBLEMS["super-resolve"].having(factor=forward.scale)
+    else:
+        problem = PROBLEMS["deblur"].having(**given) if given else PROBLEMS["denoise"]
+    return physics_of_any_size(problem, noise, bands)
 
 
 def _estimated_noise(source: Any, radiometry: Any) -> float:

@@ -4,7 +4,6 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vble.cli.any_size import TILEABLE, physics_of_any_size
 from pyro_vble.cli.fit import Fit
 from pyro_vble.cli.forecast import Forecast, forecast, in_words
 from pyro_vble.cli.problems import Problem
@@ -42,7 +42,7 @@ class Tiles:
 
     def refusal(self) -> str | None:
         """Why it cannot be done in tiles; None if it can."""
-        if self.problem.name not in _PHYSICS:
+        if self.problem.name not in TILEABLE:
             return f"--problem {self.problem} is not restored in tiles"
         if self.fit.symmetries is not None:
             return "--symmetries needs the image in one piece"
@@ -71,7 +71,7 @@ class Tiles:
 
     def physics(self, bands: int) -> Any:
         """The operator, of any size or as a function of it."""
-        return _PHYSICS[self.problem.name](self.problem, self.noise, bands)
+        return physics_of_any_size(self.problem, self.noise, bands)
 
     def restore(
         self,
@@ -153,33 +153,3 @@ def tell_tiles(tiles: Tiles, shape: tuple[int, int, int], prior: Any, why: str) 
 
 def _name(result: str) -> str:
     return "restored" if result == "mean" else f"sample_{int(result.removeprefix('sample_')) + 1}"
-
-
-def _denoising(problem: Problem, noise: Any, bands: int) -> Any:
-    from pyro_vble.physics.problems import denoising
-
-    return denoising(noise)
-
-
-def _of_any_size(problem: Problem, noise: float | None, bands: int) -> Any:
-    return problem.build(torch.empty(1, bands, 2 * _TILE, 2 * _TILE, device="meta"), noise)
-
-
-def _super_resolution(problem: Problem, noise: float | None, bands: int) -> Any:
-    return partial(_super_resolution_of, noise, problem.ratio)
-
-
-def _super_resolution_of(noise: Any, factor: int, image_shape: tuple[int, int, int]) -> Any:
-    from pyro_vble.physics.problems import super_resolution
-
-    return super_resolution(noise, image_shape, factor)
-
-
-# Missing pixels are NaN in the measurement: then what inpainting measures is the image itself.
-_PHYSICS = {
-    "denoise": _denoising,
-    "deblur": _of_any_size,
-    "super-resolve": _super_resolution,
-    "inpaint": _denoising,
-    "sensor": _of_any_size,
-}

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vble._streaming import EXACT_SAMPLES
 from pyro_vble.samples import Samples, StoredSamples
 from pyro_vble.scene.job import Job
 from pyro_vble.scene.posterior import ScenePosterior
@@ -11,8 +12,6 @@ from pyro_vble.scene.store import Store
 
 #: Arrays of results.
 RESULTS = ("mean", "std", "low", "high")
-# Up to so many samples are drawn once and held; more are drawn again for each statistic.
-_HELD = 128
 
 
 def result_names(job: Job) -> list[str]:
@@ -32,7 +31,7 @@ def draw_cell(job: Job, place: tuple[int, int]) -> dict[str, Any]:
     core = job.grid.core(*place)
     cell = ScenePosterior(Store(job.store), core, device=job.options.get("device", "auto"))
     drawn: Samples = cell
-    if job.samples <= _HELD:
+    if job.samples <= EXACT_SAMPLES:  # statistics hold so many in any case: drawn once, in place of once for each
         drawn = StoredSamples(cell.sample(job.samples))
     drawn.calibration = job.calibration
     low, high = drawn.interval(job.probability, job.samples)

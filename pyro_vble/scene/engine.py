@@ -204,11 +204,9 @@ class Task:
             try:
                 said = self.function(job, place)
                 break
-            except OSError as error:
-                if error.errno in _FATAL:
-                    return {"status": "stopped", "error": _in_words(error)}
-                said = {"status": "failed", "error": _in_words(error), "attempts": number}
             except Exception as error:  # a cell may fail in any way: another attempt, then the next cell
+                if isinstance(error, OSError) and error.errno in _FATAL:
+                    return {"status": "stopped", "error": _in_words(error)}
                 said = {"status": "failed", "error": _in_words(error), "attempts": number}
         return_freed_memory()  # a worker that does a thousand cells must not hold what one of them left
         said = said | {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - spent}
@@ -243,7 +241,6 @@ def run(job: Job, crew: Crew, told: Callable[[Progress], None] = lambda progress
     known = {
         "fields": fields_as_json(fields),
         "precision": precisions.pop() if len(precisions) == 1 else "float32",
-        "made_with": first["made_with"],
         "blank": sorted(every - set(fitted)),
     }
     store.describe(store.about | known)

@@ -39,7 +39,7 @@ from pyro_vble.scene.posterior import ScenePosterior
 from pyro_vble.scene.reach import decoder_reach, operator_reach
 from pyro_vble.scene.sources import Source, open_source
 from pyro_vble.scene.store import Store
-from pyro_vble.scene.tiles import check_guide
+from pyro_vble.scene.tiles import families
 from pyro_vble.scene.unfitted import unfitted_posterior
 from pyro_vble.seeding import fresh_seed
 
@@ -190,16 +190,16 @@ def restore_scene(
         fill=fill,
         calibration=calibration,
     )
-    check_guide(job, prior)
+    # Before the work: a guide that is no maps is refused, and a calibration that does not suit is warned of, once.
     unfitted = unfitted_posterior(job, prior, rate_scale)
-    unfitted.calibrated(calibration)  # which warns of one that does not suit, once and before the work
+    families(unfitted.guide)
+    unfitted.calibrated(calibration)
     with store.locked():
-        _prepare(store, job, prior, rate_scale, resume=resume)
+        _prepare(store, job, prior, rate_scale, unfitted.made_with, resume=resume)
         with crew(workers, scheduler, told) as hands:
             report = run(job, hands, progress or (lambda progress: None))
         finished: dict[str, Any] = {"failed": {f"{row}-{column}": why for (row, column), why in report.failed.items()}}
         finished["seconds"] = report.seconds
-        finished["made_with"] = unfitted.made_with
         store.describe(store.about | finished)
     return ScenePosterior(store, device=device)
 
@@ -268,7 +268,7 @@ def _prior(prior: Any) -> CAE:
     return prior
 
 
-def _prepare(store: Store, job: Job, prior: CAE, rate_scale: float, *, resume: bool) -> None:
+def _prepare(store: Store, job: Job, prior: CAE, rate_scale: float, made_with: str, *, resume: bool) -> None:
     """Write what the scene is, or see that it is the same that was begun.
 
     Raises:
@@ -281,6 +281,7 @@ def _prepare(store: Store, job: Job, prior: CAE, rate_scale: float, *, resume: b
         "bands": job.bands,
         "reach": job.reach,
         "rate_scale": rate_scale,
+        "made_with": made_with,
         "georeference": _georeference(job),
         "run": {
             "source": job.source.fingerprint(),

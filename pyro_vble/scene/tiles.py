@@ -9,9 +9,7 @@ from torch import Tensor
 
 from pyro_vble.guides import GaussianFactor, UniformFactor
 from pyro_vble.guides.abilities import guide_name
-from pyro_vble.inference import Problem
 from pyro_vble.inference.precision import network_precision
-from pyro_vble.models import CAE
 from pyro_vble.restoration import restore
 from pyro_vble.samples import Posterior
 from pyro_vble.scene.grid import Window
@@ -61,7 +59,6 @@ def fit_cell(job: Job, place: tuple[int, int]) -> dict[str, Any]:
         "precision": posterior.precision,
         "elbo": float(posterior.elbo[-1]),
         "steps": len(posterior.elbo),
-        "made_with": posterior.made_with,
         "sample_seconds": (time.perf_counter() - fitted) * (core.height * core.width) / (window.height * window.width),
     }
 
@@ -94,20 +91,6 @@ def kept_window(job: Job, place: tuple[int, int], field: Field) -> Window:
     beyond = job.grid.ramp if field.step == 1 else max(job.grid.ramp, job.reach * field.step)
     own = core.grown(beyond, job.grid.height, job.grid.width).within(window)
     return job.grid.values(own, field.step, field.unit)
-
-
-def check_guide(job: Job, prior: CAE) -> None:
-    """Raise, before anything is fitted, unless a guide's value at a place follows from a centre and a width there.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    window = job.grid.window(0, 0)
-    shape, ratio = (job.bands, window.height, window.width), job.operator.ratio
-    y = torch.full((1, job.bands, window.height // ratio, window.width // ratio), 0.5)
-    problem = Problem.on("cpu", y, job.operator.physics(shape), prior, job.guide, image_shape=shape)
-    with torch.random.fork_rng(devices=[]):
-        families(problem.build()[1])
 
 
 def families(guide: Any) -> dict[str, str]:
