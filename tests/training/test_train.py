@@ -27,7 +27,8 @@ from pyro_vble.training import (
     train,
 )
 from pyro_vble.training.construction import build_prior, initial_state
-from pyro_vble.training.loop import _MOST_SKIPPED, training_step
+from pyro_vble.training.loop import _MOST_SKIPPED
+from pyro_vble.training.steps import training_step
 from pyro_vble.training.recipes import Data
 
 CAE_RECIPE = {
@@ -260,7 +261,8 @@ class TestCUDA:
 
 class TestResuming:
     @pytest.mark.parametrize(
-        ("precision", "optimiser"), [("float32", "adam"), ("bfloat16", "adam"), ("float32", "soap")]
+        ("precision", "optimiser"),
+        [("float32", "adam"), ("bfloat16", "adam"), ("float32", "soap"), ("float32", "muon")],
     )
     def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
         self, photographs, tmp_path, precision, optimiser
@@ -469,7 +471,7 @@ class TestNonFinite:
     def interrupt_at(self, step):
         return lambda figures: os.kill(os.getpid(), signal.SIGTERM) if figures["step"] == step else None
 
-    @pytest.mark.parametrize("optimiser", ["adam", "soap"])
+    @pytest.mark.parametrize("optimiser", ["adam", "soap", "muon"])
     def test_a_skipped_step_changes_no_weight(self, photographs, tmp_path, monkeypatch, optimiser):
         states = {}
 
@@ -497,10 +499,11 @@ class TestNonFinite:
 
 
 class TestTheStep:
+    @pytest.mark.parametrize("optimiser", ["adam", "muon"])
     @pytest.mark.parametrize("kind", ["cae", "vae"])
-    def test_the_host_asks_the_device_nothing(self, kind, monkeypatch):
+    def test_the_host_asks_the_device_nothing(self, kind, optimiser, monkeypatch):
         """Every answer would make it wait until a GPU is done; here the questions themselves are forbidden."""
-        content = parse_recipe(CAE_RECIPE if kind == "cae" else TestVAE.recipe)
+        content = recipe(CAE_RECIPE if kind == "cae" else TestVAE.recipe, optimiser=optimiser)
         state = initial_state(content, build_prior(content), torch.device("cpu"))
         shape = (state.prior.bands, content.data.crop, content.data.crop)
         draw = RandomCrops(ImageSet([torch.randint(0, 256, shape, dtype=torch.uint8)]), content.data)
