@@ -20,9 +20,9 @@ from pyro_vble.io.atomic import atomic_path
 from pyro_vble.models import CAE, Prior
 from pyro_vble.training import ImageSet, NegativeELBO, RandomCrops, available_recipes, load_recipe, parse_recipe
 from pyro_vble.training.construction import build_prior, initial_state
-from pyro_vble.training.steps import steps_of
 from pyro_vble.training.recipes import DecoderStdRecipe, Recipe
 from pyro_vble.training.report import machine, versions
+from pyro_vble.training.steps import steps_of
 
 
 def random_images(recipe: Recipe, bands: int) -> ImageSet:

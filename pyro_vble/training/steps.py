@@ -18,7 +18,9 @@ from pyro_vble.training.optimisers import is_capturable, keep_rates_on, set_rate
 class Steps(Protocol):
     """Takes a step at a rate; returns the terms of its loss if asked to."""
 
-    def __call__(self, rate: float, *, record: bool = False) -> Terms | None: ...
+    def __call__(self, rate: float, *, record: bool = False) -> Terms | None:
+        """Take a step."""
+        ...
 
 
 def steps_of(state: TrainingState, objective: NegativeELBO, draw: Callable[[], Tensor]) -> Steps:
@@ -98,7 +100,8 @@ class CapturedSteps:
             graph.replay()
             return terms
         warnings.warn(
-            f"This training cannot be captured in a CUDA graph and goes on step by step, several times slower: {reason}.",
+            "This training cannot be captured in a CUDA graph and goes on step by step, several times slower: "
+            f"{reason}",
             stacklevel=3,
         )
         return self._eager()

@@ -28,8 +28,8 @@ from pyro_vble.training import (
 )
 from pyro_vble.training.construction import build_prior, initial_state
 from pyro_vble.training.loop import _MOST_SKIPPED
-from pyro_vble.training.steps import training_step
 from pyro_vble.training.recipes import Data
+from pyro_vble.training.steps import CapturedSteps, training_step
 
 CAE_RECIPE = {
     "kind": "cae",
@@ -244,6 +244,27 @@ class TestCUDA:
             losses[device] = result.evaluation.loss
         # Other random numbers, the same problem.
         assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.2)
+
+    @pytest.mark.parametrize("optimiser", ["adam", "muon"])
+    def test_captured_steps_are_steps(self, optimiser):
+        content = recipe(optimiser=optimiser)
+        images = ImageSet([torch.randint(0, 256, (3, 80, 80), dtype=torch.uint8) for _ in range(2)])
+        ends = []
+        for captured in (True, False):
+            state = initial_state(content, build_prior(content), torch.device("cuda"))
+            draw = RandomCrops(images, content.data, "cuda")
+            objective = NegativeELBO(state.prior)
+            with pyro.validation_enabled(False):
+                torch.cuda.manual_seed(0)
+                if captured:
+                    take = CapturedSteps(state, objective, draw)
+                    losses = [float(take(1e-3, record=True).loss) for _ in range(8)]
+                    assert take._captured is not None
+                else:
+                    losses = [float(training_step(state, objective, draw(), 1e-3, record=True).loss) for _ in range(8)]
+            ends.append(losses)
+        # The same random numbers; kernels may add up in another order.
+        assert ends[0] == pytest.approx(ends[1], rel=0.02)
 
     def test_sixteen_bits(self):
         image = (54 * torch.arange(3 * 20 * 20, dtype=torch.int32)).reshape(3, 20, 20).to(torch.uint16)
