@@ -1,0 +1,9 @@
+"""
+Denoise
+=======
+
+A photograph with Gaussian noise.
+"""
+
+# %%
+print("x")
