@@ -9,7 +9,6 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # The gallery computes in this process; more threads than cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from sphinx_gallery.sorting import ExplicitOrder
 
 import pyro_vble
 
@@ -35,6 +34,7 @@ html_title = f"pyro-vble {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+toc_object_entries = False  # with every method in it, the tree of pages takes most of the build
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
@@ -76,7 +76,7 @@ _GALLERY = [
     "super_resolve",
     "inpaint",
     "unknown_noise_and_blur",
-    "tomography",
+    "mri",
     "satellite_scene",
     "pansharpen",
     "train_a_prior",

@@ -135,8 +135,11 @@ def side_by_side(
         4
     """
     errors = errors or {}
-    pictures = [(title, _first(image), None) for title, image in images.items()]
-    top = max((float(_first(error).mean(0).max()) for error in errors.values()), default=0.0)
+    pictures: list[tuple[str, Tensor, float | None]] = [(title, _first(x), None) for title, x in images.items()]
+    values = [_grey(_first(error)).ravel() for error in errors.values()]
+    top = (
+        float(np.nanquantile(np.concatenate(values), 0.998)) if values else 0.0
+    )  # a few outliers would darken the rest
     pictures += [(title, _first(error), top) for title, error in errors.items()]
     if not pictures:
         raise ValueError("images must hold one at least; received none.")

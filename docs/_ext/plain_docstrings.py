@@ -1,4 +1,4 @@
-"""Docstrings are written to be read in a terminal; here they become reStructuredText that Sphinx reads without complaint.
+"""Docstrings are written to be read in a terminal; here they become reStructuredText that Sphinx accepts.
 
 Shapes such as (*, B, C, H, W) and conditions such as p(y|x) would be taken for markup.
 """

@@ -59,8 +59,8 @@ def compare_guides(
 
     The larger the block, the more its loss moves the posterior, and the less leave-one-out weights can tell of it: on
     photographs a hundredth of single pixels had unreliable weights, a third of 2x2 blocks, nearly all of 4x4. A
-    measurement that is no image is cut into runs of ``block**2`` values. A guide without spread (MAPz) has no predictive
-    density, and comes last.
+    measurement that is no image is cut into runs of ``block**2`` values. A guide without spread (MAPz) has no
+    predictive density, and comes last.
 
     References:
         | Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari et al., 2017)
