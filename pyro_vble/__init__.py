@@ -87,6 +87,7 @@ _SUBPACKAGES = (
     "io",
     "metrics",
     "models",
+    "page",
     "physics",
     "samples",
     "scene",

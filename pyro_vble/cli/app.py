@@ -14,6 +14,7 @@ from pyro_vble.cli.failures import explanation
 from pyro_vble.cli.models import models_app
 from pyro_vble.cli.restore import restore
 from pyro_vble.cli.scene import scene
+from pyro_vble.cli.show import show
 from pyro_vble.cli.train import train_app
 from pyro_vble.cli.words import complain, forgiving_streams, plain_warnings
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(restore)
 app.command()(scene)
+app.command()(show)
 app.command()(calibrate)
 app.add_typer(train_app)
 app.add_typer(models_app)
