@@ -5,7 +5,7 @@ from typing import Any
 
 from pyro_vble.page.content import Figure
 
-_RATIO = "What the restoration leaves of the measurement, over the noise. About 1 is expected; far from 1, no error bar holds."
+_RATIO = "What the restoration leaves of the measurement, over the noise: about 1 where it explains all of it."
 
 
 def figures_of(metrics: Mapping[str, Any], stem: str = "") -> tuple[Figure, ...]:

@@ -193,8 +193,7 @@ def test_metadata_of_a_raster_is_kept_and_error_bars_have_no_offset(tmp_path, dt
             assert missing.sum() == 3
             found[name] = file.scales, file.offsets, file.units
     assert found["restored"] == ((0.5, 0.5), (-3.0, 4.0), ("K", "K"))
-    # Error bars are on [0, 1], which is the scale of the raster's own values only where those are floats.
-    assert found["std"] == (((0.5, 0.5), (0.0, 0.0), ("K", "K")) if unit == 1 else ((1, 1), (0, 0), (None, None)))
+    assert found["std"] == ((0.5, 0.5), (0.0, 0.0), ("K", "K"))
 
 
 @pytest.mark.parametrize(("factor", "options"), [(2000, ()), (65535 * 5, ("--scale", 10_000))])
