@@ -88,6 +88,7 @@ _SUBPACKAGES = (
     "io",
     "metrics",
     "models",
+    "page",
     "physics",
     "samples",
     "scene",

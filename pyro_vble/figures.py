@@ -169,6 +169,51 @@ def _first(image: Tensor) -> Tensor:
     return first
 
 
+@checked
+def error_bar_figure(path: PathName, std: RealTensor, *, label: str = "standard deviation", title: str = "") -> None:
+    """Draw a map of error bars with its colour bar, averaged over bands; missing pixels are grey.
+
+    Args:
+        path: Where to write; the suffix chooses the format.
+        std: (C, H, W), NaN where missing.
+        label: What the colour bar is of, with its unit.
+        title: Title of the figure, as it is: dollars in it are no mathematics.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If std is no image.
+
+    Example:
+        >>> import pathlib, tempfile, torch
+        >>> from pyro_vble.figures import error_bar_figure
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     error_bar_figure(f"{folder}/bars.png", torch.rand(1, 20, 30), label="standard deviation (white is 255)")
+        ...     pathlib.Path(folder, "bars.png").is_file()
+        True
+    """
+    if std.dim() != 3:
+        raise ValueError(f"std must be one image (C, H, W); received shape {tuple(std.shape)}.")
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    shown = _grey(std)
+    known = shown[np.isfinite(shown)]
+    top = float(np.quantile(known, 0.995)) if known.size else 1.0
+    height, width = shown.shape
+    across = 6.0 * max(0.4, min(1.0, width / height))
+    figure = Figure(figsize=(across + 1.3, across * height / width + 0.5), layout="constrained", dpi=150)
+    axis = figure.subplots()
+    axis.set(xticks=[], yticks=[])
+    colours = colormaps["magma"].with_extremes(bad="grey")
+    drawn = axis.imshow(shown, cmap=colours, vmin=0, vmax=top or 1.0, interpolation="nearest")
+    beyond = "max" if known.size and known.max() > top else "neither"
+    figure.colorbar(drawn, ax=axis, label=label, extend=beyond, fraction=0.05, pad=0.03)
+    if title:
+        axis.set_title(title, fontsize=10, parse_math=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
 def _check(measurement: Tensor, rows: list[RestorationRow], truth: Tensor | None) -> None:
     if not rows or not all(isinstance(row, RestorationRow) for row in rows):
         raise ValueError(f"rows must be one RestorationRow a guide, at least one; received {brief(rows)}.")

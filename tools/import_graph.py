@@ -42,7 +42,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("pyro_vble.distributions", "pyro_vble.physics"),
     ("pyro_vble.models", "pyro_vble.guides"),
     ("pyro_vble.inference",),
-    ("pyro_vble.io", "pyro_vble.figures"),
+    ("pyro_vble.io", "pyro_vble.figures", "pyro_vble.page"),
     ("pyro_vble.samples", "pyro_vble.training", "pyro_vble.sensors"),
     ("pyro_vble.fitting", "pyro_vble.restoration", "pyro_vble.baselines", "pyro_vble.deepinv", "pyro_vble.scene"),
     ("pyro_vble.diagnostics", "pyro_vble.transfer"),

@@ -13,10 +13,12 @@ from pyro_vble.cli.demo import demo
 from pyro_vble.cli.endings import end_tidily
 from pyro_vble.cli.failures import explanation
 from pyro_vble.cli.models import models_app
+from pyro_vble.cli.options import option_names
 from pyro_vble.cli.restore import restore
 from pyro_vble.cli.scene import scene
+from pyro_vble.cli.show import show
 from pyro_vble.cli.train import train_app
-from pyro_vble.cli.words import complain, forgiving_streams, plain_warnings
+from pyro_vble.cli.words import complain, forgiving_streams, know_options, plain_warnings
 
 app = typer.Typer(
     name="pyro-vble",
@@ -30,6 +32,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(restore)
 app.command()(scene)
+app.command()(show)
 app.command()(calibrate)
 app.add_typer(train_app)
 app.add_typer(models_app)
@@ -50,9 +53,10 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    know_options(option_names(context.command, context.invoked_subcommand))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyro_vble.cli.measurement import check_scale
 from pyro_vble.cli.problems import Problem
-from pyro_vble.io.images import SUFFIXES, evenly_spaced
+from pyro_vble.io.images import SUFFIXES, evenly_spaced, images_in
 
 
 class CalibrationImages:
@@ -29,8 +29,8 @@ class CalibrationImages:
     ) -> None:
         self.folder, self.measurements = truths, measurements
         self.problem, self.crop, self.scale = problem, crop, scale
-        self._truths = _images_in(truths)
-        self._measured = [] if measurements is None else _images_in(measurements)
+        self._truths = images_in(truths)
+        self._measured = [] if measurements is None else images_in(measurements)
         if not self._truths:
             raise ValueError(f"The folder must hold images ({', '.join(SUFFIXES)}); {truths} holds none.")
 
@@ -97,17 +97,6 @@ class CalibrationImages:
                 f"Every image needs its measurement; {self.measurements} has none named {path.stem}."
             )
         return found[0]
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """Files with an image's suffix; hidden ones, such as the companions that a Mac leaves, are none."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"No folder at {folder}; give one of images.")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
 
 
 def _centre(size: list[int], side: int, ratio: int) -> tuple:

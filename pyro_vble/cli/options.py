@@ -176,6 +176,25 @@ def option_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def option_names(command: Any, chosen: str | None = None) -> dict[str, str]:
+    """The options of a command as they are typed, by the names of their parameters.
+
+    Args:
+        command: As typer makes it.
+        chosen: Of a group of commands, the one that is meant; by default all.
+    """
+    parts = getattr(command, "commands", {})
+    found = {}
+    for name, part in parts.items():
+        if chosen in (None, name):
+            found |= option_names(part)
+    for parameter in command.params:
+        typed = [one for one in parameter.opts if one.startswith("--")]
+        if typed and parameter.name != "help":
+            found[parameter.name] = typed[0]
+    return found
+
+
 def given(context: typer.Context) -> set[str]:
     """Names of the options that were typed."""
     sources = {name: context.get_parameter_source(name) for name in context.params}

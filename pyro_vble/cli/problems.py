@@ -82,6 +82,15 @@ class Problem(Entry):
         """Files that its options name."""
         return [value for value in self.settings.values() if isinstance(value, Path)]
 
+    @property
+    def named_files(self) -> dict[str, Path | None]:
+        """Those that must be there, by option: a sensor may be a name."""
+        return {
+            option_name(name): value
+            for name, value in self.settings.items()
+            if isinstance(value, Path) and (name != "sensor" or value.suffix)
+        }
+
     def refuse_noise(self, noise: float | None) -> None:
         """Refuse a noise level that was given and would be ignored.
 

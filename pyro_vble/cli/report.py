@@ -19,11 +19,11 @@ from pyro_vble import metrics
 from pyro_vble._version import __version__
 from pyro_vble.cli.words import console, in_options, one_line, printable, say, warn
 from pyro_vble.diagnostics import PredictiveCheck, predictive_check
-from pyro_vble.figures import RestorationRow, restoration_figure
+from pyro_vble.figures import RestorationRow, error_bar_figure, restoration_figure
 from pyro_vble.io import inference_data
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.draw_stream import DrawStream
-from pyro_vble.io.images import ImageFile, write_image
+from pyro_vble.io.images import ImageFile, Raster, write_image
 from pyro_vble.samples import Fitted, Samples
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def write_estimates(
     source: ImageFile | None = None,
     missing: Tensor | None = None,
 ) -> dict[str, Path]:
-    """Write the estimates as images of the input's kind, and the error bars as float TIFFs; returns the paths.
+    """Write the estimates as images of the input's kind, and the error bars as floats in its numbers; returns paths.
 
     Args:
         folder: Where to.
@@ -139,9 +139,8 @@ def write_estimates(
         source: The input, whose data type, scale and georeference they get; without it they have 8 bits.
         missing: Pixels (1, C, H, W) that stay missing.
     """
-    dtype, scale = (np.dtype(np.uint8), None) if source is None else (source.dtype, source.scale)
+    dtype, scale = (np.dtype(np.uint8), 255.0) if source is None else (source.dtype, source.scale)
     raster = None if source is None else source.raster
-    widths = None if raster is None else raster.of_widths()
     absent = missing if missing is not None and bool(missing.any()) else None
     if absent is not None and suffix == ".npy" and dtype.kind in "ui":  # which say nothing of missing values
         dtype = np.dtype(np.float32)
@@ -153,14 +152,50 @@ def write_estimates(
     paths = {}
     for group, kind, settings in (
         (images, suffix, {"dtype": dtype, "scale": scale, "raster": raster}),
-        (bars, _bar_suffix(suffix), {"dtype": np.float32, "raster": widths}),
+        (bars, _bar_suffix(suffix), {"dtype": np.float32, "scale": scale, "raster": widths_of(raster, dtype)}),
     ):
         for name, value in group.items():
             shown = value if absent is None else torch.where(absent, torch.nan, value)
-            if source is not None and group is images:
-                shown = source.in_file(shown)
+            if source is not None:
+                shown = source.in_file(shown) if group is images else source.widths_in_file(shown)
             paths[name] = write_image(folder / f"{stem}{name}{kind}", shown, **settings)
     return paths
+
+
+def widths_of(raster: Raster | None, dtype: np.dtype) -> Raster | None:
+    """What is kept of a raster with error bars, of an image of this type.
+
+    A bar may well be the whole number that stands for a missing pixel: theirs are NaN.
+    """
+    if raster is None:
+        return None
+    widths = raster.of_widths()
+    return replace(widths, nodata=None) if dtype.kind in "ui" else widths
+
+
+def mean_error_bar(std: Tensor | None, source: ImageFile) -> str:
+    """The mean of standard deviations in the file's numbers, or as a share of white where that is no single number.
+
+    Example:
+        >>> from pyro_vble.cli.report import mean_error_bar
+        >>> mean_error_bar(None, None)
+        'none'
+    """
+    if std is None:
+        return "none"
+    mean, white = float(std.mean()), source.white
+    return f"{mean:.4f}" if isinstance(white, tuple) or white == 1 else f"{mean * white:.3g} of {white:g}"
+
+
+def draw_error_bars(path: Path, std: Tensor, source: ImageFile, missing: Tensor | None, title: str) -> None:
+    """Draw standard deviations (1, C, H, W) with a colour bar, in the file's numbers."""
+    widths = source.widths_in_file(std[0]) * source.scale
+    if missing is not None:
+        widths = torch.where(missing[0], torch.nan, widths)
+    white = source.white
+    unit = f"white is {white:g}" if isinstance(white, float) and white != 1 else "white is 1"
+    unit = "in numbers of the file" if isinstance(white, tuple) else unit
+    error_bar_figure(path, widths, label=f"standard deviation ({unit})", title=printable(title))
 
 
 def draw_figure(path: Path, y: Tensor, result: Estimates, missing: Tensor | None, title: str) -> None:

@@ -1,17 +1,14 @@
-"""``pyro-vble restore``: restore a user's own image."""
+"""``pyro-vble restore``: restore a user's own image, or a folder of images."""
 
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pyro_vble.cli import options, problems
 from pyro_vble.cli.fit import Fit
+from pyro_vble.cli.inputs import check_inputs, check_prior
 from pyro_vble.cli.problems import Problem
-
-# Above this many values, draws are not written unless asked for: a file of gigabytes surprises.
-_LARGE = 50_000_000
 
 _CAVEAT = (
     "The error bars are uncalibrated: error bars of photographs often hold fewer pixels than they claim. pyro-vble "
@@ -25,10 +22,17 @@ def restore(
     image: Annotated[
         Path,
         typer.Argument(
-            metavar="IN", parser=options.path_given, help="PNG, JPEG, WebP, TIFF (8 or 16 bit, float) or .npy."
+            metavar="IN",
+            parser=options.path_given,
+            help="PNG, JPEG, WebP, TIFF (8 or 16 bit, float) or .npy; or a folder, of which every image is restored.",
         ),
     ],
-    output: Annotated[Path, typer.Option(**options.PATH, help="Output folder (created if missing).")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            **options.PATH, help="Output folder (created if missing); of a folder of images, it gets a folder of each."
+        ),
+    ],
     problem: Problem,
     noise: options.Noise = None,
     mask: Annotated[
@@ -67,21 +71,36 @@ def restore(
             "where the image is too large for memory.",
         ),
     ] = None,
+    page: Annotated[
+        bool,
+        typer.Option("--html", help="Write page.html too, to look at the result in a browser; see pyro-vble show."),
+    ] = False,
     *,
     fit: Fit,
 ) -> None:
-    """Restore an image of your own, with an error bar on every pixel.
+    """Restore an image of your own, or a folder of them, with an error bar on every pixel.
 
-    Writes into the output folder **restored** (the posterior mean) and **mmse_z** (the decoded mean of the latent), in
-    the input's type and with its georeference, **std** and **error_quantile_90** (float TIFFs on the scale [0, 1]:
-    according to the posterior, 90 % of errors are below the latter), two posterior samples, **figure.png**,
-    **fit.pvble** (the posterior itself, for pyro_vble.load_posterior), **posterior.nc** (draws, for ArviZ) and
-    **metrics.json**. Pixels that are missing in the input are missing in all these images (nodata, NaN, or transparent
-    in a PNG), unless --problem inpaint or --fill has them filled in.
+    Look first at **restored**, the best guess of the sharp, clean image: the average of many images that would explain
+    yours (statisticians call it the posterior mean, or MMSE estimate). **sample_1** and **sample_2** are two of those
+    many: what is the same in both is known, what differs is not. **error_bars.png** shows where the guess is less
+    sure. **figure.png** has all of these side by side. With --html, **page.html** shows them in a browser.
+
+    The numbers behind them are in **std** (the standard deviation of every pixel) and **error_quantile_90** (90 % of
+    errors are below it, if the error bars are calibrated), float TIFFs in the numbers of the input: of 0 to 255 in a
+    file of 8 bits, digital numbers (DN) of a sensor. **mmse_z** is a second guess, straight from the prior's decoder.
+    **fit.pvble** (for pyro_vble.load_posterior), **posterior.nc** (draws, for ArviZ) and **metrics.json** are for
+    programs.
+
+    Images come out in the input's type and with its georeference. Pixels that are missing in the input are missing in
+    the results (nodata, NaN, or transparent in a PNG), unless --problem inpaint or --fill has them filled in.
+
+    Of a folder every image is restored, into a folder of its own below --output. Images that are there already, made
+    with the same options, are left as they are, so the same command goes on where it was ended. What cannot be
+    restored is named in the end, and the exit status is 3.
 
     Examples:
 
-        pyro-vble restore photo.jpg --output out --problem denoise
+        pyro-vble restore photo.jpg --output out --problem denoise --html
 
         pyro-vble restore scan.tif --output out --problem deblur --blur-sigma 1.5 --noise 0.01
 
@@ -90,167 +109,32 @@ def restore(
         pyro-vble restore holes.png --output out --problem inpaint --mask mask.png
 
         pyro-vble restore colour.tif --output out --problem pansharpen --pan pan.tif
+
+        pyro-vble restore holiday/ --output restored/ --problem denoise
     """
     fit.family.refuse_unused(context)
     problem.refuse_noise(noise)
-    if image.is_dir():
-        raise ValueError(f"restore takes one image; received the folder {image}; call it for each file in it.")
+    check_inputs({"IN": image, "--mask": mask, "--calibration": calibration, **problem.named_files})
+    check_prior(fit.prior)
+    if image.is_dir() and problem.completed is not None:
+        raise ValueError(
+            f"--problem {problem} has a second image for every first, which a folder does not say; received the folder "
+            f"{image}; call restore for each file in it."
+        )
 
-    from pyro_vble.cli import report
-    from pyro_vble.cli.forecast import tell_forecast
-    from pyro_vble.cli.measurement import read_measurement, tell_bits, tell_missing
-    from pyro_vble.cli.noise import estimated_noise
-    from pyro_vble.cli.outputs import prepare_folder
-    from pyro_vble.cli.tiled import Tiles, tell_tiles
-    from pyro_vble.cli.words import say, stage, warn
+    from pyro_vble.cli.folder import restored_folder
+    from pyro_vble.cli.restoring import Asked, restored_image
+    from pyro_vble.cli.words import say
     from pyro_vble.diagnostics import Calibration
 
-    spread = fit.family.spread
-    suffix = {".npy": ".npy", ".tif": ".tif", ".tiff": ".tif"}.get(image.suffix.lower(), ".png")
-    names = [*report.file_names(suffix, spread=spread), "fit.pvble", "metrics.json"]
-    names += ["figure.png", "posterior.nc"] if spread else []
-    prepare_folder(output, names, [image, mask, calibration, *problem.files, Path(fit.prior)])
     options.check_computing(fit.device, fit.precision)
-
     learnt = None if calibration is None else Calibration.load(calibration)
-    problem, source, y = read_measurement(problem, image, scale=scale, nodata=nodata, mask=mask)
-    missing, filled = ~y.isfinite(), fill or problem.fills
-    tell_bits(source, scale)
-    tell_missing(missing, filled)
-    estimated = noise is None and not problem.knows_noise
-    if estimated:
-        found = estimated_noise(y, quantisation=source.quantisation, jpeg=source.jpeg_quantisation)
-        noise = found.level
-        raised = f", that of {found.floor}, as what is seen of noise is less" if found.floor else ", as white noise"
-        say(f"Noise level estimated from the image: {noise:.4g}{raised} (set it with --noise).")
-    measured = problem.measured(source, y, noise, scale)
-    y, physics, source = measured.y, measured.physics, measured.source
-    prior = fit.load_prior()
-    shape = tuple(measured.missing.shape[1:])
-    too_large = tell_forecast(shape, prior, fit) if tile is None else None
-    if tile is not None or too_large is not None:
-        tiles = Tiles(problem, fit, noise, tile or 512)
-        refusal = tiles.refusal()
-        if refusal is not None:
-            raise too_large or ValueError(f"--tile {tile}: {refusal}; leave one of the two out.")
-        tell_tiles(tiles, shape, prior, " are more than memory holds" if too_large else "")
-        found = tiles.restore(output, source, y, prior, suffix=suffix, fill=filled, calibration=learnt)
-        about = _about(image, problem, noise, estimated, missing, fit, fit.rate_scale, calibration)
-        report.write_metrics(output / "metrics.json", about | {"interrupted": False} | found)
-        if learnt is None:
-            say(_CAVEAT)
-        say(f"Written to {output}/ (restored{suffix} first)")
-        if found["failed_tiles"]:
-            raise typer.Exit(3)
-        return
-
-    start = time.perf_counter()
-    posterior = fit.restore(y, physics, prior)
-    interrupted = posterior.interrupted
-    if interrupted and not len(posterior.elbo):
-        say("Interrupted before the first step was done: nothing is written.")
-        raise typer.Exit(130)
-    if interrupted:
-        say("What is fitted so far is sampled and written, marked as interrupted; Ctrl-C again ends at once.")
-    drawn = fit.drawn(posterior).calibrated(learnt)
-    if not fit.linearised:  # a calibration of linearised draws is none of the posterior that is saved
-        posterior = drawn
-    fitted = time.perf_counter()
-
-    rate_scale = posterior.model.prior.settings.get("rate_scale")
-    about = _about(image, problem, noise, estimated, missing, fit, rate_scale, calibration)
-    metrics = output / "metrics.json"
-    # First, and true until the last file is there: whatever ends the run, it says that it ended early.
-    report.write_metrics(metrics, about | {"interrupted": True})
-    try:
-        posterior.save(output / "fit.pvble")
-        with stage(f"Drawing {fit.samples} samples for estimates and error bars" if spread else "Decoding"):
-            result = report.estimates(posterior, fit.samples, fit.family.name, spread=spread, drawn=drawn)
-        seconds = {"fit": fitted - start, "sampling": time.perf_counter() - fitted}
-        absent = None if filled else measured.missing
-        with stage("Writing"):
-            paths = report.write_estimates(output, result, suffix=suffix, source=source, missing=absent)
-            if spread:
-                report.draw_figure(
-                    output / "figure.png", problem.shown(y, physics), result, absent, f"{image.name}: {problem}"
-                )
-        if draws is None:
-            draws = 16 if 16 * result.mmse_x.numel() <= _LARGE else 0
-            if spread and not draws:
-                say("The image is large: no draws are written; --draws 16 writes them all the same.")
-        if spread and draws:
-            coords = source.coordinates(*result.mmse_x.shape[-2:])
-            with stage(f"Writing {draws} draws"):
-                report.write_netcdf(output / "posterior.nc", drawn, draws, coords=coords)
-        spent = {"seconds": seconds, "interrupted": interrupted}
-        width = {} if result.std is None else {"mean_std": float(result.std.mean())}
-        report.write_metrics(metrics, about | width | spent | result.figures)
-    except KeyboardInterrupt:
-        say(f"Interrupted while results were drawn and written: {output}/ is incomplete, as its metrics.json says.")
-        raise typer.Exit(130) from None
-    report.print_table(
-        [
-            {
-                "guide": fit.family.name,
-                "ELBO": f"{result.figures['elbo']:,.0f}",
-                "steps": result.figures["steps"],
-                "mean error bar (std)": "none" if result.std is None else f"{float(result.std.mean()):.4f}",
-                "residual / noise": f"{result.figures['residual_over_noise']:.2f}",
-                "fit": f"{seconds['fit']:.1f} s",
-                "sampling": f"{seconds['sampling']:.1f} s",
-            }
-        ],
-        f"Restoration of {image.name}, {missing.shape[-1]}x{missing.shape[-2]} -> "
-        f"{result.mmse_x.shape[-1]}x{result.mmse_x.shape[-2]}",
-    )
-    report.tell_if_unexplained(result.check, _usual_causes(problem, fit, estimated))
-    if spread and learnt is None:
+    asked = Asked(problem, fit, noise, mask, nodata, fill, scale, draws, calibration, tile, page)
+    if image.is_dir():
+        status = restored_folder(image, output, asked, learnt)
+    else:
+        status = restored_image(image, output, asked, fit.load_prior, learnt).status
+    if fit.family.spread and learnt is None and status != 130:
         say(_CAVEAT)
-    say(f"Written to {output}/ ({paths['restored'].name} first)")
-    if interrupted:
-        steps, fits = f"{len(posterior.elbo)} of {fit.num_steps} steps", f"{len(posterior.fits)} of {fit.num_fits} fits"
-        done = f"{steps} of the first of {fit.num_fits} fits" if len(posterior.elbo) < fit.num_steps else fits
-        warn(f"the fit was interrupted after {steps if fit.num_fits == 1 else done}; metrics.json says so.")
-        raise typer.Exit(130)
-
-
-def _about(
-    image: Path,
-    problem: Problem,
-    noise: float | None,
-    estimated: bool,
-    missing: Any,
-    fit: Fit,
-    rate_scale: Any,
-    calibration: Path | None,
-) -> dict[str, Any]:
-    """What metrics.json says of what was asked for."""
-    return {
-        "input": image,
-        "problem": problem.name,
-        "problem_options": problem.settings,
-        "noise": noise,
-        "noise_estimated": estimated,
-        "missing_pixels": int(missing.any(1).sum()),
-        "guide": fit.family.name,
-        "prior": fit.prior,
-        "kl_weight": fit.kl_weight,
-        "rate_scale": rate_scale,
-        "symmetries": fit.symmetries,
-        "linearised": fit.linearised,
-        "calibration": calibration,
-        "seed": fit.seed,
-        "num_samples": fit.samples if fit.family.spread else None,
-    }
-
-
-def _usual_causes(problem: Problem, fit: Fit, estimated: bool) -> list[str]:
-    """What leaves a measurement unexplained, in options."""
-    noise = (
-        "noise that is not white or was estimated wrongly (set --noise)"
-        if estimated
-        else "another noise than --noise says"
-    )
-    noise = "" if problem.knows_noise else noise
-    causes = [problem.blame(**problem.settings), noise, fit.family.blame, "a fit that has not converged (more --steps)"]
-    return [cause for cause in causes if cause]
+    if status:
+        raise typer.Exit(status)

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -14,29 +14,55 @@ from rich.console import Console
 console = Console()
 _errors = Console(stderr=True)
 
-# How Python's face and the command line call the same thing, where they differ by more than dashes.
-_OPTIONS = {
-    "num_steps": "--steps",
-    "num_samples": "--samples",
+# What the command line calls otherwise than Python does, by more than dashes.
+_OTHERWISE = {
     "image_shape": "the size of the image",
-    **{
-        name: f"--{name.replace('_', '-')}"
-        for name in (
-            "alpha",
-            "device",
-            "kl_weight",
-            "lr",
-            "minutes",
-            "nodata",
-            "precision",
-            "rate_scale",
-            "scale",
-            "seed",
-            "symmetries",
-        )
-    },
+    "kept_samples": "--write-samples",
+    "num_samples": "--samples",
+    "num_steps": "--steps",
+    "physics": "the operator",
+    "y": "the measurement",
 }
-_NAMES = "|".join(sorted(_OPTIONS, key=len, reverse=True))
+# Options of the running command by the names of their parameters; those of most commands until there is one.
+_options: dict[str, str] = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "alpha",
+        "device",
+        "kl_weight",
+        "lr",
+        "nodata",
+        "precision",
+        "rate_scale",
+        "scale",
+        "seed",
+        "symmetries",
+    )
+}
+# How remedies begin, and what in them nobody can type on a command line.
+_REMEDY = re.compile(
+    r"(ask|build|choose|clip|compute|convert|crop|define|end|fit|give|import|leave|let|make|mark|move|name|pass|put|"
+    r"raise|register|save|set|take|use|wrap|write)\b"
+)
+_CODE = re.compile(
+    r"""(?<![-\w/.])[A-Za-z_]\w*=(?=[\w"'(\[.])  # an argument
+    | \b[A-Za-z]\w*[._]\w[\w.]*\(  # a call of something with a dot or an underscore
+    | \b[A-Z]+[a-z]*[A-Z]\w*\(  # the making of an object
+    | (?<![-/.\w])[a-z0-9]+(?:_[a-z0-9]+)+\b(?![./])  # a name
+    | \blambda\b | \bstate_dict\b | \ballow_\w+ | \btorch\.\w+ | \bpyro\.\w+
+    """,
+    re.VERBOSE,
+)
+
+
+def know_options(names: Mapping[str, str]) -> None:
+    """Learn what options the running command has, for :func:`in_options`.
+
+    Args:
+        names: Options as they are typed, by the names of their parameters.
+    """
+    _options.clear()
+    _options.update(names)
 
 
 def say(text: str, *, style: str | None = None) -> None:
@@ -71,7 +97,10 @@ def printable(text: str) -> str:
 
 
 def in_options(message: str) -> str:
-    """A message of the library with its arguments named as the command line names them, and no call for an example.
+    """A message of the library as the command line says it: options in place of arguments, and no Python code.
+
+    A message has a rule, the value received and remedies, with semicolons between; a remedy that is code, which nobody
+    can type there, is left out.
 
     Example:
         >>> from pyro_vble.cli.words import in_options
@@ -79,12 +108,40 @@ def in_options(message: str) -> str:
         '--steps must be 1 or more; choose --precision bfloat16.'
         >>> in_options("It does not tell alpha; pass alpha=..., for example load_prior(path, alpha=0.025).")
         'It does not tell alpha; pass --alpha.'
+        >>> in_options("y must be dense; received a sparse one; pass y.to_dense().")
+        'The measurement must be dense; received a sparse one.'
     """
-    message = re.sub(r",? (for example|as in) [\w.]+\([^()]*\)", "", message)
-    message = re.sub(rf"^({_NAMES})(?= must)", lambda found: _OPTIONS[found[1]], message)
-    message = re.sub(rf"\b({_NAMES})=\.\.\.", lambda found: _OPTIONS[found[1]], message)
-    quoted = rf"""\b({_NAMES})=(["']?)([-+\w.:]*[\w])\2"""
-    return re.sub(quoted, lambda found: f"{_OPTIONS[found[1]]} {found[3]}", message)
+    message = re.sub(r"(:|,? for example|,? as in|,? as from) [\w.]+\((?:[^()]|\([^()]*\))*\)", "", message)
+    message = re.sub(r" The exception's attribute [^.]*\.", "", message)
+    message = re.sub(r"\bof y\b", "of the measurement", message)
+    known = _options | _OTHERWISE
+    names = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
+
+    def option(found: re.Match) -> str:
+        return known[found["name"]]
+
+    message = re.sub(rf"^(?P<name>{names})(?= must\b| cannot\b| is needed)", option, message)
+    message = message[:1].upper() + message[1:] if message.startswith("the ") else message
+    message = re.sub(rf"\b(?P<name>{names})=\.\.\.", option, message)
+    message = re.sub(
+        rf"""(?<![-\w])(?P<name>{names})=(["']?)(?P<value>[-+\w.:]*\w)\2(?![\w(])""",
+        lambda found: f"{option(found)} {found['value']}",
+        message,
+    )
+    # Other names are words of English as well.
+    code = "|".join(name for name in known if "_" in name or name == "lr")
+    message = re.sub(rf"(?<![-\w.])(?P<name>{code})\b(?![-=(]|\.\w)", option, message)
+    rule, *others = message.removesuffix(".").split("; ")
+    kept = [rule, *filter(None, map(_without_code, others))]
+    return "; ".join(kept) + ("." if message.endswith(".") else "")
+
+
+def _without_code(clause: str) -> str:
+    """A clause without those of its alternatives that are code; nothing of a remedy that is all code."""
+    if not _REMEDY.match(clause):
+        return clause
+    parts = [part for part in re.split(r",? or (?=[a-z]|--)", clause) if not _CODE.search(part)]
+    return " or ".join(parts) if parts and _REMEDY.match(parts[0]) else ""
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ __all__ = [
     "Raster",
     "decode",
     "evenly_spaced",
+    "images_in",
     "read_image",
     "read_kernel",
     "read_mask",
@@ -78,6 +79,20 @@ class ImageFile:
     def in_file(self, x: Tensor) -> Tensor:
         """An image in [0, 1], (1, C, H, W), as values that are written with ``scale``."""
         return x if self.radiometry is None else self.radiometry.from_unit(x, "float64")
+
+    def widths_in_file(self, std: Tensor) -> Tensor:
+        """Widths in an image in [0, 1], such as standard deviations, as :meth:`in_file` has the image: no offset."""
+        if self.radiometry is None:
+            return std
+        return self.radiometry.from_unit(std, "float64") - self.radiometry.from_unit(torch.zeros_like(std), "float64")
+
+    @property
+    def white(self) -> float | tuple[float, ...]:
+        """The number in the file that is 1 here; one a band where a radiometry makes them differ."""
+        if self.radiometry is None:
+            return self.scale
+        bands = self.radiometry.from_unit(torch.ones(1, self.values.shape[1], 1, 1), "float64").flatten().tolist()
+        return bands[0] if len(set(bands)) == 1 else tuple(bands)
 
     @property
     def grid(self) -> tuple[float, float, float, float] | None:
@@ -238,6 +253,21 @@ def _smallest_depth(largest: float) -> int | None:
     if largest < _TOO_DARK:
         return None
     return next((bits for bits in _DEPTHS if largest < 2**bits), None)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Files of a folder with an image's suffix, sorted; none that are hidden, as the companions that a Mac leaves.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder at {folder}; give one of images.")
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:

@@ -28,7 +28,7 @@ def read_torch_file(path: Path) -> Any:
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError, by the kind of damage
         reason = str(error).splitlines()[0] if str(error) else "no message"
         raise ValueError(
-            f"{path} cannot be read by torch.load with weights_only=True ({type(error).__name__}: {_cut(reason)}); it "
+            f"{path} cannot be read as a checkpoint of tensors alone ({type(error).__name__}: {_cut(reason)}); it "
             "may be truncated, or hold more than weights: copy it again, or save its state_dict alone."
         ) from error
     return content

@@ -40,10 +40,10 @@ def test_calibrate_then_restore(sharp, tmp_path):
     assert calibration.num_images == 3
     run("restore", sharp / "0.png", "--output", tmp_path / "raw", *options)
     run("restore", sharp / "0.png", "--output", tmp_path / "out", "--calibration", file, *options)
-    std = read_image(tmp_path / "out" / "std.tif").values
-    bar = read_image(tmp_path / "out" / "error_quantile_90.tif").values
+    std = read_image(tmp_path / "out" / "std.tif", scale=255).values
+    bar = read_image(tmp_path / "out" / "error_quantile_90.tif", scale=255).values
     np.testing.assert_allclose(bar, calibration.half_width(std, 0.9), rtol=1e-4)
-    assert not np.allclose(bar, read_image(tmp_path / "raw" / "error_quantile_90.tif").values)
+    assert not np.allclose(bar, read_image(tmp_path / "raw" / "error_quantile_90.tif", scale=255).values)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["calibration"] == str(file)
 
 

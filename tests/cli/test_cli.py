@@ -72,10 +72,19 @@ def test_restore(photograph, tmp_path, problem, options):
     assert read_image(out / "std.tif").dtype == np.float32
     assert "error bars are uncalibrated" in result.output
     written = {p.name for p in out.iterdir()}
-    assert {"restored.png", "std.tif", "fit.pvble", "posterior.nc", "figure.png", "metrics.json"} <= written
+    assert {
+        "restored.png",
+        "std.tif",
+        "fit.pvble",
+        "posterior.nc",
+        "figure.png",
+        "error_bars.png",
+        "metrics.json",
+    } <= written
     assert not json.loads((out / "metrics.json").read_text())["interrupted"]
     posterior = pv.load_posterior(out / "fit.pvble")
-    torch.testing.assert_close(posterior.std(4), read_image(out / "std.tif").values, rtol=0, atol=1e-6)
+    bars = read_image(out / "std.tif", scale=255).values  # in the numbers of the PNG
+    torch.testing.assert_close(posterior.std(4), bars, rtol=0, atol=1e-6)
 
 
 def test_restore_with_linearised_draws(photograph, tmp_path):
@@ -88,7 +97,7 @@ def test_restore_with_linearised_draws(photograph, tmp_path):
     assert "posterior_predictive" in groups
     assert "sample_stats" not in groups  # they have no densities
     guide_alone = pv.load_posterior(out / "fit.pvble").std(4)
-    assert not torch.allclose(guide_alone, read_image(out / "std.tif").values, atol=1e-4)
+    assert not torch.allclose(guide_alone, read_image(out / "std.tif", scale=255).values, atol=1e-4)
 
 
 @pytest.mark.parametrize(("quality", "guide"), [("fast", "vble-xz-free"), ("accurate", "vble-xz-correlated")])
@@ -184,8 +193,7 @@ def test_metadata_of_a_raster_is_kept_and_error_bars_have_no_offset(tmp_path, dt
             assert missing.sum() == 3
             found[name] = file.scales, file.offsets, file.units
     assert found["restored"] == ((0.5, 0.5), (-3.0, 4.0), ("K", "K"))
-    # Error bars are on [0, 1], which is the scale of the raster's own values only where those are floats.
-    assert found["std"] == (((0.5, 0.5), (0.0, 0.0), ("K", "K")) if unit == 1 else ((1, 1), (0, 0), (None, None)))
+    assert found["std"] == ((0.5, 0.5), (0.0, 0.0), ("K", "K"))
 
 
 @pytest.mark.parametrize(("factor", "options"), [(2000, ()), (65535 * 5, ("--scale", 10_000))])
@@ -198,13 +206,16 @@ def test_an_image_on_another_scale_is_refused_before_its_noise_is_looked_at(tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["restore", "none.png", "--output", "out", "--problem", "denoise"], "No image at none.png"),
+        (["restore", "none.png", "--output", "out", "--problem", "denoise"], "No file at none.png (IN)"),
         (["restore", "rgb.png", "--output", "out", "--problem", "inpaint"], "pass one of them"),
         (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--prior", "moon"], "bundled name"),
         (["demo", "--image", "dog"], "--image must be one of cat"),
         (["demo", "--size", "5000"], "must not exceed"),
         (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--device", "mps"], "the CPU or a CUDA GPU"),
-        (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--mask", "m.png"], "No image at m.png"),
+        (
+            ["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--mask", "m.png"],
+            "No file at m.png (--mask)",
+        ),
         (["restore", "rgb.png", "--output", "out", "--problem", "deblur", "--blur-sigma", "inf"], "and finite"),
         (["restore", "scan[a].png", "--output", "out", "--problem", "denoise"], "scan[a].png"),
     ],
