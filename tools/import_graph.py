@@ -24,6 +24,7 @@ FOUNDATIONS = (
     "pyro_vble.seeding",
     "pyro_vble._allocator",
     "pyro_vble._precision",
+    "pyro_vble._cuda_graphs",
     "pyro_vble._tensors",
     "pyro_vble._streaming",
     "pyro_vble._traces",

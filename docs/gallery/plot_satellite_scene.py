@@ -44,6 +44,6 @@ scene[0].plot.imshow(ax=axes[0], cmap="gray", add_colorbar=False)
 posterior.results["mean"][0].plot.imshow(ax=axes[1], cmap="gray", add_colorbar=False)
 posterior.results["std"][0].plot.imshow(ax=axes[2], cmap="magma", cbar_kwargs={"label": "numbers of the file"})
 axes[3].imshow(posterior.sample(window, 7)[0], cmap="gray")
-for axis, title in zip(axes, ("measured", "mean", "standard deviation", "a window of sample 7")):
+for axis, title in zip(axes, ("measured", "mean", "standard deviation", "a window of sample 7"), strict=True):
     axis.set(title=title, xticks=[], yticks=[], xlabel="", ylabel="", aspect="equal")
     axis.axvline(63.5 if axis is axes[3] else float(scene.x[128]) - 0.25, color="tab:cyan", linestyle=":")
