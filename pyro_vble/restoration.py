@@ -102,8 +102,8 @@ def restore(
         schedule: "linear" or "cosine", which end at zero, or "constant".
         num_particles: Draws of the guide a step.
         kl_weight: λ, 1 for Bayes' rule.
-        rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha; 1 leaves the prior's own. "auto" lets
-            several compete in brief fits at λ = 1 on the ELBO, image by image, and goes on with the best;
+        rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha; 1 leaves the prior's own. "auto" fits
+            briefly at several scales at λ = 1 and keeps, for each image, the one with the highest ELBO;
             ``posterior.model.prior.rate_scale`` is it. A VAE has no bitrate, and "auto" leaves it as it is.
         image_shape: (C, H, W) of the image, where it can be read neither off the operator nor off the prior.
         physics_priors: Semi-blind restoration: priors of parameters that are not known, of the noise ("sigma", ...)
