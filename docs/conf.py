@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 import pyro_vble
 
 project = "pyro-vble"
@@ -87,7 +89,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"plot_",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": ExplicitOrder([f"plot_{name}.py" for name in _GALLERY]),
     "image_scrapers": ("matplotlib",),
     "matplotlib_animations": False,
     "abort_on_example_error": False,
@@ -97,7 +99,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "download_all_examples": False,
     "min_reported_time": 0,
-    "plot_gallery": "True",
+    "plot_gallery": True,
     "reset_modules": ("matplotlib",),
     "copyfile_regex": r".*\.(rst|md)",
     "doc_module": ("pyro_vble",),

@@ -137,9 +137,8 @@ def side_by_side(
     errors = errors or {}
     pictures: list[tuple[str, Tensor, float | None]] = [(title, _first(x), None) for title, x in images.items()]
     values = [_grey(_first(error)).ravel() for error in errors.values()]
-    top = (
-        float(np.nanquantile(np.concatenate(values), 0.998)) if values else 0.0
-    )  # a few outliers would darken the rest
+    # Not the largest: a few outliers would darken the rest.
+    top = float(np.nanquantile(np.concatenate(values), 0.998)) if values else 0.0
     pictures += [(title, _first(error), top) for title, error in errors.items()]
     if not pictures:
         raise ValueError("images must hold one at least; received none.")

@@ -9,8 +9,6 @@ from typing import Any
 _STAR = re.compile(r"(?<![\\`*\w])\*(?=[\w,])")
 _BAR = re.compile(r"(?<!\\)\|")
 _VERBATIM = re.compile(r"(``[^`]*``|:math:`[^`]*`|`[^`]*`)")
-# What begins a block that is not prose: an example, or a displayed formula.
-_BLOCK = re.compile(r"^\s*(>>>|\.\. math::)")
 
 
 def _escaped(line: str) -> str:
@@ -22,16 +20,17 @@ def _escaped(line: str) -> str:
 
 
 def as_rst(lines: list[str]) -> list[str]:
-    """The lines of a docstring; blocks that are no prose stay as they are, up to the next line indented no further."""
+    """The lines of a docstring: examples, up to an empty line, and displayed formulas stay as they are."""
     found: list[str] = []
-    block: int | None = None
+    example, formula = False, None  # the indentation of the formula
     for line in lines:
-        indent = len(line) - len(line.lstrip())
-        if block is not None and line.strip() and indent <= block and not _BLOCK.match(line):
-            block = None
-        if block is None and _BLOCK.match(line):
-            block = indent - (">>>" in line)
-        found.append(line if block is not None else _escaped(line))
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        example = bool(text) and (example or text.startswith(">>>"))
+        if formula is not None and text and indent <= formula:
+            formula = None
+        if text.startswith(".. math::"):
+            formula = indent
+        found.append(line if example or formula is not None else _escaped(line))
     return found
 
 

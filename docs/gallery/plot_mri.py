@@ -7,8 +7,8 @@ scanner that measures a third of the lines of the image's Fourier transform: all
 others. No adjoint has to be written; it comes from autograd.
 
 **Look at** the image that treats unmeasured frequencies as zero: it has ripples beside every edge. The posterior
-mean has fewer, and its standard deviation shows where they might still be. The prior was trained on photographs and
-never saw a phantom.
+mean has fewer. Its standard deviation is highest along the skull, where its error is, too. The prior was trained on
+photographs and never saw a phantom.
 """
 
 import deepinv as dinv
