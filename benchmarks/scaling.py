@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pyro_vble as pv
 from benchmarks.against_loop import SIGMA
-from benchmarks.measuring import median_seconds, peak_memory, photograph, stopwatch
+from benchmarks.measuring import median_seconds, photograph
 from benchmarks.published_loop import PublishedFit, published_elbo
+from pyro_vble.benchmark.measuring import peak_memory, stopwatch
 from pyro_vble.guides import VBLE
 from pyro_vble.guides.parameters import parameter_scope
 from pyro_vble.inference import FitSettings, svi_of

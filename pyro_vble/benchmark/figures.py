@@ -16,6 +16,7 @@ _ABREAST = 7
 _CELL = 1.75
 # Of the largest errors so many are beyond the colours.
 _TAIL = 0.995
+_MARKERS = "os^D"
 
 
 def strips(path: Path, given: dict[str, Tensor], methods: dict[str, Shown], *, title: str) -> None:
@@ -92,15 +93,13 @@ def frontier(path: Path, means: dict[str, list[float | None]]) -> bool:
     known = {name: (psnr, seconds) for name, (psnr, seconds) in means.items() if psnr is not None and seconds}
     if not known:
         return False
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=110)
+    figure = Figure(figsize=(7.4, 4.2), layout="constrained", dpi=110)
     axis = figure.subplots()
-    for k, (name, (psnr, seconds)) in enumerate(sorted(known.items(), key=lambda one: one[1][1])):
-        axis.plot(seconds, psnr, "o", color=f"C{k % 10}")
-        above = 6 if k % 2 else -11
-        axis.annotate(name, (seconds, psnr), textcoords="offset points", xytext=(4, above), fontsize=8)
+    for k, (name, (psnr, seconds)) in enumerate(sorted(known.items(), key=lambda one: -one[1][0])):
+        axis.plot(seconds, psnr, _MARKERS[k // 10 % len(_MARKERS)], color=f"C{k % 10}", label=name)
     axis.set(xscale="log", xlabel="seconds of a restoration", ylabel="PSNR, dB")
-    axis.margins(x=0.18, y=0.12)
     axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
     return True

@@ -9,11 +9,11 @@ from typing import Any
 from pyro_vble._arguments import PathName, checked
 from pyro_vble._extras import extra
 from pyro_vble.benchmark.figures import frontier, sampling, strips
+from pyro_vble.benchmark.perceptual import NAMES
 from pyro_vble.benchmark.published import PublishedTable, published_tables
 from pyro_vble.benchmark.records import Place, read_pictures, read_records
 from pyro_vble.benchmark.settings import Benchmark
 from pyro_vble.benchmark.tables import (
-    Column,
     Records,
     Row,
     Table,
@@ -153,33 +153,26 @@ def _published_tables(results: Results) -> list[Table]:
 
 def _beside(results: Results, table: PublishedTable, problems: list[str]) -> Table:
     columns = {column.key: column for column in columns_of(results.everything)}
-    lpips = columns.get("lpips", Column("lpips", "LPIPS", 4))
-    ours = [columns["psnr"], Column("lpips", lpips.title, 4), columns["seconds_samples"]]
-    titles = [
-        "PSNR published, dB",
-        "ours, dB",
-        "LPIPS (VGG) published",
-        f"{lpips.title} ours",
-        "published, s",
-        "ours, s",
-    ]
+    compared = [columns["psnr"]]
+    if "lpips" in columns:
+        compared.append(columns["lpips"])
+    if any(row.seconds_samples is not None for row in table.rows):
+        compared.append(columns["seconds_samples"])
+    theirs_of = {"lpips": f"LPIPS ({NAMES[table.lpips]})"}
+    titles = [t for c in compared for t in (f"{theirs_of.get(c.key, c.title)}, published", f"{c.title}, ours")]
     rows = []
     for row in table.rows:
         records = results.over_problems(row.method, problems)
         complete = len(records) == len(problems)
-        theirs = [row.psnr, row.lpips, row.seconds_samples]
-        values = [mean_over(records, column) if complete else None for column in ours]
-        cells = [column.text(v) for pair in zip(ours, theirs, values, strict=True) for column, v in _each(pair)]
+        cells = []
+        for column in compared:
+            cells += [column.text(getattr(row, column.key))]
+            cells += [column.text(mean_over(records, column) if complete else None)]
         rows.append(Row(row.label, cells, [None] * len(cells)))
     names = ", ".join(results.benchmark.problems[one].label for one in problems)
     notes = [f"Published: {table.source}.", f"Ours: the mean over {names}.", "Why they differ:"]
     notes[-1] += "".join(f"\n- {difference}" for difference in table.differences)
     return Table(f"Beside the published figures. {table.title}", titles, rows, [""] * len(titles), notes)
-
-
-def _each(pair: tuple[Column, float | None, float | None]) -> list[tuple[Column, float | None]]:
-    column, theirs, ours = pair
-    return [(column, theirs), (column, ours)]
 
 
 def _provenance(results: Results) -> str:

@@ -38,7 +38,7 @@ class Outcome:
     Attributes:
         made: Number of new results.
         kept: Number of results that were there.
-        skipped: Why a method was left out, by method.
+        skipped: Why a method was left out, by method and problem.
         failed: What went wrong, by result.
     """
 
@@ -83,13 +83,14 @@ class Run:
         for measurement in self._measurements():
             todo = {}
             for name, method in self.benchmark.methods.items():
-                if name in outcome.skipped:
+                left_out = f"{method.label}, {measurement.problem}"
+                if left_out in outcome.skipped:
                     continue
                 try:
                     made_with = measurement.made_with(name, method)
                 except MissingResourceError as error:
-                    outcome.skipped[name] = str(error)
-                    self.tell(f"{method.label} is left out: {error}.")
+                    outcome.skipped[left_out] = str(error)
+                    self.tell(f"{left_out} is left out: {error}.")
                     continue
                 if self._is_there(measurement.place.record(name), made_with):
                     outcome.kept += 1

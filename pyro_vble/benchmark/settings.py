@@ -92,7 +92,7 @@ class Benchmark(Plain):
 
         Args:
             methods: Names; those of methods that the file has, but not this benchmark, are refused.
-            problems: Names, or their beginnings: "gaussian" is all of Gaussian blur.
+            problems: Names, or their beginnings: "gaussian" is all of Gaussian blur, but "ir" not "ir-x2".
 
         Raises:
             ValueError: If one is unknown.
@@ -190,7 +190,7 @@ def _chosen(known: dict[str, Any], asked: Any, kind: str, *, exact: bool) -> dic
         return known
     found: dict[str, Any] = {}
     for name in asked:
-        matching = [one for one in known if one == name] if exact else [one for one in known if one.startswith(name)]
+        matching = [name] if name in known else [one for one in known if one.startswith(name) and not exact]
         if not matching:
             raise ValueError(f"A {kind} must be one of {', '.join(known)}; received {brief(name)}.")
         found |= {one: known[one] for one in matching}

@@ -105,9 +105,9 @@ def columns_of(records: Iterable[dict[str, Any]]) -> list[Column]:
     samples, probability = min(rules) if rules else (100, 0.9)
     return [
         Column("psnr", "PSNR, dB", 2, "more"),
-        Column("ssim", "SSIM", 3, "more"),
+        Column("ssim", "SSIM", 4, "more"),
         # Two networks have two scales, of which there is no mean.
-        Column("lpips" if len(networks) == 1 else "", lpips, 3, "less"),
+        Column("lpips" if len(networks) == 1 else "", lpips, 4, "less"),
         Column("seconds", "restoration, s", 1, median=True),
         Column("seconds_samples", f"{samples} samples, s", 1, median=True),
         Column("coverage", f"coverage of {100 * probability:g} %", 3),

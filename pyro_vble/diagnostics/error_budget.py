@@ -217,7 +217,7 @@ def plot_error_budget(budget: ErrorBudget, *, image: CountOrZero = 0, title: str
             color=f"C{k}",
             label=name,
         )
-    fits.set(xlabel="estimate less that of the best fit (rms)", ylabel="ELBO less the largest, nats")
+    fits.set(xlabel="estimate less that of the best fit (rms)", ylabel="ELBO less the largest")
     fits.legend(frameon=False, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=11, parse_math=False)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from pyro_vble import metrics
 from pyro_vble.baselines.point import stored
@@ -109,8 +110,28 @@ def test_a_method_without_its_network_is_left_out(run):
     direct = with_method(run, "rdn", Method(label="RDN", call="direct", settings={"architecture": "rdn"}))
     outcome = dataclasses.replace(direct, tell=told.append)()
     assert outcome.made == 12
-    assert "pyro-vble train direct --network rdn --scale 1" in outcome.skipped["rdn"]
-    assert any(line.startswith("RDN is left out: no folder of trained networks") for line in told)
+    left_out = outcome.skipped["RDN, gaussian-1-noise-2.55"]
+    assert "pyro-vble train direct --network rdn --scale 1" in left_out
+    assert sum("left out: no folder of trained networks" in line for line in told) == 2
+
+
+def test_a_network_is_found_by_what_it_is_of(run, tmp_path):
+    """One for doubling does not stand in for one of the same resolution, nor does the lack of that hide it."""
+    networks = tmp_path / "networks"
+    networks.mkdir()
+    settings = {"feats": 4, "num_blocks": 1}
+    header = {"architecture": "srresnet", "bands": 3, "scale": 2, "settings": settings}
+    from deepinv.models import SRResNet
+
+    network = SRResNet(im_c=3, upscale=2, norm=None, **settings)
+    save_file(network.state_dict(), networks / "any.safetensors", metadata={"direct": json.dumps(header)})
+    benchmark = load_benchmark("bsd").of(["first-guess"], ["gaussian-1-noise-2.55", "x2"])
+    method = {"srresnet": Method(label="SRResNet", call="direct", settings={"architecture": "srresnet"})}
+    benchmark = benchmark.model_copy(update={"methods": method, "pictures": 0})
+    resources = Resources(torch.device("cpu"), "cae-bsd", networks=networks)
+    outcome = dataclasses.replace(run, benchmark=benchmark, resources=resources)()
+    assert (outcome.made, outcome.failed) == (3, {})
+    assert list(outcome.skipped) == ["SRResNet, gaussian-1-noise-2.55"]
 
 
 def test_figures_are_those_of_the_library(run, folder):

@@ -31,6 +31,7 @@ def test_problems_are_chosen_by_how_they_begin():
     benchmark = load_benchmark("bsd").of(["vble", "dpir"], ["gaussian-1"])
     assert list(benchmark.problems) == ["gaussian-1-noise-2.55", "gaussian-1-noise-7.65"]
     assert list(benchmark.methods) == ["dpir", "vble"]
+    assert list(load_benchmark("satellite").of(None, ["ir"]).problems) == ["ir"]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_lpips_of_two_networks_has_no_mean():
     assert table.rows[0].cells[column] == "-"
     del found["a"]["1"]
     table = problem_table("t", found, {}, "a")
-    assert table.rows[0].cells[table.columns.index("LPIPS (VGG)")] == "0.100"
+    assert table.rows[0].cells[table.columns.index("LPIPS (VGG)")] == "0.1000"
 
 
 @pytest.mark.parametrize("text", ["90 %", "a_b", "x & y"])
