@@ -8,6 +8,7 @@ import typer
 
 from pyro_vble.cli import options, problems
 from pyro_vble.cli.fit import Fit
+from pyro_vble.cli.inputs import check_inputs, check_prior
 from pyro_vble.cli.problems import Problem
 
 # Of the intervals that are told.
@@ -70,6 +71,8 @@ def calibrate(
     if problem.enlarged_by is not None and crop % problem.ratio:
         own = options.option_name(problem.enlarged_by)
         raise ValueError(f"--crop must be a multiple of {own} {problem.ratio}; received {crop}.")
+    check_inputs({"FOLDER": truths, "--measurements": measurements, **problem.named_files})
+    check_prior(fit.prior)
 
     import torch
 

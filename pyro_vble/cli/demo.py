@@ -32,7 +32,9 @@ def demo(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
 ) -> None:
-    """Degrade a photograph, restore it with VBLE and with VBLE-xz with a free mean, compare both with the truth.
+    """Spoil a photograph, restore it with two guides, and compare both with the photograph as it was.
+
+    The guides are VBLE and VBLE-xz with a free mean, the recommended one.
 
     Writes **figure.png** (truth, measurement, estimate, samples, true and predicted error; one row a guide), the
     images, **posterior.nc** (draws of the second guide, for ArviZ) and **metrics.json** into the output folder, and
@@ -134,7 +136,7 @@ def demo(
         "The coverage is that of uncalibrated error bars; pyro-vble calibrate, on images whose truth is known, "
         "brings it to what they claim."
     )
-    say(f"Written to {output}/ (figure.png first)")
+    say(f"Written to {output}/ (figure.png first); pyro-vble show {output} makes a page for the browser of it.")
 
 
 def _photograph(name: str, size: int):

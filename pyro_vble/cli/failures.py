@@ -38,6 +38,8 @@ def explanation(error: BaseException) -> str | None:
 
     Example:
         >>> from pyro_vble.cli.failures import explanation
+        >>> from pyro_vble.cli.words import know_options
+        >>> know_options({"scale": "--scale"})
         >>> explanation(ValueError("scale must be positive; received -1.0.")), explanation(KeyError("x"))
         ('--scale must be positive; received -1.0.', None)
     """

@@ -17,7 +17,9 @@ class Fit:
         Guide | None,
         typer.Option(
             **options.choice(
-                GUIDES, "Variational family; by default vble-xz-free, of an accurate restoration vble-xz-correlated."
+                GUIDES,
+                "Guide: what kind of distribution is fitted to the image, which decides its error bars. By default "
+                "vble-xz-free, with --quality accurate vble-xz-correlated.",
             )
         ),
     ] = None

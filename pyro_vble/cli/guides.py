@@ -55,15 +55,25 @@ _BOUND = "detail beyond the prior's decoder, which --guide vble-xz-free has room
 GUIDES: dict[str, Guide] = {
     guide.name: guide
     for guide in (
-        Guide("vble", "error bars of the latent only", "VBLE", blame=_BOUND),
-        Guide("vble-xz", "error bars of the decoder as well", "VBLExz", blame=_BOUND),
-        Guide("vble-xz-free", "the same with a free mean, restores best", "VBLExz", {"free_mean": True}),
+        Guide(
+            "vble",
+            "the fastest; its error bars know only of what the prior can draw, and are the shortest",
+            "VBLE",
+            blame=_BOUND,
+        ),
+        Guide("vble-xz", "error bars also for detail that the prior cannot draw", "VBLExz", blame=_BOUND),
+        Guide(
+            "vble-xz-free",
+            "recommended: the same, and the restored image itself may have such detail",
+            "VBLExz",
+            {"free_mean": True},
+        ),
         Guide(
             "vble-xz-correlated",
-            "with a free mean and correlated latents, wider error bars",
+            "the same with wider error bars, for wide blur and enlargement",
             "VBLExz",
             {"family": "correlated", "free_mean": True},
         ),
-        Guide("map-z", "one image, without error bars", "MAPz", spread=False, blame=_BOUND),
+        Guide("map-z", "one image, without error bars or samples", "MAPz", spread=False, blame=_BOUND),
     )
 }

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from pyro_vble.cli import options
+from pyro_vble.cli.inputs import check_inputs
 
 _SQUARE = 64  # of an image with missing pixels, a square of so many is measured
 
@@ -68,6 +69,7 @@ def evaluate(
     scale: options.Scale = None,
 ) -> None:
     """Autoencode the images of a folder: PSNR, bits per pixel, calibration of the standard deviation."""
+    check_inputs({"FOLDER": folder})
     from pyro_vble import load_prior
     from pyro_vble.cli import report
     from pyro_vble.inference import resolve_device

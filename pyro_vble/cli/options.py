@@ -95,7 +95,10 @@ PATH: dict[str, Any] = {"parser": path_given, "metavar": "PATH"}
 
 Prior = Annotated[
     str,
-    typer.Option(help="Bundled prior, CompressAI zoo name (mbt2018-mean/5), or path of a checkpoint."),
+    typer.Option(
+        help="Prior: the network that has learnt what images look like. A bundled one (pyro-vble models lists them), a "
+        "name of CompressAI's zoo (mbt2018-mean/5), or the path of a checkpoint."
+    ),
 ]
 Alpha = Annotated[
     float | None,
@@ -107,24 +110,37 @@ Noise = Annotated[
     float | None,
     typer.Option(
         callback=noise_level,
-        help="Noise level (standard deviation) on the scale [0, 1]; estimated if left out, as white noise.",
+        help="Noise level: the standard deviation, white being 1 (5 of 255 is 0.02). Estimated if left out, as white "
+        "noise.",
     ),
 ]
 KnownNoise = Annotated[
-    float, typer.Option(callback=noise_level, help="Noise level (standard deviation) on the scale [0, 1].")
+    float,
+    typer.Option(callback=noise_level, help="Noise level: the standard deviation, white being 1 (5 of 255 is 0.02)."),
 ]
 Scale = Annotated[
     float | None,
-    typer.Option(callback=_scale, help="Pixel value of white, e.g. 4095 for 12-bit data. Default: the type's largest."),
+    typer.Option(
+        callback=_scale,
+        help="Pixel value (digital number, DN) of white, e.g. 4095 for 12-bit data. Default: the type's largest.",
+    ),
 ]
 Quality = Annotated[
     str,
     typer.Option(
         **_named("fast", "accurate"),
-        help="accurate: 300 steps in place of 90, and correlated latents, for wide blur and noise-free measurements.",
+        help="accurate takes 300 steps in place of 90, and a guide with wider error bars: for wide blur, and images "
+        "without noise.",
     ),
 ]
-Steps = Annotated[int, typer.Option(min=1, max=_MANY, help="Optimisation steps; by default those of the quality.")]
+Steps = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=_MANY,
+        help="Steps of the fit; by default those of --quality. More take longer, and are seldom better.",
+    ),
+]
 LearningRate = Annotated[
     float, typer.Option("--lr", callback=positive, help="Learning rate at the first step; it falls to 0.")
 ]
@@ -136,16 +152,16 @@ RateScale = Annotated[
     str,
     typer.Option(
         callback=_rate_scale,
-        help="s in (0, 1]: use the prior as if trained at s^2 times its bitrate; less is smoother. auto: let several "
-        "compete on the evidence.",
+        help="How much detail the prior is asked for, s in (0, 1]: less is smoother, as if it was trained at s^2 times "
+        "its bitrate. auto tries several in short fits and takes the one that explains the image best.",
     ),
 ]
 Linearised = Annotated[
     bool,
     typer.Option(
         "--linearised",
-        help="Samples that know how latents depend on each other: wider error bars, for half a second of one core a "
-        "sample of 256x256 pixels.",
+        help="Draw samples from a better approximation around the fit: wider error bars, for half a second of one core "
+        "a sample of 256x256 pixels.",
     ),
 ]
 Symmetries = Annotated[
@@ -156,7 +172,15 @@ Symmetries = Annotated[
         "(dihedral, in eight times the time).",
     ),
 ]
-Samples = Annotated[int, typer.Option(min=2, max=_MANY, help="Posterior samples behind every estimate and error bar.")]
+Samples = Annotated[
+    int,
+    typer.Option(
+        min=2,
+        max=_MANY,
+        help="How many possible images (posterior samples) are drawn; the restored image is their average, and the "
+        "error bars are their spread.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=-(2**63), max=2**64 - 1, help="The same seed gives the same result.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, float64 or bfloat16 (of the networks).")]

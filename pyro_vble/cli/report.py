@@ -1,10 +1,12 @@
 """What the commands do with a fitted posterior: estimate, write, draw, tell."""
 
+import csv
 import errno
 import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -291,8 +293,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def training(result: "TrainingResult") -> None:
-    """Print what a training left behind."""
+def training(result: "TrainingResult", data: Sequence[Path]) -> None:
+    """Print what a training left behind, and what to do next.
+
+    Args:
+        result: The training.
+        data: Its images.
+    """
     for path, reason in list(result.skipped_files.items())[:20]:
         tell_skipped(path, reason)
     if len(result.skipped_files) > 20:
@@ -301,12 +308,28 @@ def training(result: "TrainingResult") -> None:
     state = "Trained" if result.complete else "Interrupted, --resume goes on:"
     title = f"{state} {result.steps:,} steps{skipped} in {result.seconds / 60:.1f} min"
     evaluation(result.evaluation, result.calibration, f"{title}; on {result.evaluation.num_images} images held out")
-    say(f"Written to {result.path.parent}/; use it with --prior {result.path}")
+    folder = result.path.parent
+    before, after = _held_out(folder)
+    if before is not None:
+        say(f"PSNR on squares of the images held out: {before:.2f} dB before, {after:.2f} dB after.")
+    say(f"Written to {folder}/; use it with --prior {result.path}")
     if result.calibration is None:
         say(
-            "Its error bars are one for all pixels. Next, for restorations as good as it can give: pyro-vble train "
-            f"decoder_std --init {result.path.parent}"
+            "Its error bars are one for all pixels, which costs restorations part of their quality. Next, train error "
+            f"bars for every pixel: pyro-vble train decoder_std --init {folder} --data {' '.join(map(str, data))} "
+            f"--output {folder.with_name(folder.name + '-std')}"
         )
+
+
+def _held_out(folder: Path) -> tuple[float | None, float]:
+    """PSNR on held-out images before a training and after it; the former None if it began from nothing."""
+    with open(folder / "log.csv", newline="") as file:
+        rows = [
+            (int(row["step"]), float(row["validation_psnr"])) for row in csv.DictReader(file) if row["validation_psnr"]
+        ]
+    begun = json.loads((folder / "card.json").read_text()).get("init") is not None
+    first, last = rows[0] if rows else (1, math.nan), rows[-1][1] if rows else math.nan
+    return (first[1] if begun and first[0] == 0 else None), last
 
 
 def tell_skipped(path: object, reason: str) -> None:

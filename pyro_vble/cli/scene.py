@@ -11,9 +11,11 @@ import typer
 from pyro_vble.cli import options
 from pyro_vble.cli.forward import Forward, radiometry_and_physics
 from pyro_vble.cli.guides import GUIDES, Guide
+from pyro_vble.cli.inputs import check_inputs, check_prior
 
 # What the manifest calls results.
 _PRODUCTS = {"mean": "restored", "std": "standard-deviation"}
+_GUIDE = "Guide: what kind of distribution is fitted to the scene, which decides its error bars."
 _SCENE_GUIDES = {name: GUIDES[name] for name in ("vble-xz-free", "vble-xz", "vble")}
 
 
@@ -48,9 +50,7 @@ def scene(
     fill: Annotated[bool, typer.Option("--fill", help="Fill missing pixels in.")] = False,
     prior: options.Prior = "cae-aerial",
     alpha: options.Alpha = None,
-    guide: Annotated[Guide, typer.Option(**options.choice(_SCENE_GUIDES, "Variational family."))] = GUIDES[
-        "vble-xz-free"
-    ],
+    guide: Annotated[Guide, typer.Option(**options.choice(_SCENE_GUIDES, _GUIDE))] = GUIDES["vble-xz-free"],
     quality: options.Quality = "fast",
     steps: options.Steps | None = None,
     lr: options.LearningRate = 0.2,
@@ -111,6 +111,10 @@ def scene(
 
         pyro-vble scene rgb.tif sharp.tif --blur-sigma 1.2 --noise 0.01 --window 0,0,4096,4096
     """
+    # What GDAL names otherwise, a part of an archive for example, it looks for itself.
+    path = None if str(image).startswith("/vsi") or ":" in str(image) else image
+    check_inputs({"IN": path, "--calibration": calibration, "--kernel": forward.kernel})
+    check_prior(prior)
     from pyro_vble.cli.forecast import in_words
     from pyro_vble.cli.outputs import prepare_file
     from pyro_vble.cli.words import say, warn

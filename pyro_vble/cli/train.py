@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pyro_vble.cli import options
+from pyro_vble.cli.inputs import check_inputs
 
 train_app = typer.Typer(
     name="train",
@@ -168,6 +169,9 @@ def _train(
     **priors: Any,
 ) -> None:
     started = time.monotonic()
+    for folder in (*run.data, *(run.more or [])):
+        check_inputs({"--data": folder})
+    check_inputs({"--validation": run.validation})
     from pyro_vble import load_prior
     from pyro_vble.cli import report
     from pyro_vble.cli.outputs import prepare_folder
@@ -184,7 +188,7 @@ def _train(
     settings = {name: value for name, value in vars(run).items() if name not in ("data", "more", "output")} | priors
     data = [*run.data, *(run.more or [])]
     result = train(recipe, data, run.output, init=start, grow=grow, started=started, **settings)
-    report.training(result)
+    report.training(result, data)
 
 
 def _weights(name: str) -> Path:

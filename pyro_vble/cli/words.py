@@ -103,7 +103,8 @@ def in_options(message: str) -> str:
     can type there, is left out.
 
     Example:
-        >>> from pyro_vble.cli.words import in_options
+        >>> from pyro_vble.cli.words import in_options, know_options
+        >>> know_options({"alpha": "--alpha", "precision": "--precision"})
         >>> in_options('num_steps must be 1 or more; choose precision="bfloat16".')
         '--steps must be 1 or more; choose --precision bfloat16.'
         >>> in_options("It does not tell alpha; pass alpha=..., for example load_prior(path, alpha=0.025).")

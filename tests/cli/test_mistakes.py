@@ -113,8 +113,7 @@ def test_an_input_is_not_overwritten(folder, command, name):
 
 @pytest.mark.usefixtures("idle")
 def test_inputs_that_are_none(folder, command):
-    assert_refused(command("restore", folder, "--output", "out", "--problem", "denoise"), "received the folder")
-    assert_refused(command("restore", "no.png", "--output", "out", "--problem", "denoise"), "No image at no.png")
+    assert_refused(command("restore", "no.png", "--output", "out", "--problem", "denoise"), "No file at no.png")
     (folder / "cut.png").write_bytes((folder / "rgb.png").read_bytes()[:300])
     assert_refused(command("restore", "cut.png", "--output", "out", "--problem", "denoise"), "cut.png")
     write_image("mask.png", torch.zeros(1, 1, 64, 64))

@@ -45,6 +45,9 @@ def test_from_images_to_a_prior_with_error_bars(folders):
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "broken.png" in result.output
+    said = " ".join(result.output.split())
+    assert f"train decoder_std --init {out} --data {folders / 'a'} {folders / 'b'} --output {out}-std" in said
+    assert "before" not in said  # it began from nothing
     assert json.loads((out / "card.json").read_text())["images"] == 3  # of four, one is held out
     assert any((out / "tensorboard").iterdir())
     result = run(
