@@ -54,7 +54,9 @@ class Problem:
 
     def step(self) -> None:
         """Take one step, as a fit does."""
-        with network_precision(self.precision, self.device), parameter_scope(self.guide):
+        # Pyro's checks look at values, for which a GPU is waited for and no step can be captured: fits leave them out too.
+        checked = pyro.validation_enabled(False)
+        with checked, network_precision(self.precision, self.device), parameter_scope(self.guide):
             self.svi.step(self.y)
 
     def seconds(self, repeats: int = 7) -> float:
