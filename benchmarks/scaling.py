@@ -54,7 +54,7 @@ class Problem:
 
     def step(self) -> None:
         """Take one step, as a fit does."""
-        # Pyro's checks look at values, for which a GPU is waited for and no step can be captured: fits leave them out too.
+        # Pyro's checks look at values, with which no step can be captured on CUDA: a fit leaves them out too.
         checked = pyro.validation_enabled(False)
         with checked, network_precision(self.precision, self.device), parameter_scope(self.guide):
             self.svi.step(self.y)
