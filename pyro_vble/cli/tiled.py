@@ -138,9 +138,10 @@ class Tiles:
                 dtype = source.dtype if known else np.dtype(np.float32)
                 file = folder / f"{_name(name)}{suffix}"
                 write_image(file, source.in_file(values), dtype=dtype, scale=source.scale, raster=raster)
+        _, bands, rows, columns = scene.shape
         return {
             "tiles": math.prod((scene.rows, scene.columns)),
-            "tile": self.grid((scene.shape[1], *scene.shape[2:]), prior).cell,
+            "tile": self.grid((bands, rows, columns), prior).cell,
             "failed_tiles": len(scene.failed),
             "seconds": {"all": time.perf_counter() - begin},
         }

@@ -196,7 +196,8 @@ def plot_error_budget(budget: ErrorBudget, *, image: CountOrZero = 0, title: str
     shown = torch.cat([value[value.isfinite()] for value in maps.values()])
     top = float(shown.quantile(_TAIL)) if shown.numel() < 1 << 24 else float(shown.max())
     figure = plt.figure(figsize=(13.5, 5.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    upper, lower = halves
     axes = upper.subplots(1, len(PARTS))
     rms = {part: float(value[image]) for part, value in budget.rms.items()}
     for axis, (part, value) in zip(axes, maps.items(), strict=True):

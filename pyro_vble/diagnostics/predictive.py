@@ -232,16 +232,15 @@ def _summed_up(chunks: list[tuple[Tensor, ...]], y: Tensor, observed: Tensor, de
     spectrum = torch.cat(power).mean(0)
     is_image = _structure.is_image(y.shape)
     rise = _structure.rise(spectrum, tuple(y.shape[1:])) if is_image else spectrum.new_full((len(y),), torch.nan)
-    found = (
-        torch.cat(real),
-        torch.cat(replicated),
-        residual,
-        torch.cat(neighbours).mean(0),
-        spectrum,
-        rise,
-        torch.cat(image_residual).mean(0),
+    return PredictiveCheck(
+        discrepancy=torch.cat(real).to(device),
+        replicated=torch.cat(replicated).to(device),
+        residual=residual.to(device),
+        autocorrelation=torch.cat(neighbours).mean(0).to(device),
+        spectrum=spectrum.to(device),
+        rise=rise.to(device),
+        image_residual=torch.cat(image_residual).mean(0).to(device),
     )
-    return PredictiveCheck(*(value.to(device) for value in found))
 
 
 @checked

@@ -23,13 +23,14 @@ def of_scene(path: Path, before: Path | None = None) -> Content:
     """
     with extra("rasters"):
         import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
     manifest = _manifest(path.with_suffix(".json"))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             return _content(rasterio, path, before, manifest)
-    except rasterio.errors.RasterioIOError as error:
+    except RasterioIOError as error:
         raise ValueError(
             f"A scene is a GeoTIFF that pyro-vble scene wrote; {path} cannot be read ({error}); give that, or the "
             "output folder of restore."
@@ -100,7 +101,7 @@ def _before(rasterio: Any, source: Any, file: Any, size: tuple[int, int], bands:
         window = rasterio.windows.from_bounds(*file.bounds, transform=source.transform)
         part, (rows, columns) = {"window": window}, (round(window.height), round(window.width))
     described = [source.descriptions.index(n) if n and n in source.descriptions else None for n in file.descriptions]
-    chosen = tuple(i if described[i] is None else described[i] for i in bands)
+    chosen: tuple[int, ...] = tuple(i if (own := described[i]) is None else own for i in bands)
     if max(chosen) >= source.count:
         chosen = shown_bands(source.count)[: len(bands)]
     return _values(rasterio, source, (min(rows, size[0]), min(columns, size[1])), chosen, **part)
