@@ -47,19 +47,27 @@ class Resources:
         """The prior, on the device."""
         return frozen(load_prior(self.prior_name)).to(self.device)
 
-    @functools.cached_property
+    @property
     def denoiser(self) -> ImageDenoiser:
         """The denoiser, on the device.
 
         Raises:
             MissingResourceError: If it cannot be had.
         """
+        if isinstance(self._denoiser, Exception):
+            reason = " ".join(str(self._denoiser).split())
+            raise MissingResourceError(
+                f"its denoiser is missing ({reason}); --denoiser names a file of FFDNet's weights"
+            ) from self._denoiser
+        return self._denoiser
+
+    @functools.cached_property
+    def _denoiser(self) -> ImageDenoiser | Exception:
+        """The denoiser, or why there is none: a download that fails is not tried again for every result."""
         try:
             return denoiser_on(self.denoiser_name, self.bands, self.device)
         except (RuntimeError, FileNotFoundError) as error:
-            raise MissingResourceError(
-                f"the denoiser is missing ({' '.join(str(error).split())}); --denoiser names a file of FFDNet's weights"
-            ) from error
+            return error
 
     def direct_path(self, architecture: str, scale: int) -> Path:
         """The file of a direct network.

@@ -22,6 +22,7 @@ from pyro_vble.benchmark.scoring import Rules, restored
 from pyro_vble.benchmark.settings import Benchmark, Method
 from pyro_vble.io.checksums import tensors_checksum
 from pyro_vble.io.images import SUFFIXES, evenly_spaced, read_image
+from pyro_vble.physics import operator_on
 from pyro_vble.seeding import derived_seed
 
 _MOST_DIFFERENCES = 4
@@ -89,8 +90,9 @@ class Run:
                 try:
                     made_with = measurement.made_with(name, method)
                 except MissingResourceError as error:
+                    if str(error) not in outcome.skipped.values():
+                        self.tell(f"{method.label} is left out: {error}.")
                     outcome.skipped[left_out] = str(error)
-                    self.tell(f"{left_out} is left out: {error}.")
                     continue
                 if self._is_there(measurement.place.record(name), made_with):
                     outcome.kept += 1
@@ -209,7 +211,7 @@ class Measurement:
             getattr(resources, call.needs)  # loaded before the clock runs
         rules = Rules(benchmark.samples, benchmark.probability, benchmark.border, self.run.perceptual)
         truth = self.truth.to(resources.device)
-        y = y.to(resources.device)
+        y, physics = y.to(resources.device), operator_on(physics, resources.device, torch.float32)
         result = restored(lambda y, physics: call.run(y, physics, given), call, y, physics, truth, rules)
         record = {
             "benchmark": benchmark.name,

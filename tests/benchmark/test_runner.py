@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pyro_vble import metrics
 from pyro_vble.baselines.point import stored
-from pyro_vble.benchmark import load_benchmark, methods
+from pyro_vble.benchmark import load_benchmark, methods, resources
 from pyro_vble.benchmark.methods import Call
 from pyro_vble.benchmark.report import read_results, write_report
 from pyro_vble.benchmark.resources import Resources
@@ -51,8 +51,8 @@ def run(folder, tmp_path, monkeypatch):
     benchmark = load_benchmark("bsd").of(["first-guess"], ["gaussian-1"])
     own = {"copies": Method(label="Copies", call="copies")}
     shorter = {"methods": benchmark.methods | own, "samples": 5, "reference": "copies", "pictures": 1}
-    resources = Resources(torch.device("cpu"), "cae-bsd")
-    return Run(benchmark.model_copy(update=shorter), image_paths(folder, None), tmp_path / "out", resources)
+    own = Resources(torch.device("cpu"), "cae-bsd")
+    return Run(benchmark.model_copy(update=shorter), image_paths(folder, None), tmp_path / "out", own)
 
 
 def with_method(run, name, method):
@@ -112,7 +112,23 @@ def test_a_method_without_its_network_is_left_out(run):
     assert outcome.made == 12
     left_out = outcome.skipped["RDN, gaussian-1-noise-2.55"]
     assert "pyro-vble train direct --network rdn --scale 1" in left_out
-    assert sum("left out: no folder of trained networks" in line for line in told) == 2
+    assert sum("left out: no folder of trained networks" in line for line in told) == 1
+
+
+def test_a_denoiser_that_is_missing_is_looked_for_once(run, tmp_path, monkeypatch):
+    asked, told = [], []
+
+    def nowhere(*arguments):
+        asked.append(arguments)
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(resources, "denoiser_on", nowhere)
+    dpir = with_method(run, "dpir", Method(label="DPIR", call="dpir"))
+    outcome = dataclasses.replace(dpir, tell=told.append)()
+    assert (outcome.made, len(outcome.skipped), len(asked)) == (12, 2, 1)
+    assert [line for line in told if "left out" in line] == [
+        "DPIR is left out: its denoiser is missing (no network); --denoiser names a file of FFDNet's weights."
+    ]
 
 
 def test_a_network_is_found_by_what_it_is_of(run, tmp_path):
@@ -128,8 +144,8 @@ def test_a_network_is_found_by_what_it_is_of(run, tmp_path):
     benchmark = load_benchmark("bsd").of(["first-guess"], ["gaussian-1-noise-2.55", "x2"])
     method = {"srresnet": Method(label="SRResNet", call="direct", settings={"architecture": "srresnet"})}
     benchmark = benchmark.model_copy(update={"methods": method, "pictures": 0})
-    resources = Resources(torch.device("cpu"), "cae-bsd", networks=networks)
-    outcome = dataclasses.replace(run, benchmark=benchmark, resources=resources)()
+    own = Resources(torch.device("cpu"), "cae-bsd", networks=networks)
+    outcome = dataclasses.replace(run, benchmark=benchmark, resources=own)()
     assert (outcome.made, outcome.failed) == (3, {})
     assert list(outcome.skipped) == ["SRResNet, gaussian-1-noise-2.55"]
 
