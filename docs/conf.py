@@ -1,4 +1,4 @@
-"""Settings of the documentation site; ``sphinx-build -W --keep-going -j auto docs build/docs`` builds it."""
+"""Settings of the documentation site; ``sphinx-build -W --keep-going docs build/docs`` builds it."""
 
 import os
 import sys
@@ -8,7 +8,6 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 # The gallery computes in this process; more threads than cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 
 from sphinx_gallery.sorting import ExplicitOrder
 
@@ -95,6 +94,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": False,
     "only_warn_on_example_error": False,
     "remove_config_comments": True,
+    "ignore_repr_types": r"matplotlib\.figure\.Figure",
     "show_memory": False,
     "show_signature": False,
     "download_all_examples": False,

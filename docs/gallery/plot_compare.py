@@ -25,7 +25,7 @@ def denoiser(x, sigma):
     keep = min(1.0, 0.09 / float(sigma) ** 2)  # DiffPIR begins with noise far above the image: there, go towards grey
     level = keep * float(sigma)
     image = (keep * x[0] + (1 - keep) * 0.45).permute(1, 2, 0).numpy()
-    settings = {"patch_size": 5, "patch_distance": 6, "h": 0.8 * level, "sigma": level, "channel_axis": -1}
+    settings = {"patch_size": 5, "patch_distance": 4, "h": 0.8 * level, "sigma": level, "channel_axis": -1}
     return torch.from_numpy(denoise_nl_means(image, **settings)).to(x).permute(2, 0, 1)[None]
 
 
@@ -36,7 +36,7 @@ torch.manual_seed(0)
 y = physics(truth)
 found = {
     "DPIR": dpir(y, physics, denoiser),
-    "DiffPIR": diffpir(y, physics, denoiser, num_samples=10, num_evaluations=20, seed=0),
+    "DiffPIR": diffpir(y, physics, denoiser, num_samples=10, num_evaluations=12, seed=0),
     "VBLE-xz": pv.restore(y, physics, "cae-bsd", seed=0, progress=False),
 }
 

@@ -9,8 +9,6 @@ left visible, and differ in fine texture, which it removed: that detail is the m
 so.
 """
 
-from functools import partial
-
 import deepinv as dinv
 import skimage.data
 import torch
@@ -34,10 +32,13 @@ side_by_side({"measured": y, "restored": image, "sample 1": samples[0], "sample 
 # the decoder's own errors, and with a free mean, the default, the image may leave the decoder's range. Compare the
 # coverage.
 
-guides = {"VBLE": VBLE, "VBLE-xz": VBLExz, "VBLE-xz, free mean": partial(VBLExz, free_mean=True)}
+posteriors = {
+    "VBLE": pv.restore(y, physics, "cae-bsd", VBLE, seed=0, progress=False),
+    "VBLE-xz": pv.restore(y, physics, "cae-bsd", VBLExz, seed=0, progress=False),
+    "VBLE-xz, free mean": posterior,
+}
 bars = {}
-for name, guide in guides.items():
-    found = pv.restore(y, physics, "cae-bsd", guide, seed=0, progress=False)
+for name, found in posteriors.items():
     inside = pv.metrics.coverage(found.interval(0.9, 100), truth)
     print(f"{name}: {pv.metrics.psnr(found.mmse_x(100), truth):.2f} dB, 90 % intervals cover {inside:.0%}")
     bars[name] = found.std(100)

@@ -19,7 +19,7 @@ import pyro_vble as pv
 from pyro_vble.figures import side_by_side
 from pyro_vble.physics import GaussianBlur
 
-truth = torch.from_numpy(skimage.data.coffee()[200:312, 300:412].copy()).permute(2, 0, 1)[None] / 255
+truth = torch.from_numpy(skimage.data.coffee()[200:296, 300:396].copy()).permute(2, 0, 1)[None] / 255
 torch.manual_seed(0)
 y = GaussianBlur(1.5, radius=10, noise_model=dinv.physics.GaussianNoise(0.03))(truth)
 believed = GaussianBlur(2.25, radius=10, noise_model=dinv.physics.GaussianNoise(0.06))
