@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 import pyro_vble as pv
-from benchmarks.measuring import peak_memory, photograph, stopwatch
+from benchmarks.measuring import photograph
 from benchmarks.published_loop import PublishedFit, as_published, published_elbo, published_fit, published_samples
 from pyro_vble._streaming import streamed_quantiles
+from pyro_vble.benchmark.measuring import peak_memory, stopwatch
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.inference import FitSettings
 from pyro_vble.metrics import coverage, psnr

@@ -4,14 +4,14 @@ import contextlib
 import json
 import statistics
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import skimage.data
 import torch
 from torch import Tensor
 
+from pyro_vble.benchmark.measuring import stopwatch
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.training.report import versions
 
@@ -26,23 +26,6 @@ def photograph(name: str = "cat", side: int = 256, device: str | torch.device = 
     return x[..., top : top + side, left : left + side].contiguous().to(device)
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU is done; a CPU always is."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@contextlib.contextmanager
-def stopwatch(device: torch.device) -> Iterator[list[float]]:
-    """A scope whose seconds are the one element of the list it gives, once it has ended."""
-    seconds: list[float] = []
-    synchronize(device)
-    start = time.perf_counter()
-    yield seconds
-    synchronize(device)
-    seconds.append(time.perf_counter() - start)
-
-
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
     """Median time of some work, after one run that does not count."""
     work()
@@ -52,25 +35,6 @@ def median_seconds(work: Callable[[], object], device: torch.device, repeats: in
             work()
         times += seconds
     return statistics.median(times)
-
-
-@contextlib.contextmanager
-def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """A scope whose growth of memory in MiB, at its peak, is the one element of the list it gives.
-
-    Of a GPU by torch's own count; of a CPU by the kernel's, which knows of every allocation.
-    """
-    peak: list[float] = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield peak
-        peak.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
-        return
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present
-    before = _status("VmRSS")
-    yield peak
-    peak.append((_status("VmHWM") - before) / 1024)
 
 
 def kept_table(path: Path | None) -> dict:
@@ -83,11 +47,6 @@ def keep_table(path: Path | None, about: dict, table: dict) -> None:
     if path is not None:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(about | {"torch": torch.__version__, "table": table}, indent=1) + "\n")
-
-
-def _status(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1])
 
 
 def surroundings(device: torch.device, precision: str) -> dict[str, object]:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from benchmarks.against_loop import bundled
-from benchmarks.measuring import photograph, synchronize
+from benchmarks.measuring import photograph
 from benchmarks.scaling import Problem
 from pyro_vble import Posterior, keep_freed_memory
 from pyro_vble._streaming import Moments, streamed_quantiles
+from pyro_vble.benchmark.measuring import synchronize
 from pyro_vble.distributions._numerics import log_ndtr_difference
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.inference.precision import network_precision

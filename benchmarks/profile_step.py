@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.against_loop import GUIDES, bundled
-from benchmarks.measuring import median_seconds, stopwatch
+from benchmarks.measuring import median_seconds
 from benchmarks.scaling import Problem
 from pyro_vble import keep_freed_memory
+from pyro_vble.benchmark.measuring import stopwatch
 from pyro_vble.inference import resolve_device
 from pyro_vble.inference.precision import network_precision
 from pyro_vble.io.atomic import atomic_path

@@ -20,9 +20,9 @@ from pyro_vble.io.atomic import atomic_path
 from pyro_vble.models import CAE, Prior
 from pyro_vble.training import ImageSet, NegativeELBO, RandomCrops, available_recipes, load_recipe, parse_recipe
 from pyro_vble.training.construction import build_prior, initial_state
-from pyro_vble.training.loop import training_step
 from pyro_vble.training.recipes import DecoderStdRecipe, Recipe
 from pyro_vble.training.report import machine, versions
+from pyro_vble.training.steps import steps_of
 
 
 def random_images(recipe: Recipe, bands: int) -> ImageSet:
@@ -43,7 +43,8 @@ def our_step(recipe: Recipe, prior: Prior, draw: RandomCrops, device: torch.devi
     state = initial_state(recipe, prior, device)
     objective = NegativeELBO(state.prior)
     state.precision = precision
-    return lambda: training_step(state, objective, draw(), recipe.schedule.lr)
+    take_step = steps_of(state, objective, draw)
+    return lambda: take_step(recipe.schedule.lr)
 
 
 def plain_step(prior: CAE, draw: RandomCrops, alpha: float, device: torch.device) -> Callable:

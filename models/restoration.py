@@ -88,7 +88,8 @@ class RestorationModel(nn.Module):
             arguments of ``physics.A`` ("width" of :class:`~pyro_vble.physics.GaussianBlur`).
 
     Raises:
-        TypeError: If the prior is no prior, the operator has no method ``A``, or a parameter's prior is none.
+        TypeError: If ``prior`` is not a Prior, ``physics`` has no method ``A``, or a value of ``physics_priors`` is not
+            a distribution of one real number.
         ValueError: If a name in ``physics_priors`` is no parameter of the operator or its noise.
 
     Example:

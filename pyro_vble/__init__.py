@@ -78,6 +78,7 @@ _HOMES = {
 }
 _SUBPACKAGES = (
     "baselines",
+    "benchmark",
     "deepinv",
     "diagnostics",
     "distributions",

@@ -12,6 +12,8 @@ from pyro_vble.models.prior import check_prior
 from pyro_vble.restoration import restore
 from pyro_vble.samples import Mixture, Posterior
 
+__all__ = ["VBLEReconstructor"]
+
 
 def _guide(value: Any) -> Any:
     if value is not None and not callable(value):

@@ -1,13 +1,17 @@
 """Figures as a paper would print them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from pyro_vble._arguments import PathName, brief, checked
+from pyro_vble._arguments import PathName, Positive, brief, checked
 from pyro_vble._tensors import RealTensor
 from pyro_vble.io.atomic import atomic_path
+
+__all__ = ["RestorationRow", "restoration_figure", "side_by_side"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,66 @@ def restoration_figure(
         figure.suptitle(title, fontsize=11, parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
+
+
+@checked
+def side_by_side(
+    images: Mapping[str, RealTensor], errors: Mapping[str, RealTensor] | None = None, *, side: Positive = 2.6
+) -> Any:
+    """Draw images beside each other under their titles, and beside them errors on one scale of colours.
+
+    Args:
+        images: By title, (C, H, W), or a batch (B, C, H, W) of which the first is drawn; on [0, 1].
+        errors: The same of errors or standard deviations, which are averaged over bands.
+        side: Height of a picture, in inches.
+
+    Returns:
+        A Matplotlib figure of pyplot's, which a notebook shows.
+
+    Raises:
+        TypeError: If an image is not a real tensor.
+        ValueError: If there is none, or one is not (C, H, W).
+
+    Example:
+        >>> import matplotlib, torch
+        >>> matplotlib.use("agg")
+        >>> from pyro_vble.figures import side_by_side
+        >>> x = torch.rand(1, 3, 8, 12)
+        >>> len(side_by_side({"truth": x, "restored": x[0]}, {"error": 0.1 * x}).axes)  # the last is the colour bar
+        4
+    """
+    errors = errors or {}
+    pictures: list[tuple[str, Tensor, float | None]] = [(title, _first(x), None) for title, x in images.items()]
+    values = [_grey(_first(error)).ravel() for error in errors.values()]
+    # Not the largest: a few outliers would darken the rest.
+    top = float(np.nanquantile(np.concatenate(values), 0.998)) if values else 0.0
+    pictures += [(title, _first(error), top) for title, error in errors.items()]
+    if not pictures:
+        raise ValueError("images must hold one at least; received none.")
+    from matplotlib import pyplot
+
+    widths = [image.shape[-1] / image.shape[-2] for _, image, _ in pictures]
+    size = (side * sum(widths) + (0.8 if errors else 0.0), side + 0.4)
+    figure, axes = pyplot.subplots(
+        1, len(pictures), figsize=size, width_ratios=widths, squeeze=False, layout="constrained"
+    )
+    for axis, (title, image, scale) in zip(axes[0], pictures, strict=True):
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=10)
+        if scale is None:
+            axis.imshow(_colour(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        else:
+            drawn = axis.imshow(_grey(image), cmap="magma", vmin=0, vmax=scale, interpolation="nearest")
+    if errors:
+        figure.colorbar(drawn, ax=axes[0, len(images) :], fraction=0.06, pad=0.03)
+    return figure
+
+
+def _first(image: Tensor) -> Tensor:
+    first = image[0] if image.dim() == 4 and len(image) else image
+    if first.dim() != 3:
+        raise ValueError(f"Each image must be (C, H, W) or (B, C, H, W); received shape {tuple(image.shape)}.")
+    return first
 
 
 @checked

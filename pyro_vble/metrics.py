@@ -8,6 +8,8 @@ from torch import Tensor
 from pyro_vble._arguments import CountOrZero, checked
 from pyro_vble._tensors import Interval, RealTensor, same_shape
 
+__all__ = ["BORDER", "coverage", "inner", "patch_means", "psnr", "ssim"]
+
 #: Pixels left out at the border, as in the published comparisons: operators differ in how they treat it.
 BORDER = 5
 # Structural similarity compares windows of so many pixels.

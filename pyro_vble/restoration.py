@@ -85,9 +85,9 @@ def restore(
     .. math:: y = A(x) + w, \qquad p(x, z, h \mid y) \propto p(y|x)\, p(x|z)\, p(z|h)\, p(h)
 
     Args:
-        y: Measurement (B, C, H', W') of images in [0, 1]; NaN where unobserved. Several measurements of one image, a
-            list (or deepinv's ``TensorList``), are one: the likelihood is the product of theirs.
-        physics: The forward operator with its noise model, a ``deepinv.physics.Physics`` (or an object with ``A``). Of
+        y: Measurement (B, C, H', W') of images in [0, 1]; NaN where unobserved. A list of several measurements of one
+            image (or deepinv's ``TensorList``) works too: the likelihood is the product of theirs.
+        physics: The forward operator with its noise model, a ``deepinv.physics.Physics`` (or an object with ``A``). For
             several measurements a list of operators, a ``StackedPhysics`` or a
             :class:`~pyro_vble.physics.Jointly`, whose ``split`` takes ``posterior.predictive(n)`` apart.
         prior: A prior, or a name or path for :func:`load_prior`.
@@ -95,38 +95,38 @@ def restore(
             narrower), ``VBLExz``, ``MAPz``, one of Pyro's automatic guides
             (``pyro.infer.autoguide.AutoNormal``, ...), or any callable (model, y) -> guide. Options travel as
             ``functools.partial(VBLExz, free_mean=True)``.
-        quality: "fast", or "accurate": 300 steps in place of 90, and where no guide is named its latents' channels
-            are correlated. Where y leaves much open (a wide blur, much missing) a fast fit is not yet where it ends.
+        quality: "fast", or "accurate": 300 steps instead of 90, and, if you name no guide, latents whose channels
+            correlate. Take it if y leaves much open (a wide blur, many missing pixels): there 90 steps are too few.
         num_steps: Largest number of optimisation steps; that of the quality, if None.
         lr: Learning rate of Adam at the first step.
         schedule: "linear" or "cosine", which end at zero, or "constant".
         num_particles: Draws of the guide a step.
         kl_weight: λ, 1 for Bayes' rule.
-        rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha; 1 leaves the prior's own. "auto" lets
-            several compete in brief fits at λ = 1 on the ELBO, image by image, and goes on with the best;
+        rate_scale: s in (0, 1]: a CAE as if it had been trained with s²·alpha; 1 leaves the prior's own. "auto" fits
+            briefly at several scales at λ = 1 and keeps, for each image, the one with the highest ELBO;
             ``posterior.model.prior.rate_scale`` is it. A VAE has no bitrate, and "auto" leaves it as it is.
-        image_shape: (C, H, W) of the image, where it can be read neither off the operator nor off the prior.
-        physics_priors: Semi-blind restoration: priors of parameters that are not known, of the noise ("sigma", ...)
+        image_shape: (C, H, W) of the image, if neither the operator nor the prior determines it.
+        physics_priors: Semi-blind restoration: priors of unknown parameters of the noise ("sigma", ...)
             or of the operator (arguments of ``physics.A``, such as ``width`` of
-            :class:`~pyro_vble.physics.GaussianBlur`). They are inferred with the image, one value an image.
+            :class:`~pyro_vble.physics.GaussianBlur`). They are inferred with the image, one value for each image.
         symmetries: "flip" averages the prior over left and right, "dihedral" over all n = 8 flips and quarter turns g:
-            p(x) = Σ p(g⁻¹x) / n. The posterior is the mixture of n fits, one for each g, in n times the
-            time. Operator and measurement stay as they are, and need no symmetry. The fits weigh alike by choice, as an
-            ensemble: in proportion to their evidence one would outweigh all others, as ELBOs differ by many nats
-            (``posterior.fits[k].elbo``). ``rate_scale="auto"`` competes once, for the image as it is.
-        num_fits: Number of independent fits (for each g of ``symmetries``): their mixture is the posterior, and they
-            are the chains of ``to_arviz``. All but the first start scattered, by three widths of the guide as it
-            starts; a guide that is neither this library's nor one of Pyro's automatic ones needs a method
-            ``scatter_(y)`` for that. Interrupted from the keyboard, those that are complete remain.
+            p(x) = Σ p(g⁻¹x) / n. The posterior is the mixture of n fits, one for each g, and takes n times as long.
+            Operator and measurement stay as they are, and need no symmetry. The fits have equal weights: by their
+            evidence one would outweigh all others, because ELBOs differ by many nats
+            (``posterior.fits[k].elbo``). ``rate_scale="auto"`` chooses once, for the image as it is.
+        num_fits: Number of independent fits (for each g of ``symmetries``). Their mixture is the posterior, and they
+            are the chains of ``to_arviz``. The first starts at the encoder's latents, the others at random
+            displacements of three initial widths; a guide of your own needs a method ``scatter_(y)`` for that. After
+            Ctrl-C the completed fits are kept.
         elbo: "auto", "trace" or "mean_field", see :func:`fit`.
         tolerance: Early stopping, see :func:`fit`; None switches it off.
-        seed: The same seed gives the same bits on CPU, as long as memory takes a batch in the same parts.
+        seed: The same seed gives the same bits on a CPU, as long as a batch is cut into the same parts.
         device: "auto" (CUDA where there is one) or a torch device.
-        precision: "float32", "float64", "bfloat16" (of the networks only), or "auto": float64 for a prior in float64,
-            else bfloat16 where the processor has it and the noise hides its rounding, else float32.
+        precision: "float32", "float64", "bfloat16" (networks only), or "auto": float64 for a prior in float64, else
+            bfloat16 if the processor has it and the noise hides its rounding, else float32.
         progress: Show a progress bar; or a callable that wraps the iterable of steps.
 
-    One fit runs at a time in a process: threads wait for each other, and get the bits of their seeds.
+    One fit runs at a time in a process: threads wait for each other, and get the results of their seeds.
 
     Returns:
         The posterior: estimates, samples and error bars. Neither ``prior`` nor ``physics`` is changed.
@@ -135,7 +135,7 @@ def restore(
         TypeError: If an argument, the noise model or the sensor is of an unknown type.
         ValueError: If y does not fit the operator, the prior or the scale [0, 1], an operator has no gradient, or a
             setting is out of range.
-        MemoryError: If there is not memory enough for one image.
+        MemoryError: If there is not enough memory for one image.
         FitDivergedError: If the loss will not stay finite.
 
     References:

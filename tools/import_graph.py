@@ -24,6 +24,7 @@ FOUNDATIONS = (
     "pyro_vble.seeding",
     "pyro_vble._allocator",
     "pyro_vble._precision",
+    "pyro_vble._cuda_graphs",
     "pyro_vble._tensors",
     "pyro_vble._streaming",
     "pyro_vble._traces",
@@ -46,7 +47,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("pyro_vble.samples", "pyro_vble.training", "pyro_vble.sensors"),
     ("pyro_vble.fitting", "pyro_vble.restoration", "pyro_vble.baselines", "pyro_vble.deepinv", "pyro_vble.scene"),
     ("pyro_vble.diagnostics", "pyro_vble.transfer"),
-    ("pyro_vble.loading",),
+    ("pyro_vble.loading", "pyro_vble.benchmark"),
     ("pyro_vble",),
     ("pyro_vble.cli",),
 )

@@ -203,6 +203,18 @@ def load_direct(path: PathName) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def direct_header(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Architecture, bands, scale and settings of a network that :func:`train_direct` wrote; None of any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["direct"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
 def _built(architecture: str, bands: int, scale: int, settings: dict[str, Any]) -> nn.Module:
     if architecture == "rdn":
         return RDN(bands, scale, **settings)

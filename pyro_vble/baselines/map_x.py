@@ -104,7 +104,7 @@ def map_wavelet(
 
     .. math:: \hat x = \arg\min_x\; \frac{1}{2\sigma^2} \lVert M(Ax - y) \rVert^2 + w \sum_j \lVert (W x)_j \rVert_1
 
-    W are the details of the translation-invariant Haar transform (:func:`~pyro_vble.baselines.haar.haar`), a tight
+    W are the details of the translation-invariant Haar transform (``pyro_vble.baselines.haar``), a tight
     frame together with its coarsest mean, which is left alone.
 
     Args:

@@ -7,6 +7,7 @@ import typer
 
 from pyro_vble._allocator import keep_freed_memory
 from pyro_vble._version import __version__
+from pyro_vble.cli.benchmark import benchmark_app
 from pyro_vble.cli.calibrate import calibrate
 from pyro_vble.cli.demo import demo
 from pyro_vble.cli.endings import end_tidily
@@ -35,6 +36,7 @@ app.command()(show)
 app.command()(calibrate)
 app.add_typer(train_app)
 app.add_typer(models_app)
+app.add_typer(benchmark_app)
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _FOUND_BUG = (

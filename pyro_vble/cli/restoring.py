@@ -140,7 +140,7 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
     shape = tuple(measured.missing.shape[1:])
     too_large = tell_forecast(shape, prior, fit) if asked.tile is None else None
     if asked.tile is not None or too_large is not None:
-        tiles = Tiles(problem, fit, noise, asked.tile or 512)
+        tiles = Tiles(problem, fit, noise, asked.tile)
         refusal = tiles.refusal()
         if refusal is not None:
             raise too_large or ValueError(f"--tile {asked.tile}: {refusal}; leave one of the two out.")

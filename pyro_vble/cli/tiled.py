@@ -5,7 +5,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from pyro_vble.cli.words import say, warn
 from pyro_vble.inference import resolve_device
 from pyro_vble.io.images import ImageFile, write_image
 
-_TILE = 512
+if TYPE_CHECKING:
+    from pyro_vble.scene.grid import Grid
+
 #: Images that are written, beside the restored one as error bars.
 _BARS = ("std", "low", "high")
 
@@ -33,13 +35,13 @@ class Tiles:
         problem: What happened to the image.
         fit: How it is restored.
         noise: Its noise level; None where the problem knows it.
-        tile: Side of a tile, in pixels of the restored image.
+        tile: Side of a tile, in pixels of the restored image; None for 512, or the next that the problem allows.
     """
 
     problem: Problem
     fit: Fit
     noise: float | None
-    tile: int = _TILE
+    tile: int | None = None
 
     def refusal(self) -> str | None:
         """Why it cannot be done in tiles; None if it can."""
@@ -55,15 +57,19 @@ class Tiles:
             return f"--guide {self.fit.family} needs the image in one piece"
         return None
 
-    def forecast(self, shape: tuple[int, int, int], prior: Any) -> Forecast:
-        """Time, and memory of every process, of an image (C, H, W), from a tile of it."""
+    def grid(self, shape: tuple[int, int, int], prior: Any) -> "Grid":
+        """How an image (C, H, W) is cut."""
         from pyro_vble.scene.operators import scene_operator
         from pyro_vble.scene.restoration import cut
 
         operator = scene_operator(self.physics(shape[0]), shape[0])
         measured = shape[0], shape[1] // operator.ratio, shape[2] // operator.ratio
-        grid, _, _ = cut(measured, operator, prior, tile=self.tile)
-        side = self.tile + 2 * grid.halo
+        return cut(measured, operator, prior, tile=self.tile)[0]
+
+    def forecast(self, shape: tuple[int, int, int], prior: Any) -> Forecast:
+        """Time, and memory of every process, of an image (C, H, W), from a tile of it."""
+        grid = self.grid(shape, prior)
+        side = grid.cell + 2 * grid.halo
         window = shape[0], min(side, shape[1]), min(side, shape[2])
         settings = {"steps": self.fit.num_steps, "samples": self.fit.samples, "precision": self.fit.precision}
         one = forecast(window, prior, self.fit.family.load(), device=resolve_device(self.fit.device), **settings)
@@ -135,9 +141,10 @@ class Tiles:
                 dtype = source.dtype if known else np.dtype(np.float32)
                 file = folder / f"{_name(name)}{suffix}"
                 write_image(file, source.in_file(values), dtype=dtype, scale=source.scale, raster=raster)
+        _, bands, rows, columns = scene.shape
         return {
             "tiles": math.prod((scene.rows, scene.columns)),
-            "tile": self.tile,
+            "tile": self.grid((bands, rows, columns), prior).cell,
             "failed_tiles": len(scene.failed),
             "seconds": {"all": time.perf_counter() - begin},
         }
@@ -145,11 +152,11 @@ class Tiles:
 
 def tell_tiles(tiles: Tiles, shape: tuple[int, int, int], prior: Any, why: str) -> None:
     """Say that an image is restored in tiles, and what that takes."""
-    expected = tiles.forecast(shape, prior)
+    expected, side = tiles.forecast(shape, prior), tiles.grid(shape, prior).cell
     time_ = "" if math.isnan(expected.seconds) else f", {in_words(expected.seconds)}"
     processes = len(os.sched_getaffinity(0))
     say(
-        f"{shape[2]}x{shape[1]} pixels{why}: they are restored in tiles of {tiles.tile}x{tiles.tile}{time_} and "
+        f"{shape[2]}x{shape[1]} pixels{why}: they are restored in tiles of {side}x{side}{time_} and "
         f"{expected.needed / 1e9:.1f} GB of memory for each of {processes} processes."
     )
 

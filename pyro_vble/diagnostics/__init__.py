@@ -4,6 +4,7 @@ from pyro_vble.diagnostics.comparison import compare_guides
 from pyro_vble.diagnostics.conformal import Calibration
 from pyro_vble.diagnostics.coverage import CoverageCurve, coverage_curve, plot_coverage
 from pyro_vble.diagnostics.coverage_by_texture import CoverageByTexture, coverage_by_texture, intervals_by_texture
+from pyro_vble.diagnostics.error_budget import ErrorBudget, error_budget, plot_error_budget
 from pyro_vble.diagnostics.error_by_std import ErrorByStd, error_by_std, plot_error_by_std
 from pyro_vble.diagnostics.error_quantile import ErrorQuantile, error_quantile, plot_error_quantile
 from pyro_vble.diagnostics.pit import PITHistogram, pit, pit_histogram, plot_pit_histogram
@@ -20,6 +21,7 @@ __all__ = [
     "Calibration",
     "CoverageByTexture",
     "CoverageCurve",
+    "ErrorBudget",
     "ErrorByStd",
     "ErrorQuantile",
     "ImportanceSampling",
@@ -31,6 +33,7 @@ __all__ = [
     "coverage_by_texture",
     "coverage_curve",
     "crps",
+    "error_budget",
     "error_by_std",
     "error_quantile",
     "importance_sampling",
@@ -39,6 +42,7 @@ __all__ = [
     "pit",
     "pit_histogram",
     "plot_coverage",
+    "plot_error_budget",
     "plot_error_by_std",
     "plot_error_quantile",
     "plot_pit_histogram",

@@ -42,18 +42,16 @@ def compare_guides(
 ) -> Any:
     r"""Fit several guides to one measurement, and compare them in one table, the best expected prediction first.
 
-    | column | what it is |
-    |---|---|
-    | ``elbo``, ``elbo_error`` | E_q[log p(y, x, z, h) - log q] at λ = 1 and its Monte Carlo error, in nats. Guides \
-with and without a latent image have different models: theirs compare as models do |
-    | ``k_hat`` | shape of the importance weights' tail, of the worst image: see :func:`importance_sampling`. Infinite \
-for a guide of bounded support, whose weights cannot tell of what lies outside |
-    | ``elpd_loo``, ``elpd_error`` | expected log predictive density of unseen blocks of y, in nats, by PSIS-LOO |
-    | ``elpd_diff``, ``elpd_diff_error``, ``weight`` | from ``arviz.compare``: less than the best; stacking weight |
-    | ``high_k`` | share of the blocks whose leave-one-out weights are unreliable (k-hat over its limit); all for a \
-guide of bounded support |
-    | ``coverage_90``, ``psnr`` | of central 90 % intervals and of MMSE-x, where the truth is known |
-    | ``seconds`` | of the fit |
+    - ``elbo``, ``elbo_error``: E_q[log p(y, x, z, h) - log q] at λ = 1 and its Monte Carlo error, in nats. Guides with
+      and without a latent image have different models: theirs compare as models do
+    - ``k_hat``: shape of the importance weights' tail, of the worst image: see :func:`importance_sampling`. Infinite
+      for a guide of bounded support, whose weights cannot tell of what lies outside
+    - ``elpd_loo``, ``elpd_error``: expected log predictive density of unseen blocks of y, in nats, by PSIS-LOO
+    - ``elpd_diff``, ``elpd_diff_error``, ``weight``: from ``arviz.compare``: less than the best; stacking weight
+    - ``high_k``: share of the blocks whose leave-one-out weights are unreliable (k-hat over its limit); all for a guide
+      of bounded support
+    - ``coverage_90``, ``psnr``: of central 90 % intervals and of MMSE-x, where the truth is known
+    - ``seconds``: of the fit
 
     A unit that is left out is a block of ``block`` x ``block`` measured pixels, all bands together; of a large
     measurement only ``max_units``, evenly spread, are left out, and the densities are theirs. Weights are those of the
@@ -61,8 +59,8 @@ guide of bounded support |
 
     The larger the block, the more its loss moves the posterior, and the less leave-one-out weights can tell of it: on
     photographs a hundredth of single pixels had unreliable weights, a third of 2x2 blocks, nearly all of 4x4. A
-    measurement that is no image is cut into runs of ``block``² values. A guide without spread (MAPz) has no predictive
-    density, and comes last.
+    measurement that is no image is cut into runs of ``block**2`` values. A guide without spread (MAPz) has no
+    predictive density, and comes last.
 
     References:
         | Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC (Vehtari et al., 2017)

@@ -1,4 +1,4 @@
-"""Conformal calibration: intervals that hold what they claim, learnt on image pairs of the same sensor."""
+"""Conformal calibration: intervals that cover what they claim, learnt on image pairs of the same sensor."""
 
 import json
 import math

@@ -1,7 +1,7 @@
 """Does the posterior explain its measurement?"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vble._arguments import Count, CountOrZero, Positive, Seed, checked
 from pyro_vble.diagnostics import _structure
 from pyro_vble.diagnostics._source import OnePosterior, draw_map
-from pyro_vble.physics import noise_level, observed_mask
+from pyro_vble.physics import Jointly, noise_level, observed_mask
 from pyro_vble.samples import Posterior
 
 
@@ -31,6 +31,7 @@ class PredictiveCheck:
         image_residual: Mean square of (x - D(z)) / sigma(z) over the draws, (B,): 1 under the prior. NaN where the
             image is no latent.
         noise: Typical standard deviation of the noise on [0, 1].
+        parts: Of several measurements of one image in a row (:func:`~pyro_vble.physics.joined`), the check of each.
     """
 
     discrepancy: Tensor
@@ -41,6 +42,7 @@ class PredictiveCheck:
     rise: Tensor
     image_residual: Tensor
     noise: float = math.nan
+    parts: "tuple[PredictiveCheck, ...]" = ()
 
     @property
     def ratio(self) -> Tensor:
@@ -70,14 +72,15 @@ class PredictiveCheck:
     @property
     def explained(self) -> Tensor:
         """Whether nothing speaks against operator, noise and fit, (B,). It does not say that they are right."""
-        broken = [self._beyond(name) for name in LIMITS]
+        broken = [self._beyond(name) for name in LIMITS] + [~part.explained for part in self.parts]
         return ~torch.stack(broken).any(0)
 
     @checked
     def reasons(self, image: CountOrZero = 0) -> tuple[str, ...]:
         """What speaks against operator, noise and fit of one image of the batch, in words; nothing if it is explained.
 
-        Of noise that is less than any that the limits were found with, the last says so.
+        Of noise that is less than any that the limits were found with, the last says so. What speaks against one of
+        several measurements names it by its number.
 
         Raises:
             ValueError: If there is no such image.
@@ -92,6 +95,8 @@ class PredictiveCheck:
                 told.append(_WORDS[name][value > high].format(value=value, low=low, high=high))
         if told and self.noise < _LEAST_NOISE:
             told.append(_LITTLE_NOISE.format(noise=self.noise, least=_LEAST_NOISE))
+        for number, part in enumerate(self.parts, 1):
+            told += [f"measurement {number}: {reason}" for reason in part.reasons(image)]
         return tuple(told)
 
     def _beyond(self, name: str) -> Tensor:
@@ -198,24 +203,44 @@ def predictive_check(posterior: OnePosterior, *, num_samples: Count = 100, seed:
         the residual is
     """
     chunks = posterior.mapped(_residuals, num_samples, seed=posterior.lasting_seed(seed))
+    physics, y, device = posterior.model.physics, posterior.y, posterior.output_device
+    whole, *parts = [
+        _summed_up(list(view), values, observed, device)
+        for view, values, observed in zip(
+            zip(*chunks, strict=True), _views(physics, y), _views(physics, observed_mask(physics, y)), strict=True
+        )
+    ]
+    parameters = posterior.model.initial_parameters(y)
+    noise = noise_level(physics, y, posterior.shape[1:], parameters)
+    if isinstance(physics, Jointly):
+        parts = [
+            replace(part, noise=noise_level(one, values, posterior.shape[1:], physics.parameters_of(k, parameters)))
+            for k, (part, one, values) in enumerate(zip(parts, physics.physics_list, physics.split(y), strict=True))
+        ]
+    return replace(whole, noise=noise, parts=tuple(parts))
+
+
+def _views(physics: Any, values: Tensor) -> list[Tensor]:
+    """A measurement, or what has its shape, and after it each of those that it is made of, if it is of several."""
+    return [values, *physics.split(values)] if isinstance(physics, Jointly) else [values]
+
+
+def _summed_up(chunks: list[tuple[Tensor, ...]], y: Tensor, observed: Tensor, device: torch.device) -> PredictiveCheck:
+    """The statistics of all draws, of one measurement."""
     real, replicated, sums, neighbours, power, image_residual = zip(*chunks, strict=True)
-    y = posterior.y
-    observed = observed_mask(posterior.model.physics, y)
-    residual = torch.where(observed, sum(sums) / num_samples, torch.nan)
+    residual = torch.where(observed, sum(sums) / sum(map(len, real)), torch.nan)
     spectrum = torch.cat(power).mean(0)
     is_image = _structure.is_image(y.shape)
     rise = _structure.rise(spectrum, tuple(y.shape[1:])) if is_image else spectrum.new_full((len(y),), torch.nan)
-    found = (
-        torch.cat(real),
-        torch.cat(replicated),
-        residual,
-        torch.cat(neighbours).mean(0),
-        spectrum,
-        rise,
-        torch.cat(image_residual).mean(0),
+    return PredictiveCheck(
+        discrepancy=torch.cat(real).to(device),
+        replicated=torch.cat(replicated).to(device),
+        residual=residual.to(device),
+        autocorrelation=torch.cat(neighbours).mean(0).to(device),
+        spectrum=spectrum.to(device),
+        rise=rise.to(device),
+        image_residual=torch.cat(image_residual).mean(0).to(device),
     )
-    noise = noise_level(posterior.model.physics, y, posterior.shape[1:], posterior.model.initial_parameters(y))
-    return PredictiveCheck(*(value.to(posterior.output_device) for value in found), noise=noise)
 
 
 @checked
@@ -232,25 +257,32 @@ def plot_residual(check: PredictiveCheck, image: CountOrZero = 0, *, ax: Any = N
 
 
 @torch.no_grad()
-def _residuals(fit: Posterior, n: int) -> tuple[Tensor, ...]:
-    """Statistics of n draws, each (n, B) or (n, B, K), and the sum of their residuals.
+def _residuals(fit: Posterior, n: int) -> list[tuple[Tensor, ...]]:
+    """Statistics of n draws of each view of the measurement, each (n, B) or (n, B, K), and the sum of their residuals.
 
     Mean squared residuals of the measurement and of replications, the sum, autocorrelation, spectrum, and the mean
-    square of the image's own residual.
+    square of the image's own residual, which belongs to the first view alone.
     """
-    y = fit.y
+    y, physics = fit.y, fit.model.physics
     p_y, latents = fit.replay(fit.model.measurement, n)
     p_y = p_y.expand((n, *y.shape))
-    observed = observed_mask(fit.model.physics, y).expand(p_y.batch_shape)
+    observed = observed_mask(physics, y).expand(p_y.batch_shape)
     mean, std = p_y.mean, p_y.variance.sqrt()
     residual, noise = (torch.where(observed, (value - mean) / std, 0.0) for value in (y, p_y.sample()))
-    count = observed.flatten(2).sum(2)
-    squares = [value.square().flatten(2).sum(2) / count for value in (residual, noise)]
     unknown = residual.new_full((n, len(y)), torch.nan)
-    if _structure.is_image(y.shape):
-        structure = _structure.autocorrelation(residual, observed), _structure.spectrum(residual, observed)
-    else:
-        structure = unknown, unknown[..., None].expand(-1, -1, len(_structure.centres()))
     own = latents.get("x_decentered")
     own = unknown if own is None else own.expand(n, len(y), *own.shape[2:]).square().flatten(2).mean(2)
-    return *squares, residual.sum(0), *structure, own
+    views = zip(*(_views(physics, value) for value in (residual, noise, observed)), strict=True)
+    return [(*_statistics(*view), own if number == 0 else unknown) for number, view in enumerate(views)]
+
+
+def _statistics(residual: Tensor, noise: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
+    """Mean squares of residual and noise (n, B, ...), the sum of the former, its autocorrelation and spectrum."""
+    count = observed.flatten(2).sum(2)
+    squares = [value.square().flatten(2).sum(2) / count for value in (residual, noise)]
+    if _structure.is_image(residual.shape[1:]):
+        structure = _structure.autocorrelation(residual, observed), _structure.spectrum(residual, observed)
+    else:
+        unknown = residual.new_full(residual.shape[:2], torch.nan)
+        structure = unknown, unknown[..., None].expand(-1, -1, len(_structure.centres()))
+    return *squares, residual.sum(0), *structure

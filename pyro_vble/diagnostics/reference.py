@@ -186,15 +186,13 @@ def compare_with_reference(
 ) -> Any:
     """Posteriors beside the chains, in one table.
 
-    | column | what it is |
-    |---|---|
-    | ``mean``, ``std`` | posterior mean and standard deviation, averaged over pixels |
-    | ``mean_error`` | root mean square of mean less chains' mean, in chains' standard deviations |
-    | ``std_ratio`` | median of standard deviation over chains' |
-    | ``coverage_90_of_chains`` | share of the chains' draws that 90 % intervals hold |
-    | ``coverage_90``, ``psnr`` | of the truth, where it is known |
-    | ``seconds`` | where given |
-    | ``r_hat``, ``ess_bulk`` | of the chains alone: independent draws have nothing to converge |
+    - ``mean``, ``std``: posterior mean and standard deviation, averaged over pixels
+    - ``mean_error``: root mean square of mean less chains' mean, in chains' standard deviations
+    - ``std_ratio``: median of standard deviation over chains'
+    - ``coverage_90_of_chains``: share of the chains' draws that 90 % intervals hold
+    - ``coverage_90``, ``psnr``: of the truth, where it is known
+    - ``seconds``: where given
+    - ``r_hat``, ``ess_bulk``: of the chains alone: independent draws have nothing to converge
 
     Args:
         reference: The chains.

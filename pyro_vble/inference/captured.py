@@ -1,14 +1,12 @@
 """Steps of Pyro's SVI captured once in a CUDA graph, and replayed."""
 
-import contextlib
-import functools
 import warnings
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vble._cuda_graphs import aside, capture, no_waiting, stream_on
 from pyro_vble.inference.svi import FitSVI
 
 
@@ -27,7 +25,7 @@ class CapturedSVI(FitSVI):
         self._taken = 0
         self._captured: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
         self._device = next((p.device for p in self.parameters), torch.device("cuda"))
-        self._stream: torch.cuda.Stream | None = _stream_on(self._device)
+        self._stream: torch.cuda.Stream | None = stream_on(self._device)
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Take one step at the optimiser's rate; returns the loss before it, not looked at yet."""
@@ -45,14 +43,14 @@ class CapturedSVI(FitSVI):
             return super().step(*args, **kwargs)
         self._taken += 1
         if self._taken == 1:
-            return _aside(stream, lambda: super(CapturedSVI, self).step(*args, **kwargs))
+            return aside(stream, lambda: super(CapturedSVI, self).step(*args, **kwargs))
         if self._captured is not None:
             return _replayed(*self._captured)
         captured = None
         try:
             if self._taken == 2:
-                return _aside(stream, lambda: self._watched(*args, **kwargs))
-            captured = self._capture(stream, *args, **kwargs)
+                return aside(stream, lambda: self._watched(*args, **kwargs))
+            captured = capture(stream, lambda: self._gradient_and_update(*args, **kwargs))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -73,54 +71,15 @@ class CapturedSVI(FitSVI):
 
     def _watched(self, *args: Any, **kwargs: Any) -> Tensor:
         """A step, or an error before it changes anything if the host has to wait for it."""
-        with _no_waiting():
+        with no_waiting():
             return super().step(*args, **kwargs)
 
-    def _capture(self, on: torch.cuda.Stream, *args: Any, **kwargs: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Capture a step, and its loss; nothing of it is executed."""
-        generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        random, stream = generator.clone_state(), torch.cuda.current_stream()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=on):
-                loss = self.gradient(*args, **kwargs)
-                self.update()
-        except BaseException:
-            # A generator that was being captured answers nobody else, and a capture that CUDA ended leaves its stream.
-            torch.cuda.set_stream(stream)
-            generator.graphsafe_set_state(random)
-            raise
-        return graph, loss
+    def _gradient_and_update(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = self.gradient(*args, **kwargs)
+        self.update()
+        return loss
 
 
 def _replayed(graph: torch.cuda.CUDAGraph, loss: Tensor) -> Tensor:
     graph.replay()
     return loss.clone()
-
-
-def _aside(stream: torch.cuda.Stream, work: Callable[[], Any]) -> Any:
-    """Do something on the stream of the capture."""
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        result = work()
-    torch.cuda.current_stream().wait_stream(stream)
-    return result
-
-
-@functools.cache
-def _stream_on(device: torch.device) -> "torch.cuda.Stream":
-    """The stream of all captures on a device: matrix products keep a workspace for every stream they have seen."""
-    return torch.cuda.Stream(device)
-
-
-@contextlib.contextmanager
-def _no_waiting() -> Iterator[None]:
-    """A scope in which it is an error if the host waits for the GPU."""
-    mode = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch calls this mode a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)

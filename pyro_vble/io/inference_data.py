@@ -29,16 +29,16 @@ def to_inference_data(
 ) -> "InferenceData":
     """Draw from a posterior into ArviZ ``InferenceData`` (a ``DataTree`` where ArviZ 1 is installed).
 
-    | group | variables, each with dims (chain, draw) first where they are draws |
-    |---|---|
-    | ``posterior`` | ``image`` (image_batch, band, row, col); with "latents" also ``z``, ``h``, ``x_decentered``; \
-parameters inferred with the image, (image_batch) |
-    | ``posterior_predictive`` | ``y`` |
-    | ``log_likelihood`` | ``y``: log p(y_i|x), in nats |
-    | ``sample_stats`` | ``log_p``: log p(y, x, z, h); ``log_q``: log q(x, z, h), in nats (image_batch) |
-    | ``prior``, ``prior_predictive`` | ``image`` and ``y``, ancestral samples, at most 20; with the parameters' own |
-    | ``observed_data`` | ``y`` |
-    | ``constant_data`` | ``operator``, its description; ``truth`` if given |
+    Its groups and their variables, which have the dims (chain, draw) first where they are draws:
+
+    - ``posterior``: ``image`` (image_batch, band, row, col); with "latents" also ``z``, ``h``, ``x_decentered``;
+      parameters inferred with the image, (image_batch)
+    - ``posterior_predictive``: ``y``
+    - ``log_likelihood``: ``y``: log p(y_i|x), in nats
+    - ``sample_stats``: ``log_p``: log p(y, x, z, h); ``log_q``: log q(x, z, h), in nats (image_batch)
+    - ``prior``, ``prior_predictive``: ``image`` and ``y``, ancestral samples, at most 20; with the parameters' own
+    - ``observed_data``: ``y``
+    - ``constant_data``: ``operator``, its description; ``truth`` if given
 
     Where values of y are missing, ``y`` is the row of the observed ones, along ``y_observed``, whose coordinates are
     their places in the flattened measurement (of the region).

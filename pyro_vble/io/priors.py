@@ -38,7 +38,7 @@ def load_prior(
 
     Args:
         name: Name or path.
-        alpha: Bitrate parameter, where the file does not tell.
+        alpha: Bitrate parameter, if the file does not state it.
         architecture: Name of the CompressAI class, where the weights should not decide.
         distortion: "mean" or "sum" over bands, the convention of alpha; by default what the file says, "sum" for the
             published VBLE weights, else "mean".

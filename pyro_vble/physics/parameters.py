@@ -145,7 +145,15 @@ def describe(physics: Any) -> str:
     parts = getattr(physics, "physics_list", ())
     # Of operators one after another each one's noise but the last's, which is the whole's, is not applied.
     numbers = ", ".join(filter(None, [_numbers(physics), *(describe(part).split(" + ")[0] for part in parts)]))
-    return type(physics).__name__ + (f"({numbers})" if numbers else "") + noise
+    return type(physics).__name__ + (f"({numbers})" if numbers else "") + noise + _reading(physics)
+
+
+def _reading(physics: Any) -> str:
+    """The sensor that reads what an operator measured, with its settings; nothing of a function, which says none."""
+    sensor = getattr(physics, "sensor_model", None)
+    settings = {k: v for k, v in getattr(sensor, "__dict__", {}).items() if isinstance(v, int | float | str)}
+    told = ", ".join(f"{name}={value}" for name, value in sorted(settings.items()) if not name.startswith("_"))
+    return f" + {type(sensor).__name__}({told})" if told and not isinstance(sensor, torch.nn.Module) else ""
 
 
 def _numbers(module: Any) -> str:

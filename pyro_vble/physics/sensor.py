@@ -75,7 +75,7 @@ class OpticalSensor(LinearPhysics):
     The value i of the measurement lies in the middle of the block of s x s pixels i of the image, so that the
     georeference of one is that of the other with its pixels' size multiplied, and nothing moved: a ramp is measured as
     its means over the blocks. The sides of the kernel k are odd for an odd scale and even for an even one, as those of
-    :func:`~pyro_vble.physics.optics.point_spread_function` are; zeros around it make them odd multiples of s.
+    :func:`~pyro_vble.physics.point_spread_function` are; zeros around it make them odd multiples of s.
 
     Images are of any size that the scale divides. With the padding "valid" the measurement lacks ``radius / scale``
     values at each border: those that reach beyond the image.

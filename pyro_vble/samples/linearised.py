@@ -37,7 +37,7 @@ class LinearisedPosterior(Samples):
 
     A draw perturbs what every part of the model predicts by as much as it may err, and solves for the latents: if the
     model is linear and Gaussian it is a draw of the exact posterior. See
-    :class:`~pyro_vble.inference.linearisation.Linearisation` for the parts i. The guide gives the centre alone: its
+    ``pyro_vble.inference.linearisation.Linearisation`` for the parts i. The guide gives the centre alone: its
     widths, and a KL weight that it was fitted with, play no part.
 
     Draws are made in chunks, so that memory does not grow with their number. What is left of their equations is told in

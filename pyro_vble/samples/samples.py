@@ -36,12 +36,13 @@ CalibrationLike = Annotated[Any, Rule("a pyro_vble.diagnostics.Calibration, or N
 
 
 class Samples(ABC):
-    r"""Samples x ~ q(x) ≈ p(x | y) of a batch of images, and what they tell.
+    r"""Samples x ~ q(x) ≈ p(x | y) of a batch of images, and statistics of them.
 
-    A kind of samples says ``chunks``; statistics, diagnostics, calibration, comparison, export and figures ask for
-    nothing else. Statistics are streamed: beyond 128 samples their memory does not grow with their number. (``sample``,
-    ``predictive`` and ``to_arviz`` return draws, which take what draws take.) With a seed (its own, or one passed to a
-    method) every statistic is reproducible, and those of one seed and number of samples belong to the same samples.
+    A subclass defines ``chunks``; statistics, diagnostics, calibration, comparison, export and figures need nothing
+    else. Statistics are streamed: beyond 128 samples their memory does not grow with the number. (``sample``,
+    ``predictive`` and ``to_arviz`` return the draws themselves and need memory for all of them.) With a seed (its own,
+    or one passed to a method) every statistic is reproducible, and statistics with the same seed and number belong to
+    the same samples.
 
     Args:
         shape: (B, C, H, W) of the images.
@@ -50,7 +51,7 @@ class Samples(ABC):
         seed: Default seed of the methods.
 
     Attributes:
-        stored: Number of samples, where there are only so many.
+        stored: Number of samples, if it is limited.
         calibration: A :class:`~pyro_vble.diagnostics.Calibration` of intervals and error quantiles, or None.
         output_device: Where results are put.
         made_with: What made them, in words: of a calibration it must be the same. Empty where nothing is known.
@@ -140,8 +141,8 @@ class Samples(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the central interval that holds every pixel with this probability.
 
-        Another draw lies within with just this probability, if there are samples enough to tell: n of them reach
-        (n - 1)/(n + 1). With a calibration, it is the interval that held so many true values in the past.
+        Another draw lies within with this probability; n samples can tell up to (n - 1)/(n + 1). With a calibration it
+        is the conformal interval, which covered this share of the calibration images' pixels.
 
         Raises:
             ValueError: If ``probability`` is not one.
@@ -159,7 +160,7 @@ class Samples(ABC):
         """The q-quantile of |sample - MMSE-x| at every pixel, (B, C, H, W): the predicted size of the error.
 
         Each of n samples is compared with the mean of the others, as a new one would be: n/(n - 1) times its distance
-        from the mean of all. With a calibration, that of the errors of the past.
+        from the mean of all. With a calibration, it is the quantile of the calibration images' errors.
 
         Raises:
             ValueError: If q is not a probability.
@@ -180,7 +181,7 @@ class Samples(ABC):
         if calibration is not None and self.made_with and callable(suits) and not suits(self.made_with):
             warnings.warn(
                 f"The calibration was made with {calibration.made_with}; this posterior with {self.made_with}: "
-                "its intervals need not hold what they claim.",
+                "its intervals need not cover what they claim.",
                 stacklevel=2,
             )
         other = copy.copy(self)

@@ -14,6 +14,7 @@ from pyro_vble.io.torch_files import read_torch_file
 from pyro_vble.io.validated import problems_of
 from pyro_vble.models import Prior
 from pyro_vble.training.log import COLUMNS
+from pyro_vble.training.optimisers import keep_rates_here
 from pyro_vble.training.recipes import Recipe, parse_recipe
 
 _FORMAT = "pyro-vble training 1"
@@ -51,7 +52,7 @@ class TrainingState:
         recipe: The recipe.
         prior: The prior as the optimiser has it.
         average: Its exponential moving average.
-        optimiser: Adam or SOAP.
+        optimiser: Adam, SOAP or Muon.
         skipped: Number of steps skipped because their loss was not finite, on the device.
         skipped_in_a_row: Number of the last steps that were, on the device.
         most_skipped_in_a_row: The largest that has been, on the device.
@@ -131,6 +132,7 @@ class TrainingState:
     def _take(self, content: dict[str, Any]) -> None:
         for name in _MODULES:
             getattr(self, name).load_state_dict(content[name])
+        keep_rates_here(self.optimiser)
         for name in _COUNTERS:
             getattr(self, name).copy_(content[name])
         for name in _VALUES:

@@ -89,7 +89,7 @@ class ImageSet:
         return index not in self.missing or bool(whole_corners(self.missing[index], side).any())
 
     def split(self, held_out: int) -> tuple["ImageSet", "ImageSet"]:
-        """Training and validation images: every so manieth is held out, at most a tenth; one image serves as both."""
+        """Training and validation images: every n-th image is held out, at most a tenth; one image serves as both."""
         count = min(held_out, max(1, len(self.images) // 10))
         if len(self.images) == 1:
             return self, self

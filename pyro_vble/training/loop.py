@@ -13,13 +13,12 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vble.inference.precision import reduced_precision
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.log import TrainingLog
-from pyro_vble.training.objective import NegativeELBO, SiteOfImages, Terms
-from pyro_vble.training.optimisers import step_unless
+from pyro_vble.training.objective import NegativeELBO, Terms
 from pyro_vble.training.schedule import Budget, learning_rate
+from pyro_vble.training.steps import steps_of
 
 _MOST_SKIPPED = 10
 _STEPS_PER_ROW = 50
@@ -62,6 +61,7 @@ def run_steps(state: TrainingState, run: Run) -> None:
         TrainingDivergedError: If ten steps in a row had a loss or gradient that was not finite.
     """
     objective = NegativeELBO(state.prior)
+    take_step = steps_of(state, objective, run.draw)
     schedule = state.recipe.schedule
     every = _STEPS_PER_READ.get(state.skipped.device.type, _STEPS_PER_READ_ELSEWHERE)
     meter = _Meter(state.recipe.data.batch_size)
@@ -80,7 +80,7 @@ def run_steps(state: TrainingState, run: Run) -> None:
                 break
             rate = learning_rate(schedule, run.budget.fraction(state.step, state.elapsed))
             read = (state.step + 1) % every == 0
-            terms = training_step(state, objective, run.draw(), rate, record=read)
+            terms = take_step(rate, record=read)
             if terms is not None:
                 meter.add(terms, state)
                 run.progress(meter.now(state, elapsed(), rate))
@@ -103,43 +103,6 @@ def _validate(objective: NegativeELBO, state: TrainingState) -> None:
     uncompiled = torch.compiler.set_stance("force_eager")
     with seeded(0), torch.no_grad(), pyro.validation_enabled(True), uncompiled:
         objective(x)
-
-
-def training_step(
-    state: TrainingState, objective: NegativeELBO, x: Tensor, rate: float, *, record: bool = False
-) -> Terms | None:
-    """One optimiser step on a batch, skipped if its gradient is not finite; returns the terms of its loss if asked to.
-
-    On CUDA the host waits for nothing, with Adam.
-    """
-    optimiser = state.optimiser
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    site = SiteOfImages()
-    with reduced_precision(state.precision, x.device), site if record else contextlib.nullcontext():
-        loss = objective(x)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(parameters, state.recipe.schedule.clip)
-    bad = ~torch.isfinite(norm + loss.detach())
-    step_unless(bad, optimiser)
-    optimiser.zero_grad(set_to_none=True)
-    _follow(state)
-    state.skipped += bad
-    state.skipped_in_a_row.copy_(torch.where(bad, state.skipped_in_a_row + 1, 0))
-    torch.maximum(state.most_skipped_in_a_row, state.skipped_in_a_row, out=state.most_skipped_in_a_row)
-    state.step += 1
-    return site.terms(loss) if record else None
-
-
-@torch.no_grad()
-def _follow(state: TrainingState) -> None:
-    """Move the average towards the weights, faster while it is young."""
-    decay = min(state.recipe.schedule.average, (1 + state.step) / (10 + state.step))
-    # Not a public name, but the one form that takes all parameters at once.
-    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-        list(state.average.parameters()), list(state.prior.parameters()), 1 - decay
-    )
 
 
 class _Meter:

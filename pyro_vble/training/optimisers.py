@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vble._extras import extra
+from pyro_vble.training.muon import Muon
 from pyro_vble.training.recipes import Schedule
 
 
@@ -29,15 +30,47 @@ def optimiser_of(schedule: Schedule, parameters: Sequence[nn.Parameter]) -> torc
         with extra("training"):
             from pytorch_optimizer import SOAP
         return SOAP(parameters, lr=schedule.lr, weight_decay=0.0)
+    if schedule.optimiser == "muon":
+        return Muon(parameters, lr=schedule.lr)
     # The fused form is the one that can skip a step by itself.
     return torch.optim.Adam(parameters, lr=schedule.lr, fused=True)
 
 
 def step_unless(bad: Tensor, optimiser: torch.optim.Optimizer) -> None:
-    """Take a step, unless ``bad`` is true; Adam reads it on the device, so that the host waits for nothing."""
-    if isinstance(optimiser, torch.optim.Adam):
+    """Take a step, unless ``bad`` is true; Adam and Muon read it on the device: the host waits for nothing."""
+    if isinstance(optimiser, torch.optim.Adam | Muon):
         # As torch.amp.GradScaler does it; no annotation tells of it.
         optimiser.found_inf = bad.float()  # pyright: ignore[reportAttributeAccessIssue]
         optimiser.step()
     elif not bad:
         optimiser.step()
+
+
+def is_capturable(optimiser: torch.optim.Optimizer) -> bool:
+    """Whether steps of an optimiser can be captured in a CUDA graph."""
+    return isinstance(optimiser, torch.optim.Adam | Muon)
+
+
+def keep_rates_on(device: torch.device, optimiser: torch.optim.Optimizer) -> None:
+    """Keep the learning rates on a device, where captured steps read them."""
+    for group in optimiser.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)
+        if "capturable" in group:
+            group["capturable"] = True
+
+
+def keep_rates_here(optimiser: torch.optim.Optimizer) -> None:
+    """Keep the learning rates as numbers, whatever device they were kept on."""
+    for group in optimiser.param_groups:
+        group["lr"] = float(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = False
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, where it is kept."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

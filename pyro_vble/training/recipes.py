@@ -61,8 +61,10 @@ class Schedule(_Settings):
     """How the optimiser goes.
 
     Attributes:
-        optimiser: "adam", or "soap": Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., 2024,
-            https://arxiv.org/abs/2409.11321), which takes fewer steps for the same loss.
+        optimiser: "adam"; "soap": Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., 2024,
+            https://arxiv.org/abs/2409.11321), which takes fewer steps for the same loss; or "muon":
+            orthogonalised momentum (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon), whose steps on a
+            GPU cost hardly more than Adam's.
         steps: Number of steps.
         minutes: Time to take in place of a number of steps.
         lr: Largest learning rate, after the warm-up.
@@ -73,7 +75,7 @@ class Schedule(_Settings):
         checkpoint_every: Steps between checkpoints.
     """
 
-    optimiser: Literal["adam", "soap"] = "adam"
+    optimiser: Literal["adam", "soap", "muon"] = "adam"
     steps: _Steps
     minutes: float | None = Field(default=None, gt=0)
     lr: float = Field(gt=0)

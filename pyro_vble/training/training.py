@@ -99,7 +99,7 @@ def train(
     Args:
         recipe: A recipe, its name, or the path of a YAML file.
         data: One or more folders of images, subfolders included, or idx files.
-        output: Folder for the results; it is made.
+        output: Folder for the results, created if missing.
         init: Prior whose weights to start from, its name or file, or the folder or checkpoint of another training.
         init_std: For "decoder_std": prior whose decoder of standard deviations to start from, given like ``init``. For
             a mean that was trained further, say, with the decoder that it had before.

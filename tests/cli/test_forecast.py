@@ -7,7 +7,10 @@ import torch
 
 import pyro_vble as pv
 from pyro_vble.cli import forecast as module
+from pyro_vble.cli.fit import Fit
 from pyro_vble.cli.forecast import Forecast, forecast
+from pyro_vble.cli.problems import PROBLEMS
+from pyro_vble.cli.tiled import Tiles
 from pyro_vble.guides import VBLE
 
 CPU = torch.device("cpu")
@@ -95,3 +98,11 @@ def test_what_needs_one_piece_is_not_taken_in_tiles(too_large):
     result = too_large("--tile", "128", "--linearised")
     assert isinstance(result.exception, ValueError)
     assert "--linearised needs the image in one piece" in str(result.exception)
+
+
+@pytest.mark.parametrize(("factor", "side"), [(2, 512), (3, 576)])
+def test_tiles_are_as_large_as_the_ratio_of_pixels_allows(factor, side):
+    """Latents of neighbours lie on one grid, and so do measured pixels: a tile is a multiple of both."""
+    problem = PROBLEMS["super-resolve"].having(factor=factor)
+    grid = Tiles(problem, Fit(), 0.01).grid((3, 2000 * factor, 1500 * factor), pv.load_prior("cae-bsd"))
+    assert grid.cell == side

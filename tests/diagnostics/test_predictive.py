@@ -180,3 +180,30 @@ def test_less_noise_than_the_limits_know_of_is_told():
         assert reasons
         assert ("this decides nothing" in reasons[-1]) == caveat
         assert check.noise == pytest.approx(told)
+
+
+def test_of_several_measurements_the_one_that_is_not_explained_is_named():
+    """Two of the same image, the second four times as noisy as told: both have a check of their own."""
+    prior = linear_vae(torch.eye(N), torch.zeros(N), 0.1, (1, SIDE, SIDE))
+    x = torch.randn(3, 1, SIDE, SIDE, dtype=torch.float64)
+    measured = [x + level * torch.randn_like(x) for level in (SIGMA, 4 * SIGMA)]
+    y, physics = pv.physics.joined(measured, [Denoising(GaussianNoise(SIGMA)) for _ in measured])
+    model = RestorationModel(prior, physics)
+    guide = VBLE(model, y)
+    precision = 1 + 2 / SIGMA**2
+    with torch.no_grad():
+        guide.factors["z"].loc.copy_(sum(measured).flatten(1) / SIGMA**2 / precision)
+        guide.factors["z"].free_std = torch.full((3, N), precision**-0.5, dtype=torch.float64)
+    check = d.predictive_check(Posterior(model, guide, y, precision="float64", seed=0), num_samples=50)
+    assert [part.residual.shape for part in check.parts] == [(3, 1, SIDE, SIDE)] * 2
+    # The whole is the mean of the two, which are equally large.
+    both = torch.stack([part.discrepancy for part in check.parts]).mean(0)
+    torch.testing.assert_close(check.discrepancy, both)
+    assert all(part.noise == pytest.approx(SIGMA, rel=1e-6) for part in check.parts)
+    # Half of the second's deviation is believed to be the image's: two of its four sigmas are left, and two are there.
+    assert bool((check.parts[1].ratio > 1.5).all())
+    assert not check.explained.any()
+    named = [reason for reason in check.reasons() if reason.startswith("measurement 2: the residual is")]
+    assert len(named) == 1
+    assert bool(check.parts[1].autocorrelation.isfinite().all())
+    assert bool(check.autocorrelation.isnan().all())

@@ -1,5 +1,6 @@
 """The optical sensor: its adjoint, its transfer function, where its samples lie, and its likelihood."""
 
+import deepinv
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from pyro_vble.physics import (
     OpticalMTF,
     OpticalSensor,
     SignalDependentNoise,
+    describe,
     image_shape_of,
     likelihood,
     point_spread_function,
@@ -182,3 +184,11 @@ def test_the_converter_is_in_the_likelihood(cae):
     assert (p_y.low, p_y.high, p_y.step) == pytest.approx((0, 1, 1 / 4095))
     posterior = pv.restore(y, physics, cae, num_steps=3, seed=0, progress=False)
     assert posterior.elbo.isfinite().all()
+
+
+def test_sensors_that_differ_in_their_bits_are_two():
+    """A calibration is for one operator, told by its description."""
+    twelve, ten, none = (describe(sensor(bits=bits)) for bits in (12, 10, None))
+    assert twelve.endswith("Quantisation(bits=12)")
+    assert len({twelve, ten, none}) == 3
+    assert describe(deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))).endswith("(sigma=0.1)")

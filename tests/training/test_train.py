@@ -27,8 +27,9 @@ from pyro_vble.training import (
     train,
 )
 from pyro_vble.training.construction import build_prior, initial_state
-from pyro_vble.training.loop import _MOST_SKIPPED, training_step
+from pyro_vble.training.loop import _MOST_SKIPPED
 from pyro_vble.training.recipes import Data
+from pyro_vble.training.steps import CapturedSteps, training_step
 
 CAE_RECIPE = {
     "kind": "cae",
@@ -244,6 +245,27 @@ class TestCUDA:
         # Other random numbers, the same problem.
         assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.2)
 
+    @pytest.mark.parametrize("optimiser", ["adam", "muon"])
+    def test_captured_steps_are_steps(self, optimiser):
+        content = recipe(optimiser=optimiser)
+        images = ImageSet([torch.randint(0, 256, (3, 80, 80), dtype=torch.uint8) for _ in range(2)])
+        ends = []
+        for captured in (True, False):
+            state = initial_state(content, build_prior(content), torch.device("cuda"))
+            draw = RandomCrops(images, content.data, "cuda")
+            objective = NegativeELBO(state.prior)
+            with pyro.validation_enabled(False):
+                torch.cuda.manual_seed(0)
+                if captured:
+                    take = CapturedSteps(state, objective, draw)
+                    losses = [float(take(1e-3, record=True).loss) for _ in range(8)]
+                    assert take._captured is not None
+                else:
+                    losses = [float(training_step(state, objective, draw(), 1e-3, record=True).loss) for _ in range(8)]
+            ends.append(losses)
+        # The same random numbers; kernels may add up in another order.
+        assert ends[0] == pytest.approx(ends[1], rel=0.02)
+
     def test_sixteen_bits(self):
         image = (54 * torch.arange(3 * 20 * 20, dtype=torch.int32)).reshape(3, 20, 20).to(torch.uint16)
         crops = RandomCrops(ImageSet([image]), Data(crop=20, batch_size=2, symmetries="none"), "cuda")
@@ -260,7 +282,8 @@ class TestCUDA:
 
 class TestResuming:
     @pytest.mark.parametrize(
-        ("precision", "optimiser"), [("float32", "adam"), ("bfloat16", "adam"), ("float32", "soap")]
+        ("precision", "optimiser"),
+        [("float32", "adam"), ("bfloat16", "adam"), ("float32", "soap"), ("float32", "muon")],
     )
     def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
         self, photographs, tmp_path, precision, optimiser
@@ -469,7 +492,7 @@ class TestNonFinite:
     def interrupt_at(self, step):
         return lambda figures: os.kill(os.getpid(), signal.SIGTERM) if figures["step"] == step else None
 
-    @pytest.mark.parametrize("optimiser", ["adam", "soap"])
+    @pytest.mark.parametrize("optimiser", ["adam", "soap", "muon"])
     def test_a_skipped_step_changes_no_weight(self, photographs, tmp_path, monkeypatch, optimiser):
         states = {}
 
@@ -497,10 +520,11 @@ class TestNonFinite:
 
 
 class TestTheStep:
+    @pytest.mark.parametrize("optimiser", ["adam", "muon"])
     @pytest.mark.parametrize("kind", ["cae", "vae"])
-    def test_the_host_asks_the_device_nothing(self, kind, monkeypatch):
+    def test_the_host_asks_the_device_nothing(self, kind, optimiser, monkeypatch):
         """Every answer would make it wait until a GPU is done; here the questions themselves are forbidden."""
-        content = parse_recipe(CAE_RECIPE if kind == "cae" else TestVAE.recipe)
+        content = recipe(CAE_RECIPE if kind == "cae" else TestVAE.recipe, optimiser=optimiser)
         state = initial_state(content, build_prior(content), torch.device("cpu"))
         shape = (state.prior.bands, content.data.crop, content.data.crop)
         draw = RandomCrops(ImageSet([torch.randint(0, 256, shape, dtype=torch.uint8)]), content.data)
