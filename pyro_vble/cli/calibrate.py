@@ -43,7 +43,7 @@ def calibrate(
     """Calibrate the error bars on images whose ground truth is known.
 
     Restores a dozen images as `restore` will, compares with the truth, and writes a conformal calibration: with
-    `pyro-vble restore --calibration FILE`, 90 % intervals hold 90 % of the pixels, on average over images like these.
+    `pyro-vble restore --calibration FILE`, 90 % intervals cover 90 % of the pixels, on average over images like these.
     Use the same problem, noise, prior, guide and settings in `calibrate` and `restore`. Files that cannot be used are
     named and left out.
 
@@ -132,12 +132,12 @@ def calibrate(
         for low, high, width in calibration.groups(_PROBABILITY)
     ]
     report.print_table(rows, f"Learnt on {calibration.num_images} images")
-    report.print_table(_by_land(before), "What 90 % intervals held before, by texture of the estimate")
-    report.print_table(_by_land(after), f"What they hold calibrated, {learnt_on}")
+    report.print_table(_by_land(before), "What 90 % intervals covered before, by texture of the estimate")
+    report.print_table(_by_land(after), f"What they cover calibrated, {learnt_on}")
     if calibration.left_out_90:
         held = torch.tensor(calibration.left_out_90)
         say(
-            f"Leave-one-out: 90 % intervals hold {held.mean():.1%} of the pixels on average, {held.min():.1%} to "
+            f"Leave-one-out: 90 % intervals cover {held.mean():.1%} of the pixels on average, {held.min():.1%} to "
             f"{held.max():.1%} of single images."
         )
     say(f"Written to {output}; use it with pyro-vble restore or scene, --calibration {output}")

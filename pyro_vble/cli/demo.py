@@ -133,8 +133,8 @@ def demo(
         "Restoration",
     )
     say(
-        "The coverage is that of uncalibrated error bars; pyro-vble calibrate, on images whose truth is known, "
-        "brings it to what they claim."
+        "The coverage is that of uncalibrated error bars; to correct them, run pyro-vble calibrate on images whose "
+        "truth is known."
     )
     say(f"Written to {output}/ (figure.png first); pyro-vble show {output} makes a page for the browser of it.")
 

@@ -154,7 +154,7 @@ def write_estimates(
     paths = {}
     for group, kind, settings in (
         (images, suffix, {"dtype": dtype, "scale": scale, "raster": raster}),
-        (bars, _bar_suffix(suffix), {"dtype": np.float32, "scale": scale, "raster": widths_of(raster, dtype)}),
+        (bars, _bar_suffix(suffix), {"dtype": np.float32, "scale": scale, "raster": of_error_bars(raster, dtype)}),
     ):
         for name, value in group.items():
             shown = value if absent is None else torch.where(absent, torch.nan, value)
@@ -164,15 +164,15 @@ def write_estimates(
     return paths
 
 
-def widths_of(raster: Raster | None, dtype: np.dtype) -> Raster | None:
-    """What is kept of a raster with error bars, of an image of this type.
+def of_error_bars(raster: Raster | None, dtype: np.dtype, *, widths: bool = True) -> Raster | None:
+    """What is kept of a raster with error bars, which are widths or bounds, of an image of this type.
 
     A bar may well be the whole number that stands for a missing pixel: theirs are NaN.
     """
     if raster is None:
         return None
-    widths = raster.of_widths()
-    return replace(widths, nodata=None) if dtype.kind in "ui" else widths
+    raster = raster.of_widths() if widths else raster
+    return replace(raster, nodata=None) if dtype.kind in "ui" else raster
 
 
 def mean_error_bar(std: Tensor | None, source: ImageFile) -> str:

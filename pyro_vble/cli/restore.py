@@ -11,8 +11,8 @@ from pyro_vble.cli.inputs import check_inputs, check_prior
 from pyro_vble.cli.problems import Problem
 
 _CAVEAT = (
-    "The error bars are uncalibrated: error bars of photographs often hold fewer pixels than they claim. pyro-vble "
-    "calibrate, on images whose truth is known, mends that."
+    "The error bars are uncalibrated: on photographs, 90 % intervals often cover fewer than 90 % of the pixels. To "
+    "correct them, run pyro-vble calibrate on images whose truth is known."
 )
 
 

@@ -74,7 +74,7 @@ def scene(
         int, typer.Option(min=0, max=100, help="How many posterior samples are written as files of their own.")
     ] = 0,
     probability: Annotated[
-        float, typer.Option(min=0.01, max=0.999, help="What the interval of OUT_low and OUT_high holds.")
+        float, typer.Option(min=0.01, max=0.999, help="Probability of the interval from OUT_low to OUT_high.")
     ] = 0.9,
     calibration: Annotated[
         Path | None,
@@ -97,7 +97,7 @@ def scene(
     """Restore a scene of any size, georeferenced, with an error bar on every pixel.
 
     Writes **OUT.tif** (the posterior mean, in the input's type), **OUT_std.tif** (its standard deviation),
-    **OUT_low.tif** and **OUT_high.tif** (the interval that holds a pixel with --probability), Cloud-Optimised GeoTIFFs
+    **OUT_low.tif** and **OUT_high.tif** (the interval that covers a pixel with --probability), Cloud-Optimised GeoTIFFs
     in the input's numbers, **OUT.json** (a STAC item: what made them), and the folder **OUT.scene**, from which
     pyro_vble.open_scene draws any window of any posterior sample. Tiles are restored by worker processes. A run that
     was ended goes on with --resume and ends in the same bits. A tile that fails three times is left missing, and the
@@ -195,7 +195,8 @@ def scene(
     written = ", ".join(str(path) for path in (*paths.values(), manifest))
     say(f"Written to {written} in {in_words((ended - started).total_seconds()).removeprefix('about ')}")
     if learnt is None:
-        say("The error bars are uncalibrated; pyro-vble calibrate, on image pairs of the sensor, mends that.")
+        say("The error bars are uncalibrated; to correct them, run pyro-vble calibrate on image pairs of the sensor.")
+    say(f"To look at it in a browser: pyro-vble show {output}")
     if restored.failed:
         for place, why in restored.failed.items():
             warn(f"the tile at {restored.cell(place)} failed three times and is missing: {why}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vble.cli import report
 from pyro_vble.cli.any_size import TILEABLE, physics_of_any_size
 from pyro_vble.cli.fit import Fit
 from pyro_vble.cli.forecast import Forecast, forecast, in_words
@@ -126,13 +127,15 @@ class Tiles:
         for place, why in scene.failed.items():
             warn(f"the tile at {scene.cell(place)} failed three times and is missing: {why}")
         raster = source.raster
-        widths = None if raster is None else raster.of_widths()
         for name in scene.result_names:
             values = torch.from_numpy(scene.result(name)(*(slice(0, side) for side in scene.shape[2:])))
             if name in _BARS:
                 kind = ".npy" if suffix == ".npy" else ".tif"
-                of = widths if name == "std" else raster
-                write_image(folder / f"{name}{kind}", values, dtype=np.float32, raster=of)
+                if name == "std":
+                    report.draw_error_bars(folder / "error_bars.png", values[None], source, None, folder.name)
+                numbers = source.widths_in_file(values) if name == "std" else source.in_file(values)
+                of = report.of_error_bars(raster, source.dtype, widths=name == "std")
+                write_image(folder / f"{name}{kind}", numbers, dtype=np.float32, scale=source.scale, raster=of)
             else:
                 known = bool(values.isfinite().all()) or suffix != ".npy"
                 dtype = source.dtype if known else np.dtype(np.float32)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyro_vble.page.content import Figure
+from pyro_vble.page.words import plain
 
 _RATIO = "What the restoration leaves of the measurement, over the noise: about 1 where it explains all of it."
 
@@ -73,7 +74,7 @@ def _level(value: Any, white: float | None) -> str:
     """A standard deviation on [0, 1] in the file's numbers, or in hundredths of white."""
     if not isinstance(value, int | float):
         return ""
-    return f"{100 * value:.3g} % of white" if white in (None, 1.0) else f"{value * white:.3g} of {white:g}"
+    return f"{plain(100 * value)} % of white" if white in (None, 1.0) else f"{plain(value * white)} of {white:g}"
 
 
 def _options(options: Any) -> str:

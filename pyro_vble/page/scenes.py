@@ -11,7 +11,7 @@ import numpy as np
 from pyro_vble._extras import extra
 from pyro_vble.page.content import Content, Figure, Picture
 from pyro_vble.page.reducing import block_of, shown, shown_range
-from pyro_vble.page.words import named_bands, notes_of, shown_bands, unit_of
+from pyro_vble.page.words import named_bands, notes_of, plain, shown_bands, unit_of
 
 
 def of_scene(path: Path, before: Path | None = None) -> Content:
@@ -100,8 +100,8 @@ def _before(rasterio: Any, source: Any, file: Any, size: tuple[int, int], bands:
     if not source.transform.is_identity and not file.transform.is_identity:
         window = rasterio.windows.from_bounds(*file.bounds, transform=source.transform)
         part, (rows, columns) = {"window": window}, (round(window.height), round(window.width))
-    described = [source.descriptions.index(n) if n and n in source.descriptions else None for n in file.descriptions]
-    chosen: tuple[int, ...] = tuple(i if (own := described[i]) is None else own for i in bands)
+    names, own = list(source.descriptions), file.descriptions
+    chosen = tuple(names.index(own[i]) if own[i] and own[i] in names else i for i in bands)
     if max(chosen) >= source.count:
         chosen = shown_bands(source.count)[: len(bands)]
     return _values(rasterio, source, (min(rows, size[0]), min(columns, size[1])), chosen, **part)
@@ -146,7 +146,7 @@ def _source(manifest: Mapping[str, Any]) -> Path | None:
 def _figures(manifest: Mapping[str, Any], std: np.ndarray | None) -> tuple[Figure, ...]:
     prior, settings = manifest.get("pyro_vble:prior"), _settings(manifest)
     failed = manifest.get("pyro_vble:failed_windows") or []
-    mean = "" if std is None else f"{np.nanmean(std):.4g}"
+    mean = "" if std is None else plain(float(np.nanmean(std)))
     told = [
         Figure("Mean error bar", mean, "The standard deviation, averaged over the scene, in the file's numbers."),
         Figure("Sensor", str(manifest.get("pyro_vble:sensor") or "")),

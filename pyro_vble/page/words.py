@@ -37,6 +37,17 @@ def unit_of(dtype: np.dtype, ends: tuple[float, float]) -> str:
     return "on the scale 0 to 1" if dtype.kind == "f" and ends == (0.0, 1.0) else "in numbers of the file"
 
 
+def plain(number: float) -> str:
+    """A number to three or four digits, never with an exponent where there is another way.
+
+    Example:
+        >>> from pyro_vble.page.words import plain
+        >>> plain(65040.2), plain(11.7321), plain(0.01234)
+        ('65040', '11.7', '0.0123')
+    """
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
 def notes_of(block: int, ends: tuple[float, float], dtype: np.dtype) -> tuple[str, ...]:
     """What a reader has to know of how an image is shown."""
     notes = []
@@ -46,5 +57,5 @@ def notes_of(block: int, ends: tuple[float, float], dtype: np.dtype) -> tuple[st
             "and interval are the averages of theirs: what is told is the error bar of a pixel, not of the average."
         )
     if dtype != np.uint8 and ends != (0.0, 1.0):
-        notes.append(f"Black is {ends[0]:.4g} and white {ends[1]:.4g} in the pictures.")
+        notes.append(f"Black is {plain(ends[0])} and white {plain(ends[1])} in the pictures.")
     return tuple(notes)

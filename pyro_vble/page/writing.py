@@ -14,6 +14,7 @@ from pyro_vble._version import __version__
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.page.content import Content
 from pyro_vble.page.encoding import packed_values, packed_widths, picture_uri
+from pyro_vble.page.words import plain
 
 # Colours of the error bars, and the share of pixels within their scale.
 _STOPS, _WITHIN = 24, 0.995
@@ -66,7 +67,7 @@ def _page(content: Content) -> str:
         known = mean[np.isfinite(mean)]
         top = float(np.quantile(known, _WITHIN)) if known.size else 1.0
         top = top or 1.0
-        scale_top = f"{top:.3g}"
+        scale_top = plain(top)
     about = {
         "pictures": [{"name": picture.name, "sample": picture.sample} for picture in content.pictures],
         "right": content.restored,

@@ -35,7 +35,7 @@ def run(*arguments):
 def test_calibrate_then_restore(sharp, tmp_path):
     file, options = tmp_path / "c.json", ["--problem", "deblur", "--noise", "0.05", *QUICK]
     output = run("calibrate", sharp, "--output", file, "--crop", 64, *options)
-    assert "90 % intervals hold" in output
+    assert "90 % intervals cover" in output
     calibration = Calibration.load(file)
     assert calibration.num_images == 3
     run("restore", sharp / "0.png", "--output", tmp_path / "raw", *options)

@@ -79,6 +79,12 @@ def test_an_image_beyond_memory_is_restored_in_tiles(too_large, tmp_path, monkey
     low, std, high = (read_image(folder / f"{name}.tif").values for name in ("low", "std", "high"))
     assert bool((low <= high).all())
     assert bool((std > 0).all())
+    # In the numbers of the file, as the image is.
+    drawn = torch.from_numpy(pv.open_scene(folder / "fit.scene").result("std")(slice(0, 150), slice(0, 200)))
+    torch.testing.assert_close(read_image(folder / "std.tif", scale=255).values[0], drawn)
+    restored = read_image(folder / "restored.png", scale=1.0).values
+    assert bool(((read_image(folder / "low.tif", scale=1.0).values - 0.5) <= restored).all())
+    assert (folder / "error_bars.png").is_file()
     assert pv.open_scene(folder / "fit.scene").draw(3).shape == (3, 150, 200)
     # What is there is not done again.
     again = too_large("--steps", "2", "--samples", "2")
