@@ -64,9 +64,13 @@ class _StartedAtTruth(RestorationModel):
     """The same model, whose guides start at the encoding of an image in place of a first guess."""
 
     def __init__(self, model: RestorationModel, y: Tensor, truth: Tensor) -> None:
-        shape = model.image_shape(y)
-        known = {"image_shape": shape, "physics_priors": model.physics_priors}
-        super().__init__(model.prior, model.physics, latent_image=model.latent_image, **known)
+        super().__init__(
+            model.prior,
+            model.physics,
+            latent_image=model.latent_image,
+            image_shape=model.image_shape(y),
+            physics_priors=model.physics_priors,
+        )
         self._truth = truth
 
     @torch.no_grad()
@@ -196,8 +200,8 @@ def plot_error_budget(budget: ErrorBudget, *, image: CountOrZero = 0, title: str
     shown = torch.cat([value[value.isfinite()] for value in maps.values()])
     top = float(shown.quantile(_TAIL)) if shown.numel() < 1 << 24 else float(shown.max())
     figure = plt.figure(figsize=(13.5, 5.6), layout="constrained")
-    halves: Any = figure.subfigures(2, 1, height_ratios=(1.35, 1))
-    upper, lower = halves
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    upper, lower = parts
     axes = upper.subplots(1, len(PARTS))
     rms = {part: float(value[image]) for part, value in budget.rms.items()}
     for axis, (part, value) in zip(axes, maps.items(), strict=True):
