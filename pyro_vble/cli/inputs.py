@@ -21,13 +21,13 @@ def check_inputs(paths: Mapping[str, Path | None]) -> None:
         >>> check_inputs({"--mask": Path("none.png")})
         Traceback (most recent call last):
         ...
-        FileNotFoundError: No file at none.png (--mask); check the path.
+        FileNotFoundError: Nothing is at none.png (--mask); check the path.
     """
     for name, path in paths.items():
         if path is None:
             continue
         if not path.exists():
-            raise FileNotFoundError(f"No file at {path} ({name}); check the path.")
+            raise FileNotFoundError(f"Nothing is at {path} ({name}); check the path.")
         if not os.access(path, os.R_OK):
             raise PermissionError(f"{path} ({name}) may not be read; change its permissions, or give another file.")
 

@@ -1,5 +1,6 @@
 """Reading torch's files without running anything in them, or believing what they claim of their size."""
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def read_torch_file(path: Path) -> Any:
         _check_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError, by the kind of damage
-        reason = str(error).splitlines()[0] if str(error) else "no message"
+        # Torch prints some of its words in bold.
+        words = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        reason = words.splitlines()[0] if words else "no message"
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors alone ({type(error).__name__}: {_cut(reason)}); it "
             "may be truncated, or hold more than weights: copy it again, or save its state_dict alone."

@@ -67,7 +67,7 @@ def test_errors(sharp, tmp_path):
         run("calibrate", sharp, "--problem", "inpaint", *output)
     with pytest.raises(ValueError, match="multiple of --factor"):
         run("calibrate", sharp, "--problem", "super-resolve", "--factor", 3, "--crop", 64, *output)
-    with pytest.raises(FileNotFoundError, match="No folder at"):
+    with pytest.raises(FileNotFoundError, match="Nothing is at"):
         run("calibrate", tmp_path / "none", "--problem", "denoise", *output)
     with pytest.raises(ValueError, match="--guide map-z has no error bars"):
         run("calibrate", sharp, "--problem", "denoise", "--guide", "map-z", *output)

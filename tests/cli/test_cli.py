@@ -206,7 +206,7 @@ def test_an_image_on_another_scale_is_refused_before_its_noise_is_looked_at(tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["restore", "none.png", "--output", "out", "--problem", "denoise"], "No file at none.png (IN)"),
+        (["restore", "none.png", "--output", "out", "--problem", "denoise"], "Nothing is at none.png (IN)"),
         (["restore", "rgb.png", "--output", "out", "--problem", "inpaint"], "pass one of them"),
         (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--prior", "moon"], "bundled name"),
         (["demo", "--image", "dog"], "--image must be one of cat"),
@@ -214,7 +214,7 @@ def test_an_image_on_another_scale_is_refused_before_its_noise_is_looked_at(tmp_
         (["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--device", "mps"], "the CPU or a CUDA GPU"),
         (
             ["restore", "rgb.png", "--output", "out", "--problem", "denoise", "--mask", "m.png"],
-            "No file at m.png (--mask)",
+            "Nothing is at m.png (--mask)",
         ),
         (["restore", "rgb.png", "--output", "out", "--problem", "deblur", "--blur-sigma", "inf"], "and finite"),
         (["restore", "scan[a].png", "--output", "out", "--problem", "denoise"], "scan[a].png"),

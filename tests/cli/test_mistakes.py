@@ -113,7 +113,7 @@ def test_an_input_is_not_overwritten(folder, command, name):
 
 @pytest.mark.usefixtures("idle")
 def test_inputs_that_are_none(folder, command):
-    assert_refused(command("restore", "no.png", "--output", "out", "--problem", "denoise"), "No file at no.png")
+    assert_refused(command("restore", "no.png", "--output", "out", "--problem", "denoise"), "Nothing is at no.png")
     (folder / "cut.png").write_bytes((folder / "rgb.png").read_bytes()[:300])
     assert_refused(command("restore", "cut.png", "--output", "out", "--problem", "denoise"), "cut.png")
     write_image("mask.png", torch.zeros(1, 1, 64, 64))

@@ -190,8 +190,8 @@ class TestCalibration:
 
     def test_coverage_by_land_is_told_before_and_after(self, calibrated, sharp, tmp_path):
         calibration, told = calibrated
-        before, after = told.split("What 90 % intervals held before")[1].split(
-            "What they hold calibrated, by the calibration on all other images"
+        before, after = told.split("What 90 % intervals covered before")[1].split(
+            "What they cover calibrated, by the calibration on all other images"
         )
         held = [[float(share) for share in re.findall(r"([\d.]+)%", part)[:3]] for part in (before, after)]
         left_out = np.mean(Calibration.load(calibration).left_out_90)

@@ -50,8 +50,8 @@ def test_the_page_goes_where_it_is_looked_for(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("none",), "No file at none (RESTORATION)"),
-        (("out", "--before", "none.png"), "No file at none.png (--before)"),
+        (("none",), "Nothing is at none (RESTORATION)"),
+        (("out", "--before", "none.png"), "Nothing is at none.png (--before)"),
         (("out", "--output", "page.pdf"), "--output must be a page"),
         (("empty",), "give the output folder"),
     ],

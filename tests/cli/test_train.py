@@ -87,7 +87,7 @@ def test_resuming_a_complete_training_changes_nothing(folders):
     ("arguments", "message"),
     [
         (("train", "vae", "--recipe", "recipe.yaml", "--data", "a"), "is for `train cae`"),
-        (("train", "cae", "--recipe", "recipe.yaml", "--data", "nowhere"), "No folder of images"),
+        (("train", "cae", "--recipe", "recipe.yaml", "--data", "nowhere"), "Nothing is at nowhere (--data)"),
         (("train", "cae", "--recipe", "recipe.yaml", "--data", "a", "--init", "nothing"), "A prior is a bundled name"),
         (("train", "cae", "--recipe", "nothing.yaml", "--data", "a"), "A recipe is one of"),
         (

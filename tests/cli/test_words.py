@@ -38,7 +38,7 @@ def options():
         ("They are narrow; raise max_iterations.", "They are narrow."),
         ("It failed; pass its path: load_prior('.../a.tar', alpha=0.1).", "It failed; pass its path."),
         # What a user typed stays as it is, whatever it looks like.
-        ("No file at photo(1).png (IN); check the path.", "No file at photo(1).png (IN); check the path."),
+        ("Nothing is at photo(1).png (IN); check the path.", "Nothing is at photo(1).png (IN); check the path."),
         ("--output must be a folder; my_lr=2.png is a file; choose another.",) * 2,
         ("Crops must be alike; received my_image.png; crop them alike.",) * 2,
     ],
