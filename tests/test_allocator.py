@@ -29,6 +29,7 @@ print(kept / 2**26, (resident() - before) / 2**26)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc and /proc")
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_freed_tensor_stays_if_asked_for(asked):

@@ -106,6 +106,7 @@ def test_all_and_test_have_every_extra():
     assert set(extras["notebooks"].split()) <= set(extras["test"].split())
 
 
+@pytest.mark.slow
 def test_the_core_restores_photographs(tmp_path):
     """PNG, JPEG, and a TIFF without georeference; and the demo."""
     photograph = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -161,6 +162,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_what_installs_it(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     raster = {"driver": "GTiff", "count": 1, "height": 4, "width": 4, "dtype": "uint8", "crs": "EPSG:32631"}

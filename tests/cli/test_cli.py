@@ -113,6 +113,7 @@ def test_an_unknown_quality_is_refused(photograph, tmp_path):
     assert "'best' is not one of 'fast', 'accurate'" in " ".join(result.output.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_restore_says_where_it_does_not_explain_the_measurement(photograph, tmp_path):
     """A sharp photograph that passes for a blurred one, beside the same that passes for a noisy one."""
     common = ("--problem", "deblur", "--blur-sigma", 2.5, "--noise", 0.002, "--steps", 40, "--samples", 2)

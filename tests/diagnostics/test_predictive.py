@@ -142,6 +142,7 @@ def checked_with(true, believed, prior) -> d.PredictiveCheck:
     return d.predictive_check(pv.restore(y, believed, prior, guide, seed=0, progress=False), num_samples=8)
 
 
+@pytest.mark.slow
 def test_a_blur_believed_too_wide_is_found_and_the_right_one_is_explained(bundled):
     right, wide = (deblurring(0.01, gaussian_kernel(width)) for width in (1.5, 2.5))
     check = checked_with(right, right, bundled)

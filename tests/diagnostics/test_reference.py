@@ -151,6 +151,7 @@ def test_arviz_sees_chains(reference):
     assert float(az.rhat(idata)["image"].max()) < 1.1
 
 
+@pytest.mark.slow
 def test_hmc_and_a_parameter_with_support():
     """The noise level of pure noise: its posterior is nearly that of a variance alone."""
     torch.manual_seed(0)

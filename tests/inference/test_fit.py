@@ -134,6 +134,7 @@ class TestPrecision:
         torch.testing.assert_close(fits["float32"].mmse_z.double(), fits["float64"].mmse_z, rtol=0, atol=5e-3)
         torch.testing.assert_close(fits["float32"].elbo, fits["float64"].elbo, rtol=1e-4, atol=0)
 
+    @pytest.mark.slow
     def test_bfloat16_changes_the_image_little(self, bundled):
         from skimage import data
 

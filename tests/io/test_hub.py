@@ -102,6 +102,7 @@ def hub(tmp_path):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_download_is_pinned_checked_and_kept(hub):
     run, behaviour = hub
     assert (

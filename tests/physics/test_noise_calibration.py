@@ -28,6 +28,7 @@ def photograph(name, mean_of=2):
     return torch.nn.functional.avg_pool2d(x, mean_of)
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_claim():
     """Of two standard errors, 95 % of them: of 30 seeds, fewer than 25 would be 1 case in 300."""
     found = [calibrate_noise(noisy(ramp(), seed)) for seed in range(30)]

@@ -343,6 +343,7 @@ def kill_after(folder: Path, count: int, workers: int = 0) -> None:
         driver.communicate()
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_is_resumed_and_ends_in_the_same_bits(folder, undisturbed):
     kill_after(folder, 4)
     assert marks(folder) >= 4
@@ -360,6 +361,7 @@ def test_a_driver_that_is_killed_at_random_moments_ends_in_the_same_bits(folder,
     assert_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_process_gives_the_same_bits(folder, undisturbed):
     told = []
     restored(folder, Y, workers=1, told=told.append)

@@ -148,6 +148,7 @@ def test_what_was_drawn_is_what_the_posterior_says(scene):
     assert np.array_equal(part["mean"].values, results["mean"].values[:, 100:150, 20:60])
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_bits(scene, tmp_path):
     code = """
 import json, sys, torch

@@ -304,7 +304,7 @@ def test_what_fails_leaves_nothing(tmp_path):
     assert (tmp_path / "y.tif").read_text() == "older"
 
 
-@pytest.mark.parametrize("megabytes", [1, 4, 5.6, 6.5])
+@pytest.mark.parametrize("megabytes", [pytest.param(size, marks=pytest.mark.slow) for size in (1, 4, 6.5)] + [5.6])
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, megabytes):
     """A file of six million random bytes may not grow beyond so many, which stops it at one stage or another."""
     code = f"""

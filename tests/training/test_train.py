@@ -123,6 +123,7 @@ class TestCAE:
         # An arithmetic coder ends each string within a few bytes of its entropy.
         assert bits == pytest.approx(promised, abs=16 * 8 + 0.05 * promised)
 
+    @pytest.mark.slow
     def test_starting_from_another_prior(self, photographs, tmp_path):
         first = train(recipe(), photographs, tmp_path / "first", progress=False)
         for init in (first.path, tmp_path / "first", tmp_path / "first" / "training.ckpt", first.prior):
