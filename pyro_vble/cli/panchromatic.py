@@ -48,6 +48,7 @@ def with_panchromatic(
     check_scale(pan, scale)
     tell_bits(fine, scale)
     _check_ground(source, fine)
+    told = problem.settings
     if problem.settings["pan_noise"] is None:
         level = estimated_noise(pan, quantisation=fine.quantisation, jpeg=fine.jpeg_quantisation).level
         say(f"Noise level of --pan estimated: {level:.4g} (set it with --pan-noise).")
@@ -55,8 +56,8 @@ def with_panchromatic(
     if problem.settings["pan_weights"] is None:
         transfers = {name: problem.settings[name] for name in ("pan_mtf", "ms_mtf")}
         weights, left = spectral_weights(pan, y, **transfers)
-        told = ",".join(f"{weight:.3g}" for weight in weights)
-        say(f"--pan sums the bands with weights {told}, estimated (set them with --pan-weights).")
+        in_words = ",".join(f"{weight:.3g}" for weight in weights)
+        say(f"--pan sums the bands with weights {in_words}, estimated (set them with --pan-weights).")
         if left > _LEFT:
             warn(
                 f"weighted sums of the bands leave {left:.0%} of the variance of --pan: it sees what they do not, or "
@@ -65,7 +66,8 @@ def with_panchromatic(
         problem = problem.having(pan_weights=",".join(f"{weight:.9g}" for weight in weights))
     physics = problem.build(y, noise)
     missing = (~y.isfinite()).repeat_interleave(ratio, -1).repeat_interleave(ratio, -2) | ~pan.isfinite()
-    return Measured(physics.join([pan, y]), physics, _on_grid_of(source, fine), missing)
+    estimated = {name: value for name, value in problem.settings.items() if value != told[name]}
+    return Measured(physics.join([pan, y]), physics, _on_grid_of(source, fine), missing, estimated)
 
 
 def _on_grid_of(source: ImageFile, fine: ImageFile) -> ImageFile:

@@ -120,7 +120,8 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
     about = {
         "input": image,
         "problem": problem.name,
-        "problem_options": problem.settings,
+        "problem_options": {**problem.settings, **measured.estimated},
+        "problem_options_estimated": sorted(measured.estimated),
         "noise": noise,
         "noise_estimated": estimated,
         "missing_pixels": int(missing.any(1).sum()),

@@ -185,6 +185,11 @@ class TestPansharpening:
         said = run(*arguments, "--pan", folder / "pan.tif", "--steps", 20, "--samples", 3, "--noise", 0.01)
         weights = said.split("--pan sums the bands with weights ")[1].split(",")
         assert [float(one) for one in weights[:3]] == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
+        about = json.loads((folder / "out" / "metrics.json").read_text())
+        assert about["problem_options_estimated"] == ["pan_noise", "pan_weights"]
+        kept = [float(one) for one in about["problem_options"]["pan_weights"].split(",")]
+        assert kept == pytest.approx([float(one) for one in weights[:3]], rel=0.01)
+        assert 0 < about["problem_options"]["pan_noise"] < 0.1
         with rasterio.open(folder / "out" / "restored.tif") as found, rasterio.open(folder / "pan.tif") as pan:
             assert found.shape == pan.shape
             assert (found.crs, found.transform) == (pan.crs, pan.transform)
