@@ -65,7 +65,11 @@ napoleon_use_ivar = True
 # A role in a docstring must find what it names, if that is ours.
 nitpicky = True
 nitpick_ignore = [("py:class", "pyro_vble.io.rasters.Raster"), ("ref.ref", "physics_combining")]
-nitpick_ignore_regex = [(r"py:.*", r"(?!pyro_vble).*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!pyro_vble).*"),
+    # The parts of the benchmark's file of settings, which its own page tells of.
+    (r"py:class", r"pyro_vble\.benchmark\.(problems|settings)\..*"),
+]
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
