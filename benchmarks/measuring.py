@@ -11,7 +11,7 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from pyro_vble.benchmark.measuring import stopwatch
+from pyro_vble.benchmark.measuring import processor, stopwatch
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.training.report import versions
 
@@ -58,14 +58,9 @@ def surroundings(device: torch.device, precision: str) -> dict[str, object]:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
         commit += " and changes" if changed.stdout else ""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
     return {
         "commit": commit,
-        "machine": name,
+        "machine": processor(device),
         "capability": torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else "",
         "threads": torch.get_num_threads(),
         "precision": precision,

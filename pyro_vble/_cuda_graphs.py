@@ -1,14 +1,83 @@
-"""Work on a GPU captured once in a CUDA graph."""
+"""Work on a GPU captured once in a CUDA graph, and replayed."""
 
 import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 _T = TypeVar("_T")
+
+
+class Captured(Generic[_T]):
+    """Work that is done again and again: captured once in a CUDA graph and replayed, one launch in place of a thousand.
+
+    The first two times it is done eagerly, on a stream of its own as capture wants it, the second under CUDA's watch
+    for anything that would make the host wait, which is an error before it changes anything. What cannot be captured
+    goes on eagerly.
+
+    Args:
+        device: The GPU.
+        refused: Called once with the reason, if it cannot be captured.
+    """
+
+    def __init__(self, device: torch.device, refused: Callable[[str], None]) -> None:
+        self._device, self._refused = device, refused
+        self._stream: torch.cuda.Stream | None = stream_on(device)
+        self._taken = 0
+        self._made: tuple[torch.cuda.CUDAGraph, _T] | None = None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the work is replayed by now."""
+        return self._made is not None
+
+    def __call__(self, eager: Callable[[], _T], captured: Callable[[], _T]) -> _T:
+        """Do the work; a replay returns the very tensors that the capture did.
+
+        Args:
+            eager: The work.
+            captured: The same, as it is captured.
+        """
+        with torch.cuda.device(self._device):
+            return self._done(eager, captured)
+
+    def release(self) -> None:
+        """Let go of the graph, and of the memory that it holds."""
+        self._made = None
+
+    def _done(self, eager: Callable[[], _T], captured: Callable[[], _T]) -> _T:
+        stream = self._stream
+        if stream is None:
+            return eager()
+        self._taken += 1
+        if self._taken == 1:
+            return aside(stream, eager)
+        reason = ""
+        if self._made is None:
+            try:
+                if self._taken == 2:
+                    return aside(stream, lambda: _watched(eager))
+                self._made = capture(stream, captured)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._stream = None
+                reason = str(error).splitlines()[0]
+        # Outside the handler, whose exception would keep the failed attempt's tensors alive.
+        if self._made is not None:
+            graph, result = self._made
+            graph.replay()
+            return result
+        self._refused(reason)
+        return eager()
+
+
+def _watched(work: Callable[[], _T]) -> _T:
+    with no_waiting():
+        return work()
 
 
 def capture(on: torch.cuda.Stream, work: Callable[[], _T]) -> tuple[torch.cuda.CUDAGraph, _T]:

@@ -1,6 +1,7 @@
 """Seconds and memory, of a CPU or of a GPU that is waited for."""
 
 import contextlib
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,24 @@ def synchronize(device: torch.device) -> None:
     """Wait until a GPU is done; a CPU always is."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def processor(device: torch.device) -> str:
+    """The name of a GPU, or of this machine's processor.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vble.benchmark.measuring import processor
+        >>> len(processor(torch.device("cpu"))) > 0
+        True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 @contextlib.contextmanager

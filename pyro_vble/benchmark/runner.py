@@ -2,7 +2,6 @@
 
 import functools
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vble._version import __version__
+from pyro_vble.benchmark.measuring import processor
 from pyro_vble.benchmark.methods import CALLS, Given, enlargement
 from pyro_vble.benchmark.perceptual import Perceptual
 from pyro_vble.benchmark.problems import measured
@@ -135,9 +135,8 @@ class Run:
         called = f"{own.problem}, {own.path.name}, {method.label}"
         try:
             content, pictures = own.restored(name, method)
-        except (
-            Exception
-        ) as error:  # one failure of a method is not the end of a night's run; it is told, and tried again
+        # One failure of a method is not the end of a night's run: it is told, and tried again.
+        except Exception as error:
             outcome.failed[called] = " ".join(f"{type(error).__name__}: {error}".split())
             self.tell(f"{place} {called}: failed, {outcome.failed[called]}")
             return
@@ -233,12 +232,10 @@ class Measurement:
 
 def about(resources: Resources, needs: str | None) -> dict[str, Any]:
     """The machine and the versions that figures belong to, and what the method stands on."""
-    device = resources.device
-    if device.type == "cuda":
-        machine = torch.cuda.get_device_name(device)
-    else:
+    machine = processor(resources.device)
+    if resources.device.type == "cpu":
         threads = torch.get_num_threads()
-        machine = f"{_processor()}, {threads} {'thread' if threads == 1 else 'threads'}"
+        machine += f", {threads} {'thread' if threads == 1 else 'threads'}"
     found = {"machine": machine, "pyro_vble": __version__, "torch": torch.__version__}
     if needs == "denoiser":
         found["denoiser"] = resources.denoiser.name
@@ -278,11 +275,3 @@ def image_paths(folder: Path, count: int | None) -> list[Path]:
     if not paths:
         raise ValueError(f"{os.fspath(folder)} must hold images ({', '.join(SUFFIXES)}); it holds none.")
     return paths if count is None else evenly_spaced(paths, count)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -145,7 +145,7 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
         refusal = tiles.refusal()
         if refusal is not None:
             raise too_large or ValueError(f"--tile {asked.tile}: {refusal}; leave one of the two out.")
-        tell_tiles(tiles, shape, prior, " are more than memory holds" if too_large else "")
+        tiles = tell_tiles(tiles, shape, prior, " are more than memory holds" if too_large else "")
         found = tiles.restore(
             output, measured.source, measured.y, prior, suffix=suffix, fill=filled, calibration=learnt
         )

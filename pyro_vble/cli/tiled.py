@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +66,8 @@ class Tiles:
         measured = shape[0], shape[1] // operator.ratio, shape[2] // operator.ratio
         return cut(measured, operator, prior, tile=self.tile)[0]
 
-    def forecast(self, shape: tuple[int, int, int], prior: Any) -> Forecast:
-        """Time, and memory of every process, of an image (C, H, W), from a tile of it."""
-        grid = self.grid(shape, prior)
+    def forecast(self, grid: "Grid", shape: tuple[int, int, int], prior: Any) -> Forecast:
+        """Time, and memory of every process, of an image (C, H, W) that is cut so, from a tile of it."""
         side = grid.cell + 2 * grid.halo
         window = shape[0], min(side, shape[1]), min(side, shape[2])
         settings = {"steps": self.fit.num_steps, "samples": self.fit.samples, "precision": self.fit.precision}
@@ -141,24 +140,25 @@ class Tiles:
                 dtype = source.dtype if known else np.dtype(np.float32)
                 file = folder / f"{_name(name)}{suffix}"
                 write_image(file, source.in_file(values), dtype=dtype, scale=source.scale, raster=raster)
-        _, bands, rows, columns = scene.shape
         return {
             "tiles": math.prod((scene.rows, scene.columns)),
-            "tile": self.grid((bands, rows, columns), prior).cell,
+            "tile": self.tile,
             "failed_tiles": len(scene.failed),
             "seconds": {"all": time.perf_counter() - begin},
         }
 
 
-def tell_tiles(tiles: Tiles, shape: tuple[int, int, int], prior: Any, why: str) -> None:
-    """Say that an image is restored in tiles, and what that takes."""
-    expected, side = tiles.forecast(shape, prior), tiles.grid(shape, prior).cell
+def tell_tiles(tiles: Tiles, shape: tuple[int, int, int], prior: Any, why: str) -> Tiles:
+    """Say that an image is restored in tiles, and what that takes; returns them with their side."""
+    grid = tiles.grid(shape, prior)
+    expected, side = tiles.forecast(grid, shape, prior), grid.cell
     time_ = "" if math.isnan(expected.seconds) else f", {in_words(expected.seconds)}"
     processes = len(os.sched_getaffinity(0))
     say(
         f"{shape[2]}x{shape[1]} pixels{why}: they are restored in tiles of {side}x{side}{time_} and "
         f"{expected.needed / 1e9:.1f} GB of memory for each of {processes} processes."
     )
+    return replace(tiles, tile=side)
 
 
 def _name(result: str) -> str:

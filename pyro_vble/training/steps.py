@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pyro_vble._cuda_graphs import aside, capture, no_waiting, stream_on
+from pyro_vble._cuda_graphs import Captured
 from pyro_vble.inference.precision import reduced_precision
 from pyro_vble.training.checkpoint import TrainingState
 from pyro_vble.training.objective import NegativeELBO, SiteOfImages, Terms
@@ -48,10 +48,9 @@ def training_step(
 
 
 class CapturedSteps:
-    """Steps captured once in a CUDA graph and replayed: a step is one launch in place of two thousand.
+    """Steps captured once in a CUDA graph and replayed, after two that are taken eagerly.
 
-    The first two steps are taken eagerly, on a stream of their own as capture wants it, the second under CUDA's watch
-    for anything that would make the host wait. What cannot be captured goes on eagerly, with one warning.
+    What cannot be captured goes on eagerly, with one warning.
 
     Args:
         state: The training, on CUDA.
@@ -61,58 +60,27 @@ class CapturedSteps:
 
     def __init__(self, state: TrainingState, objective: NegativeELBO, draw: Callable[[], Tensor]) -> None:
         self.state, self.objective, self.draw = state, objective, draw
-        self._device = state.skipped.device
-        self._stream: torch.cuda.Stream | None = stream_on(self._device)
-        self._taken = 0
-        self._captured: tuple[torch.cuda.CUDAGraph, Terms | None] | None = None
-        keep_rates_on(self._device, state.optimiser)
+        self.updates: Captured[Terms | None] = Captured(state.skipped.device, self._refused)
+        keep_rates_on(state.skipped.device, state.optimiser)
 
     def __call__(self, rate: float, *, record: bool = False) -> Terms | None:
         """Take a step at a rate; returns the terms of its loss if asked to."""
         set_rate(self.state.optimiser, rate)
-        with torch.cuda.device(self._device), _fastest_convolutions():
-            terms = self._step()
+        with _fastest_convolutions():
+            terms = self.updates(self._updated, self._updated)
         _follow(self.state)
         return terms if record else None
 
-    def _step(self) -> Terms | None:
-        stream = self._stream
-        if stream is None:
-            return self._eager()
-        self._taken += 1
-        if self._taken == 1:
-            return aside(stream, self._eager)
-        reason = ""
-        try:
-            if self._taken == 2:
-                return aside(stream, self._watched)
-            if self._captured is None:
-                self._captured = capture(stream, self._eager)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            self._stream = None
-            self.state.optimiser.zero_grad(set_to_none=True)
-            reason = str(error).splitlines()[0]
-        # Outside the handler, whose exception would keep the failed attempt's tensors alive.
-        if self._captured is not None:
-            graph, terms = self._captured
-            graph.replay()
-            return terms
+    def _updated(self) -> Terms | None:
+        return _update(self.state, self.objective, self.draw(), record=True)
+
+    def _refused(self, reason: str) -> None:
+        self.state.optimiser.zero_grad(set_to_none=True)
         warnings.warn(
             "This training cannot be captured in a CUDA graph and goes on step by step, several times slower: "
             f"{reason}",
-            stacklevel=3,
+            stacklevel=2,
         )
-        return self._eager()
-
-    def _eager(self) -> Terms | None:
-        return _update(self.state, self.objective, self.draw(), record=True)
-
-    def _watched(self) -> Terms | None:
-        """A step, or an error before it changes anything if the host has to wait for it."""
-        with no_waiting():
-            return self._eager()
 
 
 def _update(state: TrainingState, objective: NegativeELBO, x: Tensor, *, record: bool) -> Terms | None:

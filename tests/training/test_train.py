@@ -260,7 +260,7 @@ class TestCUDA:
                 if captured:
                     take = CapturedSteps(state, objective, draw)
                     losses = [float(take(1e-3, record=True).loss) for _ in range(8)]
-                    assert take._captured is not None
+                    assert take.updates.is_made
                 else:
                     losses = [float(training_step(state, objective, draw(), 1e-3, record=True).loss) for _ in range(8)]
             ends.append(losses)
