@@ -3,6 +3,8 @@
 import itertools
 import math
 import time
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +22,8 @@ _QUICK = 2**18
 # Sides of the squares that are restored for a trial: what the larger takes more than the smaller is the pixels' share.
 _SIDES = (64, 256)
 _TRIAL_STEPS, _TRIAL_SAMPLES = 4, 4
-# Peak of a fit over what autograd keeps for its backward pass, as measured with the default guide (see `forecast`).
-_OVERHEAD = 1.25
+# Peak of a fit over what autograd keeps at one time, as measured with the default guide (see `forecast`).
+_OVERHEAD = 1.5
 # Arrays of the image's size that guide, optimiser and likelihood hold beside it, and those beside the samples.
 _FIT_IMAGES, _SAMPLING_IMAGES = 20, 60
 # Those that each further guide keeps: centre and width of the image, and its latents.
@@ -138,13 +140,8 @@ class _Trial:
         import pyro_vble as pv
         from pyro_vble.physics import problems
 
-        kept: dict[int, int] = {}
+        kept = _Kept()
         ends: list[float] = []
-
-        def keep(value: Tensor) -> Tensor:
-            storage = value.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return value
 
         def timed(steps: Iterable) -> Iterator:
             for step in steps:
@@ -157,15 +154,49 @@ class _Trial:
             settings = {"num_steps": num_steps, "seed": 0, "device": device, "precision": precision}
             return pv.restore(y, physics, prior, guide=guide, tolerance=None, progress=timed, **settings)
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda held: held.value):
             restored(1)
-        self.kept = sum(kept.values())
+        self.kept = kept.most
         ends.clear()
         posterior = restored(_TRIAL_STEPS)
         self.step = min(b - a for a, b in itertools.pairwise(ends))
         begun = time.perf_counter()
         posterior.sample(_TRIAL_SAMPLES)
         self.sample = (time.perf_counter() - begun) / _TRIAL_SAMPLES
+
+
+class _Kept:
+    """Bytes that autograd keeps at one time.
+
+    What it has let go of is counted out again: another tensor may lie where it lay, or may not.
+
+    Attributes:
+        most: The most that it has kept.
+    """
+
+    def __init__(self) -> None:
+        self.most = self._now = 0
+        self._uses: Counter[int] = Counter()
+
+    def keep(self, value: Tensor) -> "_Held":
+        """Count a tensor in, until nobody holds what is returned."""
+        storage = value.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        self._now += 0 if self._uses[place] else size
+        self._uses[place] += 1
+        self.most = max(self.most, self._now)
+        held = _Held(value)
+        weakref.finalize(held, self._let_go, place, size).atexit = False
+        return held
+
+    def _let_go(self, place: int, size: int) -> None:
+        self._uses[place] -= 1
+        self._now -= 0 if self._uses[place] else size
+
+
+@dataclass(eq=False)
+class _Held:
+    value: Tensor
 
 
 def in_words(seconds: float) -> str:

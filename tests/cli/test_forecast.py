@@ -106,3 +106,17 @@ def test_tiles_are_as_large_as_the_ratio_of_pixels_allows(factor, side):
     problem = PROBLEMS["super-resolve"].having(factor=factor)
     grid = Tiles(problem, Fit(), 0.01).grid((3, 2000 * factor, 1500 * factor), pv.load_prior("cae-bsd"))
     assert grid.cell == side
+
+
+def test_what_autograd_keeps_is_counted_while_it_is_kept():
+    """Twice the same work, one after the other, keeps as much at one time as once: wherever tensors lie."""
+    most = []
+    for times in (1, 2, 5):
+        kept = module._Kept()
+        with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda held: held.value):
+            for _ in range(times):
+                x = torch.ones(1000, requires_grad=True)
+                (x.exp() * x.sin()).sum().backward()
+        most.append(kept.most)
+    assert most[0] == most[1] == most[2]
+    assert 12_000 <= most[0] <= 20_000  # x, exp(x), sin(x), and what the product keeps of them
