@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import pyro_vble as pv
-from benchmarks.baselines import dpir
+from pyro_vble.baselines import dpir
 from pyro_vble.baselines.denoisers import ffdnet
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.io.atomic import atomic_path
@@ -74,8 +74,7 @@ def ours(y, physics, x, prior, method: str, num_steps: int) -> dict:
 def theirs(y, physics, x, denoiser) -> dict:
     """Figures of DPIR on the same measurement."""
     start = time.perf_counter()
-    noise = float(getattr(physics.noise_model, "sigma", 0.0))
-    estimate = dpir(y, physics, denoiser, noise)
+    estimate = dpir(y, physics, denoiser).mmse_x()
     return {"seconds": time.perf_counter() - start, "psnr": psnr(estimate, x)}
 
 
