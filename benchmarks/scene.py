@@ -22,7 +22,7 @@ import torch
 from rasterio.windows import Window
 
 from benchmarks.measuring import surroundings
-from pyro_vble import load_prior, restore_scene
+from pyro_vble import load_prior, open_scene, restore_scene
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import SUFFIXES, read_image
 from pyro_vble.sensors import load_sensor
@@ -31,6 +31,7 @@ _SEED = 0
 _LOOK_EVERY = 0.2  # seconds
 # Pixels of a side of the images that a scene is made of, and rows beyond a strip that its measurement depends on.
 _IMAGE, _CONTEXT = 256, 32
+_SHOWN = 1024  # pixels of a side that a picture shows
 
 
 def main() -> None:
@@ -46,8 +47,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--prior", default="cae-aerial")
     parser.add_argument("--keep", type=Path, help="folder in which scenes and their posteriors stay")
+    parser.add_argument("--picture", type=Path, help="the last scene before and after, at three zooms; needs --keep")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if options.picture and not options.keep:
+        parser.error("--picture shows a scene that was kept: pass --keep FOLDER too")
     prior = load_prior(options.prior)
     rows = []
     about = surroundings(torch.device("cpu"), "auto") | {
@@ -64,6 +68,41 @@ def main() -> None:
             if options.output:
                 with atomic_path(options.output) as temporary:
                     temporary.write_text(json.dumps(about | {"scenes": rows}, indent=1) + "\n")
+        if options.picture:
+            _picture(scene, Path(folder, f"{options.sides[-1]}.scene"), options)
+
+
+def _picture(measured: Path, store: Path, options: Any) -> None:
+    """Draw what was measured, what was restored and its standard deviation, in numbers of the file: the whole scene, a
+    quarter and a sixteenth of its side about its middle, where cells meet. All show means over the same blocks.
+    """
+    import matplotlib.pyplot as plt
+
+    posterior, scale = open_scene(store), options.scale
+    side = posterior.shape[-1]
+    figure, axes = plt.subplots(3, 3, figsize=(12.4, 12.0), layout="constrained")
+    for row, width in zip(axes, (side, side // 4, side // 16), strict=True):
+        start, block = (side - width) // 2, max(1, width // _SHOWN)
+        window = slice(start, start + width)
+        with rasterio.open(measured) as file:
+            part = file.read(1, window=Window(start // scale, start // scale, width // scale, width // scale))
+        parts = [part.repeat(scale, 0).repeat(scale, 1)]
+        parts += [posterior.result(name)(window, window)[0] for name in ("mean", "std")]
+        shown = [part.astype(float).reshape(width // block, block, -1, block).mean((1, 3)) for part in parts]
+        low, high = np.quantile(shown[0], (0.002, 0.998))
+        for axis, values in zip(row, shown, strict=True):
+            how: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": high}
+            if axis is row[2]:
+                how = {"cmap": "magma", "vmin": 0, "vmax": np.quantile(values, 0.99)}
+            drawn = axis.imshow(values, extent=(start, start + width, start + width, start), **how)
+            ticks = range(0, side + 1, side // 4 if width == side else options.tile)
+            axis.set(xticks=ticks, yticks=ticks, xlim=(start, start + width), ylim=(start + width, start))
+            axis.tick_params(labelsize=7)
+        figure.colorbar(drawn, ax=row[2], fraction=0.046, pad=0.02)
+        row[0].set_ylabel(f"{width}x{width} pixels")
+    for axis, title in zip(axes[0], ("measured", "restored", "standard deviation"), strict=True):
+        axis.set_title(title)
+    figure.savefig(options.picture, dpi=95, pil_kwargs={"quality": 88})
 
 
 def _measured_scene(options: Any, side: int, path: Path) -> None:

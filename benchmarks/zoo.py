@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.zoo FOLDER --priors cae-bsd FILE --images 16 --output results.json`` prints for every prior
 alpha·255²·MSE + bits per pixel, with rounded latents as a codec has them and with the encoder's noise as its training
-has them, and the evidence lower bound. alpha is the first prior's, or ``--alpha``.
+has them, and the evidence lower bound. alpha is the first prior's, or ``--alpha``. NAME:0.7 is a prior at that rate
+scale.
 """
 
 import argparse
@@ -50,8 +51,9 @@ def figures(mse: float, bpp: float, alpha: float, elbo: float | None = None) -> 
 def rounded(prior: CAE, x: Tensor, alpha: float) -> Figures:
     """An image (1, 3, H, W) with its latents rounded, as a codec has them, at the rate of its entropy models."""
     rows, columns = x.shape[-2:]
-    decoded, bits = networks.quantized_autoencoding(prior.network.eval(), prior.padded(x))
-    mse = float((decoded[..., :rows, :columns].clamp(0, 1) - x).square().mean())
+    decoded, bits = networks.quantized_autoencoding(prior.network.eval(), prior.rate_scale * prior.padded(x))
+    decoded = (decoded[..., :rows, :columns] / prior.rate_scale).clamp(0, 1)
+    mse = float((decoded - x).square().mean())
     return figures(mse, bits / (rows * columns), alpha)
 
 
@@ -119,14 +121,18 @@ def main() -> None:
     """Measure, print a table in Markdown, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--priors", nargs="+", default=["cae-bsd"], help="names or paths that load_prior takes")
+    takes = "names or paths that load_prior takes, with :S at rate scale S"
+    parser.add_argument("--priors", nargs="+", default=["cae-bsd"], help=takes)
     parser.add_argument("--images", type=int, help="how many, evenly spaced in the sorted folder; by default all")
     parser.add_argument("--largest", type=int, help="the middle of larger images, so many pixels a side")
     parser.add_argument("--alpha", type=float, help="of the loss, in place of the first prior's")
     parser.add_argument("--no-codecs", action="store_true", help="priors alone")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    priors = {name: pv.load_prior(name) for name in options.priors}
+    priors = {}
+    for name in options.priors:
+        path, _, scale = name.partition(":")
+        priors[name] = pv.load_prior(path, rate_scale=float(scale or 1))
     for name, prior in priors.items():
         if not isinstance(prior, CAE):
             parser.error(f"only compressive autoencoders are codecs; {name} is a {type(prior).__name__}.")

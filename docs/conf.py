@@ -87,6 +87,7 @@ _GALLERY = [
     "train_a_prior",
     "calibrate",
     "compare",
+    "error_budget",
 ]
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
