@@ -21,7 +21,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from pyro_vble._arguments import PathName, checked
+from pyro_vble._arguments import Flag, PathName, checked
 
 _SUFFIX = ".partial"
 _LONGEST_LABEL = 100
@@ -39,11 +39,16 @@ _WRITERS = ("inline_container.cc", "PytorchStreamWriter", "I/O error")
 
 @contextlib.contextmanager
 @checked
-def atomic_path(path: PathName) -> Iterator[Path]:
+def atomic_path(path: PathName, *, tidy: Flag = True) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it if the block ends well and removed if not.
 
     Its name is that of ``path``, because writers choose their format by it. A link is followed, and keeps pointing to
     what is written. File and folder are on the disk when the block has ended.
+
+    Args:
+        path: The file to be.
+        tidy: Whether to remove first what killed writers left in the folder, which lists it: not for the thousandth
+            file of one.
 
     Raises:
         ValueError: If there is something at ``path`` that is no regular file.
@@ -59,12 +64,13 @@ def atomic_path(path: PathName) -> Iterator[Path]:
         'whole'
     """
     target = _file_target(path)
-    with _scratch(target) as temporary:
+    with _scratch(target, tidy=tidy) as temporary:
         yield temporary
         # Who may read the old one may read the new one; of a new one, whoever the system lets, whatever its writer did.
         temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else _usual_mode(temporary.parent))
-        _to_disk(temporary)
+        to_disk(temporary)
         os.replace(temporary, target)
+        to_disk(target.parent)
 
 
 @contextlib.contextmanager
@@ -84,8 +90,9 @@ def atomic_folder(path: PathName) -> Iterator[Path]:
         yield temporary
         for folder, _, names in os.walk(temporary):
             for name in (*names, "."):
-                _to_disk(Path(folder, name))
+                to_disk(Path(folder, name))
         os.rename(temporary, target)
+        to_disk(target.parent)
 
 
 @checked
@@ -123,6 +130,23 @@ def remove_leftovers(folder: PathName) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def to_disk(path: str | os.PathLike) -> None:
+    """Have the system write a file, or a folder's list, to the disk: a rename may reach it before what it publishes."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if os.path.isdir(path):
+            return  # a folder that may be written in and not be listed
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def errors_named(path: str | os.PathLike, within: str | os.PathLike | None = None) -> Iterator[None]:
     """Whatever says in the block that writing failed comes out as an OSError of ``path``, in one line.
@@ -150,11 +174,12 @@ def errors_named(path: str | os.PathLike, within: str | os.PathLike | None = Non
 
 
 @contextlib.contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
+def _scratch(target: Path, *, tidy: bool = True) -> Iterator[Path]:
     """The path of the target's name in a locked folder of its own, removed in the end."""
     with errors_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target.parent)
+    if tidy:
+        remove_leftovers(target.parent)
     prefix = f".{_label(target.name)}.{_host()}."
     while True:
         try:
@@ -222,18 +247,6 @@ def _label(name: str) -> str:
 
 def _host() -> str:
     return re.sub(r"\W", "-", socket.gethostname())[:64]
-
-
-def _to_disk(path: Path) -> None:
-    """Have the system write a file, or a folder's list, to the disk: a rename may reach it before what it publishes."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
-            raise
-    finally:
-        os.close(handle)
 
 
 def _named(code: int, path: str | os.PathLike) -> OSError:

@@ -111,7 +111,6 @@ def latents_about(grid: Grid, core: Window, field: Field, reach: int) -> Window:
 
 
 def _write(store: Store, site: str, parameter: str, window: Window, value: np.ndarray) -> None:
-    array = store.array("mosaic", f"{site}_{parameter}", writable=True)
-    if array.dtype == np.float16:
+    if dtype_of(site, parameter) == "float16":
         value = np.clip(value, np.finfo(np.float16).min, np.finfo(np.float16).max)
-    array[(..., *window.slices)] = value.astype(array.dtype)
+    store.write("mosaic", f"{site}_{parameter}", window, value)

@@ -44,5 +44,5 @@ def draw_cell(job: Job, place: tuple[int, int]) -> dict[str, Any]:
     for name, values in numbers.items():
         if absent is not None:
             values = np.where(absent, np.float32(np.nan), values)
-        Store(job.store).array("results", name, writable=True)[(..., *core.slices)] = values
+        Store(job.store).write("results", name, core, values)
     return {"status": "drawn"}

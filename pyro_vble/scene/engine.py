@@ -24,6 +24,8 @@ from pyro_vble.scene.tiles import fit_cell
 Place = tuple[int, int]
 #: How often a cell is tried before it is given up.
 ATTEMPTS = 3
+#: Environment in which glibc keeps freed memory for the next step.
+KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1"}
 # What no further attempt on another cell would mend: the run stops, and can be resumed.
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -89,10 +91,11 @@ class DaskCrew:
 
     Args:
         client: A ``distributed.Client``.
+        gpus: How many GPUs its workers share by their numbers; 0 where each has found its own.
     """
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, client: Any, gpus: int = 0) -> None:
+        self.client, self.gpus = client, gpus
 
     @property
     def size(self) -> int:
@@ -100,29 +103,50 @@ class DaskCrew:
         return sum(self.client.nthreads().values()) or 1
 
     def work(self, task: "Task", job: Job, places: list[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
-        """What the task says of every cell, as it is done; "failed" of one that kills its workers."""
+        """What the task says of every cell, as it is done; "failed" of one that kills its workers.
+
+        Raises:
+            ConnectionError: If the scheduler is lost.
+        """
         with extra("geo"):
-            from distributed import as_completed
+            from distributed import KilledWorker, as_completed
 
         # Keys of this run alone: what is asked for anew is done anew.
         keys = [f"{task.stage}-{place[0]}-{place[1]}-{uuid.uuid4().hex}" for place in places]
+        at = dict(zip(keys, places, strict=True))
         # A task of its own, not scattered data: that would be lost with the last worker that holds it.
         shared = self.client.submit(_itself, job, pure=False)
-        futures = self.client.map(task, places, job=shared, pure=False, key=keys)
-        at = dict(zip(keys, places, strict=True))
+        function = partial(_on_own_gpu, task, self.gpus) if self.gpus > 1 else task
+        futures = self.client.map(function, places, job=shared, pure=False, key=keys)
+        left = {future.key: future for future in futures}
+        del futures
         try:
-            for future in as_completed(futures):
-                try:
-                    said = future.result()
-                except Exception as error:  # its workers died as often as the scheduler lets them
+            for future, said in as_completed(list(left.values()), with_results=True, raise_errors=False):
+                if future.status == "cancelled":
+                    raise ConnectionError("The run stops: its scheduler is lost; what is done stays: resume it.")
+                if future.status == "error":
+                    error = said[1]
+                    if not isinstance(error, KilledWorker):
+                        raise error
                     said = {"status": "failed", "error": f"its workers died ({type(error).__name__})"}
+                # What is kept of it would be done again if the worker that holds it died.
+                left.pop(future.key).release()
                 yield at[future.key], said
         finally:
-            self.client.cancel(futures)
+            self.client.cancel(list(left.values()))
 
 
 def _itself(job: Job) -> Job:
     return job
+
+
+def _on_own_gpu(task: "Task", gpus: int, place: Place, *, job: Job) -> dict[str, Any]:
+    """What a task says of a cell, on the GPU of its worker's number: the current one belongs to a thread."""
+    import torch
+    from distributed import get_worker
+
+    torch.cuda.set_device(int(get_worker().name) % gpus)
+    return task(place, job=job)
 
 
 @contextlib.contextmanager
@@ -163,6 +187,11 @@ def crew(
         "distributed.worker.memory.pause": False,
         # A scene in memory travels to the workers with the job.
         "distributed.admin.large-graph-warning-threshold": "1TiB",
+        # Profiles of a thousand seconds are some hundred MiB of every worker.
+        "distributed.worker.profile.enabled": False,
+        # Dask's own setting gives all freed memory back, which the kernel then clears anew at every step of a fit:
+        # two fifths of a worker's time. A worker gives it back between cells.
+        **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEP_FREED_MEMORY.items()},
     }
     how = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with (
@@ -170,18 +199,8 @@ def crew(
         LocalCluster(n_workers=count, **how) as cluster,
         Client(cluster) as client,
     ):
-        if gpus > 1:
-            addresses: Any = client.nthreads()  # by worker; of an asynchronous client, which this is not, a coroutine
-            for index, worker in enumerate(sorted(addresses)):
-                client.run(_take_gpu, index % gpus, workers=[worker])
         told(f"Dashboard: {client.dashboard_link}")
-        yield DaskCrew(client)
-
-
-def _take_gpu(index: int) -> None:
-    import torch
-
-    torch.cuda.set_device(index)
+        yield DaskCrew(client, gpus)
 
 
 @dataclass(frozen=True)
@@ -238,18 +257,29 @@ def run(job: Job, crew: Crew, told: Callable[[Progress], None] = lambda progress
     fields, precisions = fields_of(first), {mark["precision"] for mark in fitted.values()}
     create_mosaic(job, fields)
     _stage(Task("blended", partial(blend_cell, fields=fields)), job.grid.about(fitted), job, crew, report, pace, told)
+    drawable = set(fitted) - _without_neighbours(job, store, set(fitted), report)
     known = {
         "fields": fields_as_json(fields),
         "precision": precisions.pop() if len(precisions) == 1 else "float32",
-        "blank": sorted(every - set(fitted)),
+        "blank": sorted(every - drawable),
     }
     store.describe(store.about | known)
     create_results(job)
-    _stage(Task("drawn", draw_cell), set(fitted), job, crew, report, pace, told)
+    _stage(Task("drawn", draw_cell), drawable, job, crew, report, pace, told)
     if not report.failed:
         store.drop_tiles()
     store.describe(store.about | {"finished": True})
     return report
+
+
+def _without_neighbours(job: Job, store: Store, fitted: set[Place], report: Report) -> set[Place]:
+    """Fitted cells that are decoded from one that could not be blended, itself among them: given up, and marked so."""
+    failed = {place for place in job.grid.about(fitted) if not _is_done(store.marked("blended", place))}
+    given_up = fitted & set(job.grid.about(failed))
+    for place in given_up:
+        report.failed.setdefault(place, "a cell beside it could not be blended")
+        store.mark("drawn", place, {"status": "failed", "error": report.failed[place]})
+    return given_up
 
 
 def _take_back(job: Job, store: Store) -> bool:

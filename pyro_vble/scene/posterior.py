@@ -14,6 +14,7 @@ from pyro_vble._arguments import BrokenRuleError, Count, CountOrZero, PathName, 
 from pyro_vble._extras import extra
 from pyro_vble.inference.precision import Device, network_precision, resolve_device
 from pyro_vble.models import Prior
+from pyro_vble.models.freezing import frozen
 from pyro_vble.samples import Samples
 from pyro_vble.samples.kept import KeptSamples
 from pyro_vble.scene.blending import latents_about
@@ -326,7 +327,9 @@ class ScenePosterior(Samples):
 
     @cached_property
     def _prior(self) -> Prior:
-        return prior_of(str(self._store.path)).to(self._device)
+        prior = prior_of(str(self._store.path))  # which others of this process share
+        here = prior.tensor_options()["device"].type == self._device.type == "cpu"
+        return prior if here else frozen(prior).to(self._device)
 
     def _by_cell(self, statistic: Callable[["ScenePosterior"], Tensor]) -> Tensor:
         """A statistic of the window, put together of those of its cells."""

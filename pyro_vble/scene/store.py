@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -13,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from pyro_vble._extras import extra
-from pyro_vble.io.atomic import atomic_path
-from pyro_vble.scene.grid import Grid
+from pyro_vble.io.atomic import atomic_path, remove_leftovers, to_disk
+from pyro_vble.scene.grid import Grid, Window
 
 #: Version of the layout; another one is not read.
-LAYOUT = 1
+LAYOUT = 2
 #: Stages of a cell, in order.
 STAGES = ("fitted", "blended", "drawn")
 
@@ -119,7 +120,7 @@ class Store:
 
         path = self.tile(place)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
+        with atomic_path(path, tidy=False) as temporary:
             save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, temporary)
 
     def read_tile(self, place: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -157,6 +158,18 @@ class Store:
         """An array over the whole scene, which is read where it is indexed."""
         return _zarr().open_group(str(self.path / group), mode="r+" if writable else "r")[name]
 
+    def write(self, group: str, name: str, window: Window, values: np.ndarray) -> None:
+        """Write a window of an array, and have it on the disk: its mark must not be there before it."""
+        array = self.array(group, name, writable=True)
+        array[(..., *window.slices)] = values.astype(array.dtype)
+        folder = self.path / group / name
+        chunks = (range(s.start // c, -(-s.stop // c)) for s, c in zip(window.slices, array.chunks[-2:], strict=True))
+        for place in itertools.product(*chunks):
+            chunk = folder / array.metadata.encode_chunk_key((*[0] * (array.ndim - 2), *place))
+            if chunk.exists():  # one that holds nothing but what fills an array is not written
+                to_disk(chunk)
+                to_disk(chunk.parent)
+
     def names(self, group: str) -> list[str]:
         """Names of the arrays of a group."""
         return sorted(_zarr().open_group(str(self.path / group), mode="r").array_keys())
@@ -184,6 +197,9 @@ class Store:
             file.truncate()
             file.write(f"process {os.getpid()} of {os.uname().nodename}")
             file.flush()
+            # Once for all cells: to look for it at every write would list folders of thousands of files.
+            for folder in (self.path, self.path / "tiles", *(self.path / "marks" / stage for stage in STAGES)):
+                remove_leftovers(folder)
             yield
 
     def _mark(self, stage: str, place: tuple[int, int]) -> Path:
@@ -191,7 +207,7 @@ class Store:
 
     def _write_json(self, path: Path, value: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
+        with atomic_path(path, tidy=False) as temporary:
             temporary.write_text(json.dumps(value, indent=1, default=_plain))
 
 

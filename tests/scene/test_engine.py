@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +15,10 @@ from scene.scenes import assert_same, denoising, measured, restored
 
 from pyro_vble.guides import VBLE
 from pyro_vble.scene import engine, open_scene
-from pyro_vble.scene.engine import Alone, Progress
+from pyro_vble.scene.engine import Alone, DaskCrew, Progress
 from pyro_vble.scene.source import Source
 from pyro_vble.scene.sources import open_source
-from pyro_vble.scene.store import STAGES, Store
+from pyro_vble.scene.store import LAYOUT, STAGES, Store
 
 Y = measured(1, 150, 100)
 
@@ -220,6 +221,30 @@ def test_what_fails_while_it_is_drawn_is_reported_and_drawn_when_resumed(folder,
     assert_same(folder, undisturbed)
 
 
+def test_what_is_decoded_from_a_cell_that_fails_while_it_is_blended_is_left_out(folder, undisturbed, monkeypatch):
+    """Of its pixels, and of those beside it, there is nothing to say: not what latents are before anything is seen."""
+    real = engine.blend_cell
+
+    def blend(job, place, fields):
+        if place == (2, 1):
+            raise OSError("a disk that is away")
+        return real(job, place, fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "blend_cell", blend)
+        scene = restored(folder, Y)
+    assert sorted(scene.failed) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert "a disk that is away" in scene.failed[2, 1]
+    assert "a cell beside it" in scene.failed[1, 0]
+    for name in ("mean", "std"):
+        values = scene.results[name].values
+        assert np.isnan(values[:, 64:]).all()
+        assert np.isfinite(values[:, :64]).all()
+    assert np.isnan(open_scene(folder).draw(0)[..., 64:, :]).all()
+    assert restored(folder, Y, resume=True).failed == {}
+    assert_same(folder, undisturbed)
+
+
 def test_a_full_disk_stops_the_run_and_what_is_done_stays(folder, undisturbed, monkeypatch):
     real, left = Store.write_tile, [3]
 
@@ -303,9 +328,84 @@ def test_a_mark_that_is_lost_when_the_fits_are_gone_has_all_that_it_takes_made_a
 def test_a_store_of_another_layout_is_refused(folder):
     restored(folder, Y)
     path = folder / "scene.json"
-    path.write_text(path.read_text().replace('"layout": 1', '"layout": 7'))
-    with pytest.raises(ValueError, match=r"of layout 1;.*is of 7"):
+    path.write_text(path.read_text().replace(f'"layout": {LAYOUT}', '"layout": 7'))
+    with pytest.raises(ValueError, match=rf"of layout {LAYOUT};.*is of 7"):
         restored(folder, Y, resume=True)
+
+
+def test_what_a_killed_run_left_between_cells_is_removed(folder, monkeypatch):
+    _stopped(folder, monkeypatch)
+    left = folder / "marks" / "fitted" / f".0-0.json.{socket.gethostname()}.abc.partial"
+    left.mkdir()
+    restored(folder, Y, resume=True)
+    assert not left.exists()
+
+
+# --- a scheduler ---
+
+
+class _Named:
+    """Stands for a stage: says which cell it was."""
+
+    stage = "fitted"
+
+    def __call__(self, place, *, job):
+        return {"status": "fitted", "place": place, "job": job}
+
+
+@pytest.fixture
+def client():
+    from distributed import Client
+
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as client:
+        yield client
+
+
+def test_what_cells_have_said_is_kept_by_no_worker(client):
+    """Or all that a worker had done would be done again when it dies."""
+    places = [(row, 0) for row in range(12)]
+    found = {}
+    for place, said in DaskCrew(client).work(_Named(), "the job", places):
+        found[place] = said
+        left = len(places) - len(found)
+    assert found == {place: {"status": "fitted", "place": place, "job": "the job"} for place in places}
+    assert left == 0
+    deadline = time.monotonic() + 10
+    while client.cluster.scheduler.tasks and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not client.cluster.scheduler.tasks
+
+
+def test_a_lost_scheduler_is_no_failure_of_cells(client):
+    work = DaskCrew(client).work(_Slow(), "the job", [(row, 0) for row in range(4)])
+    next(work)
+    from distributed import Future
+
+    client.cancel([Future(key, client) for key in list(client.futures) if key.startswith("fitted")])
+    with pytest.raises(ConnectionError, match=r"scheduler is lost.*resume"):
+        list(work)
+
+
+class _Slow(_Named):
+    def __call__(self, place, *, job):
+        time.sleep(0.2 * place[0])
+        return super().__call__(place, job=job)
+
+
+def test_an_error_of_the_scheduler_is_no_failure_of_a_cell(client):
+    class _Unknown(_Named):
+        def __call__(self, place, *, job):
+            raise ModuleNotFoundError("No module named 'mine'")
+
+    with pytest.raises(ModuleNotFoundError, match="mine"):
+        list(DaskCrew(client).work(_Unknown(), "the job", [(0, 0)]))
+
+
+def test_workers_share_the_gpus_by_their_numbers(client, monkeypatch):
+    chosen = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    assert len(list(DaskCrew(client, gpus=3).work(_Named(), "the job", [(0, 0), (1, 0)]))) == 2
+    assert chosen == [0, 0]
 
 
 # --- processes ---
@@ -370,6 +470,14 @@ def test_a_worker_process_gives_the_same_bits(folder, undisturbed):
 
 
 @pytest.mark.slow
+def test_workers_keep_the_memory_that_a_step_has_freed():
+    with engine.crew(1, told=lambda text: None) as crew:
+        (environment,) = crew.client.run(lambda: dict(os.environ)).values()
+    assert environment.items() >= engine.KEEP_FREED_MEMORY.items()
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.slow
 def test_four_workers_give_the_same_bits(folder, undisturbed):
     restored(folder, Y, workers=4)
     assert_same(folder, undisturbed)
@@ -421,8 +529,6 @@ def test_a_cell_that_kills_three_workers_is_given_up_and_no_other_with_it(folder
 @pytest.mark.slow
 def test_the_workers_of_a_running_scheduler_give_the_same_bits(folder, undisturbed, tmp_path):
     """A scheduler and a worker started by hand."""
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
