@@ -15,16 +15,15 @@ class Captured(Generic[_T]):
     """Work that is done again and again: captured once in a CUDA graph and replayed, one launch in place of a thousand.
 
     The first two times it is done eagerly, on a stream of its own as capture wants it, the second under CUDA's watch
-    for anything that would make the host wait, which is an error before it changes anything. What cannot be captured
-    goes on eagerly.
+    for anything that would make the host wait, which is an error where it happens. What cannot be captured goes on
+    eagerly.
 
     Args:
         device: The GPU.
-        refused: Called once with the reason, if it cannot be captured.
     """
 
-    def __init__(self, device: torch.device, refused: Callable[[str], None]) -> None:
-        self._device, self._refused = device, refused
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._stream: torch.cuda.Stream | None = stream_on(device)
         self._taken = 0
         self._made: tuple[torch.cuda.CUDAGraph, _T] | None = None
@@ -34,21 +33,36 @@ class Captured(Generic[_T]):
         """Whether the work is replayed by now."""
         return self._made is not None
 
-    def __call__(self, eager: Callable[[], _T], captured: Callable[[], _T]) -> _T:
+    def __call__(
+        self,
+        eager: Callable[[], _T],
+        captured: Callable[[], _T],
+        refused: Callable[[str], None],
+        undoable: Callable[[], Callable[[], None]] = lambda: lambda: None,
+    ) -> _T:
         """Do the work; a replay returns the very tensors that the capture did.
 
         Args:
             eager: The work.
             captured: The same, as it is captured.
+            refused: Called once with the reason, if it cannot be captured. (What is kept here instead would hold the
+                graph's memory in a circle, until a full collection of garbage.)
+            undoable: Called before the work is watched, for what takes back a part of it.
         """
         with torch.cuda.device(self._device):
-            return self._done(eager, captured)
+            return self._done(eager, captured, refused, undoable)
 
     def release(self) -> None:
         """Let go of the graph, and of the memory that it holds."""
         self._made = None
 
-    def _done(self, eager: Callable[[], _T], captured: Callable[[], _T]) -> _T:
+    def _done(
+        self,
+        eager: Callable[[], _T],
+        captured: Callable[[], _T],
+        refused: Callable[[str], None],
+        undoable: Callable[[], Callable[[], None]],
+    ) -> _T:
         stream = self._stream
         if stream is None:
             return eager()
@@ -56,6 +70,7 @@ class Captured(Generic[_T]):
         if self._taken == 1:
             return aside(stream, eager)
         reason = ""
+        undo = undoable() if self._taken == 2 else None
         if self._made is None:
             try:
                 if self._taken == 2:
@@ -71,7 +86,9 @@ class Captured(Generic[_T]):
             graph, result = self._made
             graph.replay()
             return result
-        self._refused(reason)
+        if undo is not None:
+            undo()
+        refused(reason)
         return eager()
 
 
@@ -103,10 +120,11 @@ def capture(on: torch.cuda.Stream, work: Callable[[], _T]) -> tuple[torch.cuda.C
 def aside(stream: torch.cuda.Stream, work: Callable[[], _T]) -> _T:
     """Do something on the stream of the capture."""
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        result = work()
-    torch.cuda.current_stream().wait_stream(stream)
-    return result
+    try:
+        with torch.cuda.stream(stream):
+            return work()
+    finally:  # also of what was begun before an error
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 @functools.cache

@@ -57,8 +57,13 @@ def forked_generators(device: torch.device | None = None) -> Iterator[None]:
         devices = [device] if device.type == "cuda" else []
     else:
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    asleep = not devices and not torch.cuda.is_initialized()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        if asleep:  # a seed that is set before CUDA wakes waits for it, and would be the next user's
+            torch.cuda.manual_seed_all(torch.initial_seed())
 
 
 @contextlib.contextmanager

@@ -20,6 +20,17 @@ def y():
     return torch.rand(1, 3, 64, 64)
 
 
+def test_a_gpu_that_wakes_later_has_the_callers_seed(monkeypatch):
+    """What is seeded before CUDA is used waits for it."""
+    waiting = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", waiting.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    torch.manual_seed(5)
+    with seeded(0):
+        pass
+    assert waiting[-1] == 5
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_autograd_modes(cae, y, mode):
     expected = pv.restore(y, PHYSICS, cae, **QUICK).mmse_x(4)

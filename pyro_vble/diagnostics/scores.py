@@ -47,13 +47,13 @@ def crps(samples: SamplesLike, truth: RealTensor, *, num_samples: Count = 100, s
     source = Source(samples, truth, num_samples, seed)
     if source.num_samples < 2:
         raise ValueError(f"The score needs at least 2 samples; received {source.num_samples}.")
-    # A few rows at a time: the estimator sorts every pixel's samples.
-    everything, truth = source.all().flatten(1), source.truth
+    # A few rows at a time: the estimator sorts every pixel's samples. It makes tensors of its own on the CPU.
+    everything, truth = source.all().flatten(1).cpu(), source.truth.cpu()
     pieces: list[Any] = [
         scoringrules.crps_ensemble(part, members.T, m_axis=-1, estimator="pwm", backend="torch")
         for part, members in zip(truth.flatten().split(1 << 16), everything.split(1 << 16, dim=1), strict=True)
     ]
-    return torch.cat(pieces).reshape(truth.shape)
+    return torch.cat(pieces).reshape(truth.shape).to(source.truth.device)
 
 
 @checked

@@ -1,6 +1,7 @@
 """Steps of Pyro's SVI captured once in a CUDA graph, and replayed."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,13 +22,14 @@ class CapturedSVI(FitSVI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         device = next((p.device for p in self.parameters), torch.device("cuda"))
-        self._steps: Captured[Tensor] = Captured(device, self._refused)
+        self._steps: Captured[Tensor] = Captured(device)
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Take one step at the optimiser's rate; returns the loss before it, not looked at yet."""
         eager = super().step
         # A replay writes its loss where the last one's was.
-        return self._steps(lambda: eager(*args, **kwargs), lambda: self._captured(*args, **kwargs)).clone()
+        work = (lambda: eager(*args, **kwargs)), (lambda: self._captured(*args, **kwargs))
+        return self._steps(*work, self._refused, self._undoable).clone()
 
     def release(self) -> None:
         """Let go of what only further steps need: gradients, and the graph whose memory they lie in."""
@@ -38,6 +40,10 @@ class CapturedSVI(FitSVI):
         loss = self.gradient(*args, **kwargs)
         self.update()
         return loss
+
+    def _undoable(self) -> Callable[[], None]:
+        saved = self.saved()
+        return lambda: self.restore(saved)
 
     def _refused(self, reason: str) -> None:
         super().release()

@@ -13,14 +13,20 @@ from pyro_vble.inference.settings import FitSettings
 _AT_REST = 0.03
 
 
-def has_settled(trace: Sequence[float], settings: FitSettings, num_values: int) -> bool:
+def has_settled(trace: Sequence[float], looked_at: int, settings: FitSettings, num_values: int) -> bool:
     """Whether the ELBO, smoothed over a window, has surely stopped growing.
 
     The window is the last quarter of the trace, so that it averages the more noise away the longer the fit takes; sure
     means two standard errors.
+
+    Args:
+        trace: ELBOs.
+        looked_at: How many there were at the last look: this one judges only if a window has passed since then.
+        settings: Settings of the fit.
+        num_values: Number of measured values.
     """
     step, window = len(trace), max(settings.window, len(trace) // 4)
-    if settings.tolerance is None or step < 2 * window or step % settings.window:
+    if settings.tolerance is None or step < 2 * window or step // settings.window == looked_at // settings.window:
         return False
     last, before = torch.tensor(trace[-2 * window :], dtype=torch.float64).reshape(2, window).flip(0)
     error = ((last.var() + before.var()) / window).sqrt()

@@ -17,7 +17,7 @@ from pyro_vble.inference.adam import ScheduledAdam, adam_for
 from pyro_vble.inference.captured import CapturedSVI
 from pyro_vble.inference.convergence import Travel, has_settled
 from pyro_vble.inference.elbo import elbo_for
-from pyro_vble.inference.following import prior_follower
+from pyro_vble.inference.following import Follower, prior_follower
 from pyro_vble.inference.precision import dtype_of, network_precision, suited_precision
 from pyro_vble.inference.result import Fit, FitDivergedError
 from pyro_vble.inference.settings import FitSettings
@@ -98,8 +98,9 @@ def svi_of(
     adam = adam_for(guide, settings)
     svi = CapturedSVI if y.is_cuda and reparameterised and not eager else FitSVI
     programs = tempered(model, settings.kl_weight), tempered(guide, settings.kl_weight)
-    after = prior_follower(guide, model, y, settings.kl_weight) if settings.schedule != "constant" else lambda: None
-    return svi(*programs, adam, loss=elbo, of=guide, after=after)
+    moving = settings.schedule != "constant"
+    follower = prior_follower(guide, model, y, settings.kl_weight) if moving else Follower()
+    return svi(*programs, adam, loss=elbo, of=guide, follower=follower)
 
 
 def _losses(
@@ -138,7 +139,7 @@ def _losses(
                 place = settings.tail
             if len(unread) < svi.read_every and place < settings.num_steps:
                 continue
-            losses, unread = torch.stack(unread).tolist(), []
+            losses, unread, looked_at = torch.stack(unread).tolist(), [], len(trace)
             for loss in losses:
                 if not math.isfinite(loss):
                     break
@@ -147,7 +148,7 @@ def _losses(
             if math.isfinite(loss):
                 if hasattr(bar, "set_postfix") and step % _SNAPSHOT_EVERY == _SNAPSHOT_EVERY - 1:
                     bar.set_postfix(elbo=f"{-loss:,.0f}", refresh=False)
-                if _ends_early(trace, settings, num_values):
+                if _ends_early(trace, looked_at, settings, num_values):
                     break
                 continue
             svi.restore(snapshot)
@@ -189,10 +190,10 @@ def _check(guide: Callable, y: Tensor, precision: str) -> None:
         )
 
 
-def _ends_early(trace: list[float], settings: FitSettings, num_values: int) -> bool:
+def _ends_early(trace: list[float], looked_at: int, settings: FitSettings, num_values: int) -> bool:
     """Whether a fit is done: where the rate falls, a plateau at a high one is its noise, which the rest removes."""
     low = settings.schedule == "constant" or settings.rate(len(trace)) <= settings.lr / 10
-    return low and has_settled(trace, settings, num_values)
+    return low and has_settled(trace, looked_at, settings, num_values)
 
 
 def _bar(progress: Any, num_steps: int) -> Any:

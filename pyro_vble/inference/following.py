@@ -1,6 +1,7 @@
 """Keeping widths right while the prior beneath them moves."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +10,24 @@ from torch import Tensor
 from pyro_vble.models.restoration import RestorationModel
 
 
-def prior_follower(guide: Callable, model: RestorationModel, y: Tensor, kl_weight: float) -> Callable[[], None]:
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Follower:
+    """What follows where the parameters of a fit go.
+
+    Attributes:
+        follow: Called after every step.
+        start_over: Called where the parameters have gone back to what they were.
+    """
+
+    follow: Callable[[], None] = _nothing
+    start_over: Callable[[], None] = _nothing
+
+
+def prior_follower(guide: Callable, model: RestorationModel, y: Tensor, kl_weight: float) -> Follower:
     r"""What follows every step of a fit: the prior's part of a width's precision is exchanged as h moves.
 
     .. math:: \frac 1{a_k^2} \leftarrow \Big(\frac 1{a_k^2} - \frac \lambda{v_k(\bar h_0)}\Big)_+
@@ -27,7 +45,7 @@ def prior_follower(guide: Callable, model: RestorationModel, y: Tensor, kl_weigh
     """
     own: Any = guide
     if not (callable(getattr(own, "follows", None)) and own.follows("z") and "h" in own.median(y)):
-        return lambda: None
+        return Follower()
 
     @torch.no_grad()
     def precision() -> Tensor:
@@ -41,4 +59,8 @@ def prior_follower(guide: Callable, model: RestorationModel, y: Tensor, kl_weigh
         own.follow_("z", before, now)
         before.copy_(now)
 
-    return follow
+    @torch.no_grad()
+    def start_over() -> None:
+        before.copy_(precision())
+
+    return Follower(follow, start_over)

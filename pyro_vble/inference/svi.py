@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vble._traces import nodes_of
 from pyro_vble.guides.parameters import parameters_of
 from pyro_vble.inference.adam import ScheduledAdam
+from pyro_vble.inference.following import Follower
 
 # A parameter, a copy of it, and copies of Adam's moments.
 _Saved = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -25,7 +26,7 @@ class FitSVI(SVI):
         optim: The optimiser.
         loss: One of Pyro's ELBOs.
         of: The guide itself: its parameters are optimised although they may be none of Pyro's.
-        after: What follows every update of the parameters.
+        follower: What follows the parameters.
     """
 
     #: How many losses may wait for the host to look at them.
@@ -39,10 +40,10 @@ class FitSVI(SVI):
         loss: Trace_ELBO,
         *,
         of: Callable,
-        after: Callable[[], None] = lambda: None,
+        follower: Follower = Follower(),  # noqa: B008, it is frozen
     ) -> None:
         super().__init__(model, guide, optim, loss)
-        self.elbo, self._guide_itself, self._after = loss, of, after
+        self.elbo, self._guide_itself, self._follower = loss, of, follower
         self.parameters: dict[Tensor, None] = dict.fromkeys(parameters_of(of))
         self._means: dict[Tensor, Tensor] = {}
         self._collected = 0
@@ -80,7 +81,7 @@ class FitSVI(SVI):
         self.optim(moved)
         for p in moved:
             p.grad = None
-        self._after()
+        self._follower.follow()
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -95,7 +96,7 @@ class FitSVI(SVI):
         for p, mean in self._means.items():
             p.copy_(mean)
         if self._means:
-            self._after()
+            self._follower.follow()
 
     def release(self) -> None:
         """Let go of what only further steps need; parameters keep no gradient that another fit would add to."""
@@ -118,3 +119,4 @@ class FitSVI(SVI):
             p.copy_(value)
             for name, moment in self.optim.moments(p).items():
                 moment.copy_(moments[name]) if name in moments else moment.zero_()
+        self._follower.start_over()

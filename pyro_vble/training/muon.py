@@ -78,6 +78,13 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(updates, -group["lr"] * good)  # pyright: ignore[reportPrivateImportUsage]
             torch._foreach_add_(parameters, updates)  # pyright: ignore[reportPrivateImportUsage]
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take in a state, wherever it was saved: torch leaves counts of steps where they were."""
+        super().load_state_dict(state_dict)
+        for parameter, kept in self.state.items():
+            if "step" in kept:
+                kept["step"] = kept["step"].to(parameter.device)
+
     def _orthogonal(
         self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], good: Tensor, decay: float
     ) -> list[Tensor]:

@@ -60,14 +60,14 @@ class CapturedSteps:
 
     def __init__(self, state: TrainingState, objective: NegativeELBO, draw: Callable[[], Tensor]) -> None:
         self.state, self.objective, self.draw = state, objective, draw
-        self.updates: Captured[Terms | None] = Captured(state.skipped.device, self._refused)
+        self.updates: Captured[Terms | None] = Captured(state.skipped.device)
         keep_rates_on(state.skipped.device, state.optimiser)
 
     def __call__(self, rate: float, *, record: bool = False) -> Terms | None:
         """Take a step at a rate; returns the terms of its loss if asked to."""
         set_rate(self.state.optimiser, rate)
         with _fastest_convolutions():
-            terms = self.updates(self._updated, self._updated)
+            terms = self.updates(self._updated, self._updated, self._refused)
         _follow(self.state)
         return terms if record else None
 

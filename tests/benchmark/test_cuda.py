@@ -30,7 +30,7 @@ def test_figures_are_those_of_the_cpu(tmp_path):
         for path in (tmp_path / name).glob("bsd/*/*/*.json"):
             record = json.loads(path.read_text())
             figures.setdefault((record["problem"], record["method"]), {})[name] = record["figures"]
-            assert record["figures"]["peak_memory"] >= 0
+            assert (record["figures"]["peak_memory"] or 0) >= 0  # of a CPU the kernel may not tell
     for (_, method), by_device in figures.items():
         # Fits draw other random numbers on a GPU; the others differ by rounding alone.
         apart = 0.5 if method == "vble-xz-free" else 0.05

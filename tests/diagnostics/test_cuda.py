@@ -25,6 +25,9 @@ def test_diagnostics_arviz_and_zarr(bundled, x, tmp_path):
     posterior = pv.restore(physics(x), physics, bundled, VBLExz, num_fits=2, **FAST)
     assert d.coverage_curve(posterior, x, num_samples=20).num_pixels == 3 * 54 * 54
     assert d.crps(posterior, x, num_samples=20).device == x.device
+    there = pv.restore(physics(x).cuda(), physics, bundled, VBLExz, **FAST)  # whose results stay there
+    for score in (d.crps, d.interval_score):
+        assert score(there, x.cuda(), num_samples=20).is_cuda
     assert posterior.to_arviz(8, truth=x).posterior["image"].shape[:2] == (2, 4)
     posterior.fits[0].to_zarr(tmp_path / "draws.zarr", 5)
     assert d.importance_sampling(posterior.fits[0], 30).mean.device == x.device

@@ -134,10 +134,10 @@ class TestFollowing:
         guide = VBLE(model, y)
         variance = lambda: model.prior.latent_variance(guide.median(), (3, 64, 64))["z"]  # noqa: E731
         before, told = variance(), guide.width["z"].pow(-2) - weight / variance()
-        follow = prior_follower(guide, model, y, weight)
+        follower = prior_follower(guide, model, y, weight)
         with torch.no_grad():
             guide.factors["h"].loc += 0.5
-        follow()
+        follower.follow()
         assert not torch.allclose(variance(), before)
         left = guide.width["z"].pow(-2) - weight / variance()
         assert torch.allclose(left, told.clamp_min(0), rtol=1e-3, atol=1e-3)
@@ -147,14 +147,30 @@ class TestFollowing:
         model = RestorationModel(cae, NOISY)
         guide = VBLE(model, y)
         before = guide.width["z"].clone()
-        prior_follower(guide, model, y, 1.0)()
+        prior_follower(guide, model, y, 1.0).follow()
         assert torch.allclose(guide.width["z"], before, rtol=1e-5)
+
+    def test_it_starts_over_where_the_parameters_went_back(self, cae):
+        """As if it had never seen what came between, though that be no number."""
+        y = torch.rand(1, 3, 64, 64)
+        model = RestorationModel(cae, NOISY)
+        guide = VBLE(model, y)
+        follower = prior_follower(guide, model, y, 1.0)
+        kept = {name: value.clone() for name, value in guide.state_dict().items()}
+        with torch.no_grad():
+            guide.factors["h"].loc.fill_(torch.nan)
+        follower.follow()
+        guide.load_state_dict(kept)
+        follower.start_over()
+        follower.follow()
+        for name, value in guide.state_dict().items():
+            torch.testing.assert_close(value, kept[name], rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("guide", [MAPz, lambda model, y: lambda y: None])
     def test_others_are_left_alone(self, cae, guide):
         y = torch.rand(1, 3, 64, 64)
         model = RestorationModel(cae, NOISY)
-        prior_follower(guide(model, y), model, y, 1.0)()
+        prior_follower(guide(model, y), model, y, 1.0).follow()
 
     def test_a_prior_without_hyper_latent_is_left_alone(self):
         prior = linear_vae(torch.randn(16, 2, dtype=torch.float64), torch.zeros(16), 0.5, (1, 4, 4))
@@ -162,7 +178,7 @@ class TestFollowing:
         model = RestorationModel(prior, NOISY)
         guide = VBLE(model, y)
         before = guide.width["z"].clone()
-        prior_follower(guide, model, y, 1.0)()
+        prior_follower(guide, model, y, 1.0).follow()
         assert torch.equal(guide.width["z"], before)
 
 

@@ -80,3 +80,13 @@ class TestMuon:
         after = [v for state in optimiser.state.values() for v in state.values()]
         for old, new in zip(weights + moments, [*layers.parameters(), *after], strict=True):
             torch.testing.assert_close(new.detach(), old, atol=0, rtol=0)
+
+    def test_a_state_goes_where_its_parameters_are(self):
+        """Counts of steps too, which torch leaves where a checkpoint was read."""
+        layers, x = self.layers(), torch.ones(1, 3, 16, 16)
+        optimiser = Muon(layers.parameters(), lr=0.01)
+        self.gradients(layers, x)
+        optimiser.step()
+        elsewhere = Muon([p.detach().to("meta") for p in layers.parameters()], lr=0.01)
+        elsewhere.load_state_dict(optimiser.state_dict())
+        assert {v.device.type for state in elsewhere.state.values() for v in state.values()} == {"meta"}
