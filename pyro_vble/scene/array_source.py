@@ -1,14 +1,18 @@
 """Scenes in arrays: of NumPy, or of xarray with what rioxarray knows of them, in memory or lazy."""
 
+import copy
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 import numpy as np
 
 from pyro_vble._arguments import Rule, brief, checked, instance_of
 from pyro_vble._extras import extra
+from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.rasters import Raster
 from pyro_vble.scene.source import Bands, NoData, Source, WindowOf, chosen, digest, in_float32, placed
 
@@ -118,6 +122,24 @@ class ArraySource(Source):
         self.shape = len(indices), rows, columns
         self.dtype = np.dtype(array.dtype)
         self.raster = replace(raster.of_bands(indices).cropped(*self._window), nodata=self.nodata)
+        # What is computed, or read from a file, when it is asked for, travels as that alone.
+        self._in_memory = array.chunks is None and "source" not in array.encoding
+        self._file: Path | None = None
+
+    def shared(self, folder: str | os.PathLike) -> Self:
+        """In a file of the folder, read window by window: an array in memory would be copied to each of them."""
+        if not self._in_memory:
+            return self
+        path, shared = Path(folder, "measured.npy"), copy.copy(self)
+        with atomic_path(path) as temporary:
+            np.save(temporary, np.ascontiguousarray(self._array.values))
+        shared._file, shared._array = path, None
+        return shared
+
+    def drop_shared(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
 
     def fingerprint(self) -> str:
         """A checksum of shape, type, place and some of the values."""
@@ -131,6 +153,9 @@ class ArraySource(Source):
         return digest(self.shape, self.dtype, self.nodata, self.raster, values.hexdigest())
 
     def _block(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        if self._file is not None:
+            values = np.load(self._file, mmap_mode="r")[:, top : top + height, left : left + width]
+            return in_float32(np.array(values), self.nodata)
         part = {self._down: slice(top, top + height), self._across: slice(left, left + width)}
         data = self._array.isel(part).variable
         if data.chunks is not None:

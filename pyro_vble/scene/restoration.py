@@ -31,7 +31,7 @@ from pyro_vble.io.prior_files import save_prior
 from pyro_vble.models import CAE, Prior
 from pyro_vble.models.identity import fingerprint
 from pyro_vble.physics import Radiometry
-from pyro_vble.scene.engine import Progress, crew, run
+from pyro_vble.scene.engine import Alone, Progress, crew, run
 from pyro_vble.scene.grid import Grid
 from pyro_vble.scene.job import Job
 from pyro_vble.scene.operators import SceneOperator, scene_operator
@@ -197,7 +197,11 @@ def restore_scene(
     with store.locked():
         _prepare(store, job, prior, rate_scale, unfitted.made_with, resume=resume)
         with crew(workers, scheduler, told) as hands:
+            if not isinstance(hands, Alone):
+                source = source.shared(store.path)
+                job = dataclasses.replace(job, source=source)
             report = run(job, hands, progress or (lambda progress: None))
+            source.drop_shared()
         finished: dict[str, Any] = {"failed": {f"{row}-{column}": why for (row, column), why in report.failed.items()}}
         finished["seconds"] = report.seconds
         store.describe(store.about | finished)

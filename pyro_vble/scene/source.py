@@ -66,6 +66,13 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """What tells whether a source is still the one that a run began with, without reading all of it."""
 
+    def shared(self, folder: str | os.PathLike) -> "Source":
+        """This scene as workers of other processes are to get it, who see the folder."""
+        return self
+
+    def drop_shared(self) -> None:  # noqa: B027, most write nothing
+        """Remove what was written for them."""
+
     @abc.abstractmethod
     def _block(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """As :meth:`read`; of a window that lies within the scene."""
