@@ -149,14 +149,21 @@ class _Memory(threading.Thread):
             self.driver = max(self.driver, own.memory_info().rss)
             for child in own.children(recursive=True):
                 try:
-                    self.worker = max(self.worker, child.memory_info().rss)
-                except psutil.NoSuchProcess:
+                    self.worker = max(self.worker, _peak(child))
+                except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
                     continue
 
     def end(self) -> None:
         """Look no longer."""
         self._over.set()
         self.join()
+
+
+def _peak(process: psutil.Process) -> int:
+    """The largest resident memory that a process ever had, in bytes: a look now and then would miss short peaks."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    told = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
+    return told[0] if told else process.memory_info().rss
 
 
 def _measure(path: Path, side: int, prior: Any, options: Any, folder: Path) -> dict[str, Any]:

@@ -34,8 +34,9 @@ _OF_VIEWERS = (".aux.xml", ".ovr")
 _TAKEN = ("ACQUISITIONDATETIME", "SATELLITEID")
 _LOOKS = 8  # along each axis, at blocks of a band
 _LOOK = 256  # pixels of a block's side
-# GDAL's cache would else be a twentieth of the machine's memory, in every process.
-_SETTINGS = {"GDAL_CACHEMAX": 256 * 2**20}
+# GDAL's cache would else be a twentieth of the machine's memory, in every process. What it holds lies scattered between
+# a fit's tensors, so it is small but for files in strips, of which neighbouring cells need the same.
+_CACHE, _CACHE_OF_STRIPS = 32 * 2**20, 256 * 2**20
 
 
 class RasterSource(Source):
@@ -82,7 +83,10 @@ class RasterSource(Source):
         if not os.path.exists(path) and not self.name.startswith("/vsi") and ":" not in self.name:
             raise FileNotFoundError(f"No raster at {path}; check the path.")
         self._handles = threading.local()
+        self._cache = _CACHE
         dataset = self._opened()
+        if any(columns == dataset.width for _, columns in dataset.block_shapes):
+            self._cache = _CACHE_OF_STRIPS
         self._header = dataset.count, dataset.height, dataset.width
         self._check(dataset)
         raster = raster_of(dataset)
@@ -176,7 +180,7 @@ class RasterSource(Source):
         return dataset
 
     def _settings(self) -> Any:
-        return _gdal().Env(**_SETTINGS)
+        return _gdal().Env(GDAL_CACHEMAX=self._cache)
 
     def _check(self, dataset: Any) -> None:
         if dataset.count == 0:

@@ -16,6 +16,7 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.drivers import raster_driver_extensions
 from rasterio.enums import ColorInterp
+from rasterio.env import getenv
 from rasterio.rpc import RPC
 from scene.rasters import NORTH_UP, TURNED, save, values_of, whole
 
@@ -71,6 +72,18 @@ def test_what_is_read_from_a_file_or_computed_is_not_written_again(tmp_path):
         for source in (open_source(path), open_source(opened), open_source(lazy)):
             assert source.shared(tmp_path) is source
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tiles_of_a_file_stay_in_memory_no_longer_than_they_are_needed(tmp_path):
+    """But the strips that a row of cells is read from do."""
+    values, caches = values_of("uint16", (1, 64, 600)), {}
+    for tiled in (True, False):
+        how = {"tiled": True, "blockxsize": 32, "blockysize": 32} if tiled else {}
+        source = open_source(save(tmp_path / f"{tiled}.tif", values, **how))
+        with source._settings():
+            caches[tiled] = getenv()["GDAL_CACHEMAX"]
+        assert same(whole(source), values)
+    assert caches[True] < caches[False] == 256 * 2**20
 
 
 # --- numbers and missing pixels ---
