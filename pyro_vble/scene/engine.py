@@ -143,7 +143,9 @@ def _itself(job: Job) -> Job:
 def _on_own_gpu(task: "Task", gpus: int, place: Place, *, job: Job) -> dict[str, Any]:
     """What a task says of a cell, on the GPU of its worker's number: the current one belongs to a thread."""
     import torch
-    from distributed import get_worker
+
+    with extra("geo"):
+        from distributed import get_worker
 
     torch.cuda.set_device(int(get_worker().name) % gpus)
     return task(place, job=job)

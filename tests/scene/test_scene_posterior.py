@@ -15,7 +15,7 @@ from pyro_vble.diagnostics import Calibration
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.samples import StoredSamples
 from pyro_vble.scene import ScenePosterior, open_scene
-from pyro_vble.scene.store import Store
+from pyro_vble.scene.store import LAYOUT, Store
 
 SIZE = 150, 100
 
@@ -195,7 +195,7 @@ def test_opening_says_what_is_wrong(scene, tmp_path):
     other = Store(tmp_path / "other.scene")
     other.describe({})
     other.path.joinpath("scene.json").write_text(json.dumps({**scene._store.about, "layout": 99}))
-    with pytest.raises(ValueError, match=r"of layout 1;.*is of 99; restore it anew"):
+    with pytest.raises(ValueError, match=rf"of layout {LAYOUT};.*is of 99; restore it anew"):
         open_scene(other.path)
 
 
