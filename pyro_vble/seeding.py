@@ -50,13 +50,13 @@ def fresh_seed() -> int:
 def forked_generators(device: torch.device | None = None) -> Iterator[None]:
     """A scope that leaves torch's default generators as they were.
 
-    Those of the CPU and of the GPU that is computed on; without a device, of all GPUs that this process has used:
-    PyTorch's own default would wake every GPU of the machine.
+    Those of the CPU and, as a seed is one for all, of every GPU once this process uses any; before that, of the one to
+    be computed on. PyTorch's own default would wake every GPU of the machine.
     """
-    if device is not None:
-        devices = [device] if device.type == "cuda" else []
+    if torch.cuda.is_initialized():
+        devices: list[Any] = list(range(torch.cuda.device_count()))
     else:
-        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        devices = [device] if device is not None and device.type == "cuda" else []
     asleep = not devices and not torch.cuda.is_initialized()
     try:
         with torch.random.fork_rng(devices=devices):

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,20 +125,15 @@ class ArraySource(Source):
         self._in_memory = array.chunks is None and "source" not in array.encoding
         self._file: Path | None = None
 
-    def shared(self, folder: str | os.PathLike) -> Self:
-        """In a file of the folder, read window by window: an array in memory would be copied to each of them."""
+    def shared(self, path: Path) -> Self:
+        """In that file (.npy), read window by window: an array in memory would be copied to each of them."""
         if not self._in_memory:
             return self
-        path, shared = Path(folder, "measured.npy"), copy.copy(self)
+        shared = copy.copy(self)
         with atomic_path(path) as temporary:
             np.save(temporary, np.ascontiguousarray(self._array.values))
         shared._file, shared._array = path, None
         return shared
-
-    def drop_shared(self) -> None:
-        """Remove the file."""
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
 
     def fingerprint(self) -> str:
         """A checksum of shape, type, place and some of the values."""

@@ -196,12 +196,12 @@ def restore_scene(
     unfitted.calibrated(calibration)
     with store.locked():
         _prepare(store, job, prior, rate_scale, unfitted.made_with, resume=resume)
+        measured = store.path / "measured.npy"
         with crew(workers, scheduler, told) as hands:
             if not isinstance(hands, Alone):
-                source = source.shared(store.path)
-                job = dataclasses.replace(job, source=source)
+                job = dataclasses.replace(job, source=source.shared(measured))
             report = run(job, hands, progress or (lambda progress: None))
-            source.drop_shared()
+        measured.unlink(missing_ok=True)
         finished: dict[str, Any] = {"failed": {f"{row}-{column}": why for (row, column), why in report.failed.items()}}
         finished["seconds"] = report.seconds
         store.describe(store.about | finished)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -66,12 +67,9 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """What tells whether a source is still the one that a run began with, without reading all of it."""
 
-    def shared(self, folder: str | os.PathLike) -> "Source":
-        """This scene as workers of other processes are to get it, who see the folder."""
+    def shared(self, path: Path) -> "Source":
+        """This scene as workers of other processes are to get it, who can read a file that may be written at a path."""
         return self
-
-    def drop_shared(self) -> None:  # noqa: B027, most write nothing
-        """Remove what was written for them."""
 
     @abc.abstractmethod
     def _block(self, top: int, left: int, height: int, width: int) -> np.ndarray:

@@ -466,6 +466,7 @@ def test_a_worker_process_gives_the_same_bits(folder, undisturbed):
     told = []
     restored(folder, Y, workers=1, told=told.append)
     assert "http" in told[0]
+    assert not (folder / "measured.npy").exists()
     assert_same(folder, undisturbed)
 
 
