@@ -34,6 +34,18 @@ def middles(folder: Path, count: int, side: int) -> torch.Tensor:
     return torch.cat(cut)
 
 
+def parser_of_middles(description: str, *, images: int, side: int) -> argparse.ArgumentParser:
+    """The options of every benchmark on the middles of photographs."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=images, help="how many, evenly spaced in the sorted folder")
+    parser.add_argument("--side", type=int, default=side)
+    parser.add_argument("--prior", default="cae-bsd")
+    parser.add_argument("--problems", nargs="+", default=[""], help="only those whose name holds one of these words")
+    parser.add_argument("--output", type=Path)
+    return parser
+
+
 def figures(x: torch.Tensor, physics, prior, family: str, steps: int) -> dict:
     """What a fit of so many steps comes to, image by image."""
     with seeded(0):
@@ -56,21 +68,15 @@ def figures(x: torch.Tensor, physics, prior, family: str, steps: int) -> dict:
 
 def main() -> None:
     """Fit, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=10, help="how many, evenly spaced in the sorted folder")
-    parser.add_argument("--side", type=int, default=96)
-    parser.add_argument("--prior", default="cae-bsd")
+    parser = parser_of_middles(__doc__, images=10, side=96)
     parser.add_argument("--fits", nargs="+", default=["gaussian:90", "gaussian:2000"], metavar="FAMILY:STEPS")
-    parser.add_argument("--problems", nargs="+", default=[""], help="only those whose name holds one of these words")
-    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     x, prior = middles(options.folder, options.images, options.side), pv.load_prior(options.prior)
     found = kept_table(options.output)
     for fit in options.fits:
         family, steps = fit.split(":")
-        for problem, physics in problems(tuple(x.shape[1:])).items():
-            if not any(word in problem for word in options.problems) or fit in found.get(problem, {}):
+        for problem, physics in problems(tuple(x.shape[1:]), options.problems).items():
+            if fit in found.get(problem, {}):
                 continue
             row = found.setdefault(problem, {})[fit] = figures(x, physics, prior, family, int(steps))
             means = {key: sum(row[key]) / len(x) for key in ("psnr", "coverage_90", "elbo")}

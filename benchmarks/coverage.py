@@ -5,17 +5,15 @@ every other one calibrates, the rest measure. Prints PSNR, coverage before and a
 of the intervals and interval score.
 """
 
-import argparse
 import statistics
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 
 import torch
 
 import pyro_vble as pv
-from benchmarks.convergence import middles
+from benchmarks.convergence import middles, parser_of_middles
 from benchmarks.measuring import keep_table, kept_table
 from benchmarks.photographs import problems
 from pyro_vble.diagnostics import Calibration, interval_score
@@ -65,21 +63,15 @@ def figures(x: torch.Tensor, physics, prior, method: str) -> dict:
 
 def main() -> None:
     """Restore, calibrate, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=24)
-    parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--prior", default="cae-bsd")
+    parser = parser_of_middles(__doc__, images=24, side=64)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
-    parser.add_argument("--problems", nargs="+", default=[""], help="only those whose name holds one of these words")
-    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # a dozen images calibrate
     x, prior = middles(options.folder, options.images, options.side), pv.load_prior(options.prior)
     table = kept_table(options.output)
     for method in options.methods:
-        for problem, physics in problems(tuple(x.shape[1:])).items():
-            if method in table.get(problem, {}) or not any(word in problem for word in options.problems):
+        for problem, physics in problems(tuple(x.shape[1:]), options.problems).items():
+            if method in table.get(problem, {}):
                 continue
             row = table.setdefault(problem, {})[method] = figures(x, physics, prior, method)
             cells = {key: statistics.mean(row[key]) for key in row if key != "cpu_seconds"}

@@ -7,7 +7,7 @@ MMSE-x, and the coverage of the nominal 90 % interval. ``--denoiser FILE`` adds 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,10 +40,10 @@ METHODS = {
 _DPIR = "DPIR, FFDNet"
 
 
-def problems(shape: tuple[int, int, int]) -> dict:
-    """Forward operators for images of this shape."""
+def problems(shape: tuple[int, int, int], words: Sequence[str] = ("",)) -> dict:
+    """Forward operators for images of this shape, those whose name holds one of these words."""
     half = (torch.rand(1, *shape[1:], generator=torch.Generator().manual_seed(0)) < 0.5).float().expand(shape).clone()
-    return {
+    every = {
         "denoise, noise 25.5/255": denoising(0.1),
         "deblur 1 pixel, noise 7.65/255": deblurring(7.65 / 255, gaussian_kernel(1.0)),
         "deblur 3 pixels, noise 7.65/255": deblurring(7.65 / 255, gaussian_kernel(3.0)),
@@ -52,6 +52,7 @@ def problems(shape: tuple[int, int, int]) -> dict:
         "super-resolve x4, noise-free": super_resolution(0.0, shape, 4),
         "inpaint 50 %, noise 2.55/255": inpainting(2.55 / 255, half),
     }
+    return {name: physics for name, physics in every.items() if any(word in name for word in words)}
 
 
 def ours(y, physics, x, prior, method: str, num_steps: int) -> dict:
@@ -78,12 +79,10 @@ def theirs(y, physics, x, denoiser) -> dict:
     return {"seconds": time.perf_counter() - start, "psnr": psnr(estimate, x)}
 
 
-def evaluate(path: Path, wanted: Callable[[str], bool], run: dict[str, Callable], table: dict) -> None:
+def evaluate(path: Path, words: Sequence[str], run: dict[str, Callable], table: dict) -> None:
     """Add the figures of one image to a table by problem and method."""
     x = read_image(path).values
-    for problem, physics in problems(tuple(x.shape[1:])).items():
-        if not wanted(problem):
-            continue
+    for problem, physics in problems(tuple(x.shape[1:]), words).items():
         torch.manual_seed(0)
         y = physics(x)
         row = table.setdefault(problem, {"first guess": []} | {name: [] for name in run})
@@ -116,7 +115,7 @@ def main() -> None:
         run[_DPIR] = partial(theirs, denoiser=ffdnet(options.denoiser))
     table: dict = {}
     for done, path in enumerate(paths, 1):
-        evaluate(path, lambda problem: any(word in problem for word in options.problems), run, table)
+        evaluate(path, options.problems, run, table)
         if options.output:  # after every image: an interrupted run leaves what it has
             content = {
                 "images": [p.name for p in paths[:done]],

@@ -23,6 +23,7 @@ from rasterio.windows import Window
 
 from benchmarks.measuring import surroundings
 from pyro_vble import load_prior, open_scene, restore_scene
+from pyro_vble.benchmark.measuring import kernel_count
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import SUFFIXES, read_image
 from pyro_vble.sensors import load_sensor
@@ -149,21 +150,15 @@ class _Memory(threading.Thread):
             self.driver = max(self.driver, own.memory_info().rss)
             for child in own.children(recursive=True):
                 try:
-                    self.worker = max(self.worker, _peak(child))
-                except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
+                    # Not what it has now: a look every now and then would miss short peaks.
+                    self.worker = max(self.worker, kernel_count("VmHWM", child.pid) * 1024)
+                except (OSError, StopIteration):  # it has ended
                     continue
 
     def end(self) -> None:
         """Look no longer."""
         self._over.set()
         self.join()
-
-
-def _peak(process: psutil.Process) -> int:
-    """The largest resident memory that a process ever had, in bytes: a look now and then would miss short peaks."""
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    told = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
-    return told[0] if told else process.memory_info().rss
 
 
 def _measure(path: Path, side: int, prior: Any, options: Any, folder: Path) -> dict[str, Any]:

@@ -5,13 +5,10 @@ standard deviation of x given z times a few factors, and prints PSNR, coverage a
 interval, and the ELBO, which would choose the factor if it were inferred with the image.
 """
 
-import argparse
-from pathlib import Path
-
 from torch import Tensor, nn
 
 import pyro_vble as pv
-from benchmarks.convergence import middles
+from benchmarks.convergence import middles, parser_of_middles
 from benchmarks.measuring import keep_table, kept_table
 from benchmarks.photographs import problems
 from pyro_vble.diagnostics import interval_score
@@ -23,7 +20,7 @@ from pyro_vble.seeding import seeded
 class Scaled(nn.Module):
     """A decoder of standard deviations, times a factor."""
 
-    def __init__(self, decoder_std: nn.Module, factor: float) -> None:
+    def __init__(self, decoder_std: nn.Module, factor: float = 1.0) -> None:
         super().__init__()
         self.decoder_std, self.factor = decoder_std, factor
 
@@ -32,12 +29,10 @@ class Scaled(nn.Module):
         return self.factor * self.decoder_std(z)
 
 
-def figures(x: Tensor, physics, prior_name: str, factor: float) -> dict[str, float]:
-    """What comes of restorations with that factor."""
+def figures(x: Tensor, physics, prior) -> dict[str, float]:
+    """What comes of restorations with this prior."""
     with seeded(0):
         y = physics(x)
-    prior = pv.load_prior(prior_name)
-    prior.decoder_std = Scaled(prior.decoder_std, factor)
     posterior = pv.restore(y, physics, prior, seed=0, progress=False)
     with seeded(0):
         elbo = elbo_by_image(posterior.model, posterior.guide, posterior.y, precision=posterior.precision)
@@ -51,23 +46,18 @@ def figures(x: Tensor, physics, prior_name: str, factor: float) -> dict[str, flo
 
 def main() -> None:
     """Restore, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--prior", default="cae-bsd")
+    parser = parser_of_middles(__doc__, images=12, side=64)
     parser.add_argument("--factors", type=float, nargs="+", default=[0.7, 1.0, 1.5, 2.5])
-    parser.add_argument("--problems", nargs="+", default=[""], help="only those whose name holds one of these words")
-    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     x, table = middles(options.folder, options.images, options.side), kept_table(options.output)
-    for problem, physics in problems(tuple(x.shape[1:])).items():
-        if not any(word in problem for word in options.problems):
-            continue
+    prior = pv.load_prior(options.prior)
+    prior.decoder_std = scaled = Scaled(prior.decoder_std)
+    for problem, physics in problems(tuple(x.shape[1:]), options.problems).items():
         for factor in map(str, options.factors):
             if factor in table.get(problem, {}):
                 continue
-            row = figures(x, physics, options.prior, float(factor))
+            scaled.factor = float(factor)
+            row = figures(x, physics, prior)
             table.setdefault(problem, {})[factor] = row
             print(
                 f"| {problem} | {factor} | {row['psnr']:.2f} dB | {row['coverage']:.1%} | {row['interval_score']:.3f} "

@@ -5,8 +5,10 @@ import ctypes
 import functools
 from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
-_NEVER = 2**31 - 1
+# What glibc is told: names in the environment, with their numbers in malloc.h, and values.
+_OPTIONS = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
+#: The environment in which a process keeps freed memory from its start on, whichever of its threads compute.
+KEEP_FREED_MEMORY = {name: str(value) for name, (_, value) in _OPTIONS.items()} | {"MALLOC_ARENA_MAX": "1"}
 
 
 def keep_freed_memory() -> None:
@@ -21,7 +23,7 @@ def keep_freed_memory() -> None:
         >>> import pyro_vble as pv
         >>> pv.keep_freed_memory()
     """
-    for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER)):
+    for option, value in _OPTIONS.values():
         with contextlib.suppress(AttributeError, TypeError):
             _libc().mallopt(option, value)
 

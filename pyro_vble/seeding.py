@@ -57,12 +57,11 @@ def forked_generators(device: torch.device | None = None) -> Iterator[None]:
         devices: list[Any] = list(range(torch.cuda.device_count()))
     else:
         devices = [device] if device is not None and device.type == "cuda" else []
-    asleep = not devices and not torch.cuda.is_initialized()
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        if asleep:  # a seed that is set before CUDA wakes waits for it, and would be the next user's
+        if not devices:  # a seed that is set before CUDA wakes waits for it, and would be the next user's
             torch.cuda.manual_seed_all(torch.initial_seed())
 
 

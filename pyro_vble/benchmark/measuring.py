@@ -10,7 +10,7 @@ import torch
 
 from pyro_vble._allocator import return_freed_memory
 
-_PROCESS = Path("/proc/self")
+_PROCESSES = Path("/proc")
 
 
 def synchronize(device: torch.device) -> None:
@@ -73,15 +73,21 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
         return
     return_freed_memory()  # or what others have freed would be used, and not counted
     try:
-        (_PROCESS / "clear_refs").write_text("5")  # sets the peak back to the present
-        start = _status("VmRSS")
+        (_PROCESSES / "self" / "clear_refs").write_text("5")  # sets the peak back to the present
+        start = kernel_count("VmRSS")
     except (OSError, StopIteration):
         yield peak
         return
     yield peak
-    peak.append((_status("VmHWM") - start) / 1024)
+    peak.append((kernel_count("VmHWM") - start) / 1024)
 
 
-def _status(key: str) -> int:
-    lines = (_PROCESS / "status").read_text().splitlines()
+def kernel_count(key: str, process: int | str = "self") -> int:
+    """What the kernel counts of a process, in KiB: "VmRSS", its memory now, or "VmHWM", the most that it ever had.
+
+    Raises:
+        OSError: If there is no such process, or the kernel does not tell.
+        StopIteration: If it does not count that.
+    """
+    lines = (_PROCESSES / str(process) / "status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from pyro_vble._allocator import return_freed_memory
+from pyro_vble._allocator import KEEP_FREED_MEMORY, return_freed_memory
 from pyro_vble._arguments import brief
 from pyro_vble._extras import extra
 from pyro_vble.scene.blending import blend_cell, create_mosaic
@@ -24,8 +24,6 @@ from pyro_vble.scene.tiles import fit_cell
 Place = tuple[int, int]
 #: How often a cell is tried before it is given up.
 ATTEMPTS = 3
-#: Environment in which glibc keeps freed memory for the next step.
-KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1"}
 # What no further attempt on another cell would mend: the run stops, and can be resumed.
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -276,12 +274,16 @@ def run(job: Job, crew: Crew, told: Callable[[Progress], None] = lambda progress
 
 def _without_neighbours(job: Job, store: Store, fitted: set[Place], report: Report) -> set[Place]:
     """Fitted cells that are decoded from one that could not be blended, itself among them: given up, and marked so."""
-    failed = {place for place in job.grid.about(fitted) if not _is_done(store.marked("blended", place))}
-    given_up = fitted & set(job.grid.about(failed))
+    given_up = fitted & set(job.grid.about(_unblended(job, store, fitted)))
     for place in given_up:
         report.failed.setdefault(place, "a cell beside it could not be blended")
         store.mark("drawn", place, {"status": "failed", "error": report.failed[place]})
     return given_up
+
+
+def _unblended(job: Job, store: Store, fitted: set[Place]) -> set[Place]:
+    """Cells that fits have a say in, and that have not been blended."""
+    return {place for place in job.grid.about(fitted) if not _is_done(store.marked("blended", place))}
 
 
 def _take_back(job: Job, store: Store) -> bool:
@@ -298,7 +300,7 @@ def _take_back(job: Job, store: Store) -> bool:
         for place in job.grid.about(undone):
             for stage in ("blended", "drawn"):
                 store.unmark(stage, place)
-        open_cells = {place for place in job.grid.about(fitted) if not _is_done(store.marked("blended", place))}
+        open_cells = _unblended(job, store, fitted)
         lacking = {place for place in job.grid.about(open_cells) & fitted - undone if not store.has_tile(place)}
         if not lacking:
             drawn = all(_is_done(store.marked("drawn", place)) for place in fitted)
