@@ -196,11 +196,25 @@ def crew(
     how = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with (
         dask.config.set(settings),
+        _environment_as_before(*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"),
         LocalCluster(n_workers=count, **how) as cluster,
         Client(cluster) as client,
     ):
         told(f"Dashboard: {client.dashboard_link}")
         yield DaskCrew(client, gpus)
+
+
+@contextlib.contextmanager
+def _environment_as_before(*names: str) -> Iterator[None]:
+    """Dask sets what a worker is to find in the environment of the process that starts it, and leaves it there."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True)
