@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 import pyro_vble as pv
 import pyro_vble.models.restoration
 import pyro_vble.restoration
+from pyro_vble._forecast import forecast
 from pyro_vble.cli.app import app
 from pyro_vble.cli.fit import Fit
-from pyro_vble.cli.forecast import forecast
 from pyro_vble.diagnostics import Calibration, predictive_check, simulation_based_calibration
 from pyro_vble.guides import VBLE, MAPz, VBLExz
 from pyro_vble.inference import best_rate_scale
@@ -285,13 +285,13 @@ class TestCommandLine:
         assert "'rotate' is not one of 'flip', 'dihedral'" in result.output
 
     def test_the_forecast_knows_how_many_fits_there_are(self, cae, monkeypatch):
-        monkeypatch.setattr("pyro_vble.cli.forecast._SIDES", (64, 128))
+        monkeypatch.setattr("pyro_vble._forecast._SIDES", (64, 128))
 
         class Trial:
             def __init__(self, *_):
                 self.kept, self.step, self.sample = 10**6, 1.0, 0.0
 
-        monkeypatch.setattr("pyro_vble.cli.forecast._Trial", Trial)
+        monkeypatch.setattr("pyro_vble._forecast._Trial", Trial)
         how = {"steps": 10, "samples": 16, "device": torch.device("cpu")}
         one, eight = (forecast((3, 512, 512), cae, VBLE, fits=fits, **how) for fits in (1, 8))
         assert eight.seconds == 8 * one.seconds

@@ -82,7 +82,10 @@ def scene(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(callback=_workers, help="Worker processes; by default one a GPU or core, 0: none."),
+        typer.Option(
+            callback=_workers,
+            help="Worker processes; by default one a GPU, or one a core as far as memory goes; 0: none.",
+        ),
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a running Dask scheduler, tcp://HOST:PORT, instead.")
@@ -115,7 +118,7 @@ def scene(
     path = None if str(image).startswith("/vsi") or ":" in str(image) else image
     check_inputs({"IN": path, "--calibration": calibration, "--kernel": forward.kernel})
     check_prior(prior)
-    from pyro_vble.cli.forecast import in_words
+    from pyro_vble._forecast import in_words
     from pyro_vble.cli.outputs import prepare_file
     from pyro_vble.cli.words import say, warn
     from pyro_vble.diagnostics import Calibration
@@ -241,7 +244,7 @@ def bar() -> Iterator[Callable[[Any], None]]:
     """A bar of tiles with what is left of the whole run; elsewhere than on a terminal, a line now and then."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from pyro_vble.cli.forecast import in_words
+    from pyro_vble._forecast import in_words
     from pyro_vble.cli.words import console, say
 
     said = ""

@@ -1,7 +1,6 @@
 """``pyro-vble restore`` of an image that is too large for memory: tile by tile, as a scene."""
 
 import math
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +13,8 @@ from torch import Tensor
 from pyro_vble.cli import report
 from pyro_vble.cli.any_size import TILEABLE, physics_of_any_size
 from pyro_vble.cli.fit import Fit
-from pyro_vble.cli.forecast import Forecast, forecast, in_words
 from pyro_vble.cli.problems import Problem
 from pyro_vble.cli.words import say, warn
-from pyro_vble.inference import resolve_device
 from pyro_vble.io.images import ImageFile, write_image
 
 if TYPE_CHECKING:
@@ -65,15 +62,6 @@ class Tiles:
         operator = scene_operator(self.physics(shape[0]), shape[0])
         measured = shape[0], shape[1] // operator.ratio, shape[2] // operator.ratio
         return cut(measured, operator, prior, tile=self.tile)[0]
-
-    def forecast(self, grid: "Grid", shape: tuple[int, int, int], prior: Any) -> Forecast:
-        """Time, and memory of every process, of an image (C, H, W) that is cut so, from a tile of it."""
-        side = grid.cell + 2 * grid.halo
-        window = shape[0], min(side, shape[1]), min(side, shape[2])
-        settings = {"steps": self.fit.num_steps, "samples": self.fit.samples, "precision": self.fit.precision}
-        one = forecast(window, prior, self.fit.family.load(), device=resolve_device(self.fit.device), **settings)
-        # Trials ran on all threads, of which a worker has one.
-        return Forecast(one.seconds * len(grid.places), one.needed, one.free)
 
     def physics(self, bands: int) -> Any:
         """The operator, of any size or as a function of it."""
@@ -149,15 +137,9 @@ class Tiles:
 
 
 def tell_tiles(tiles: Tiles, shape: tuple[int, int, int], prior: Any, why: str) -> Tiles:
-    """Say that an image is restored in tiles, and what that takes; returns them with their side."""
-    grid = tiles.grid(shape, prior)
-    expected, side = tiles.forecast(grid, shape, prior), grid.cell
-    time_ = "" if math.isnan(expected.seconds) else f", {in_words(expected.seconds)}"
-    processes = len(os.sched_getaffinity(0))
-    say(
-        f"{shape[2]}x{shape[1]} pixels{why}: they are restored in tiles of {side}x{side}{time_} and "
-        f"{expected.needed / 1e9:.1f} GB of memory for each of {processes} processes."
-    )
+    """Say that an image is restored in tiles; returns them with their side."""
+    side = tiles.grid(shape, prior).cell
+    say(f"{shape[2]}x{shape[1]} pixels{why}: they are restored in tiles of {side}x{side}.")
     return replace(tiles, tile=side)
 
 

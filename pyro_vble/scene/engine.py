@@ -151,14 +151,15 @@ def _on_own_gpu(task: "Task", gpus: int, place: Place, *, job: Job) -> dict[str,
 
 @contextlib.contextmanager
 def crew(
-    workers: int | None = None, scheduler: str | None = None, told: Callable[[str], None] = print
+    workers: int, scheduler: str | None = None, told: Callable[[str], None] = print, gpus: int = 0
 ) -> Iterator[Crew]:
     """Who is to do the work: the workers of a scheduler's address, or of an embedded cluster of processes.
 
     Args:
-        workers: Processes of the embedded cluster, one thread each; a process a GPU or CPU core if None, none if 0.
+        workers: Processes of the embedded cluster, one thread each; none if 0.
         scheduler: Address of a scheduler, ``tcp://host:port``, whose workers see the same files.
         told: Is told the dashboard's address.
+        gpus: How many GPUs the embedded cluster's workers share.
     """
     if workers == 0 and scheduler is None:
         yield Alone()
@@ -171,10 +172,6 @@ def crew(
             told(f"Dashboard: {client.dashboard_link}")
             yield DaskCrew(client)
         return
-    import torch
-
-    gpus = torch.cuda.device_count()
-    count = workers or gpus or len(os.sched_getaffinity(0))
     # One thread a process: results must not depend on how many processes share the cores.
     settings = {
         # A cell that kills its worker is tried ATTEMPTS times in all; none waits at a worker, to be blamed with it.
@@ -197,7 +194,7 @@ def crew(
     with (
         dask.config.set(settings),
         _environment_as_before(*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"),
-        LocalCluster(n_workers=count, **how) as cluster,
+        LocalCluster(n_workers=workers, **how) as cluster,
         Client(cluster) as client,
     ):
         told(f"Dashboard: {client.dashboard_link}")

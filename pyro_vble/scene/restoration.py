@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 
 from pyro_vble._arguments import (
     Count,
@@ -25,13 +26,16 @@ from pyro_vble._arguments import (
 )
 from pyro_vble.guides import DEFAULT_GUIDE
 from pyro_vble.guides.abilities import guide_name
-from pyro_vble.inference.precision import Device, Precision
+from pyro_vble.inference import FitSettings, resolve_device
+from pyro_vble.inference.precision import Device, Precision, suited_precision
 from pyro_vble.inference.settings import Quality
 from pyro_vble.io.prior_files import save_prior
 from pyro_vble.models import CAE, Prior
 from pyro_vble.models.identity import fingerprint
 from pyro_vble.physics import Radiometry
+from pyro_vble.samples import Posterior
 from pyro_vble.scene.engine import Alone, Progress, crew, run
+from pyro_vble.scene.expected import expected_of
 from pyro_vble.scene.grid import Grid
 from pyro_vble.scene.job import Job
 from pyro_vble.scene.operators import SceneOperator, scene_operator
@@ -128,11 +132,12 @@ def restore_scene(
         seed: The same seed gives the same bits on one kind of machine, whatever the number of workers.
         device: Where workers compute.
         precision: As in ``restore``.
-        workers: Processes, one thread each; as many as GPUs or CPU cores if None; this process alone if 0.
+        workers: Processes, one thread each; this process alone if 0. If None as many as GPUs, or as CPU cores, but no
+            more than there are cells, or than memory holds.
         scheduler: Address of a running Dask scheduler, in place of processes of one's own.
         resume: Go on with a run that was ended, whatever ended it; what is finished is not done again.
         progress: Is told how far the run has come.
-        told: Is told what a user should know, such as the dashboard's address.
+        told: Is told what a user should know, such as what it will take, and the dashboard's address.
 
     Returns:
         The posterior of the scene; ``posterior.results`` is what was drawn of it. Cells that failed three times are
@@ -197,7 +202,8 @@ def restore_scene(
     with store.locked():
         _prepare(store, job, prior, rate_scale, unfitted.made_with, resume=resume)
         measured = store.path / "measured.npy"
-        with crew(workers, scheduler, told) as hands:
+        count, gpus = _hands(job, store, unfitted, workers, scheduler, told)
+        with crew(count, scheduler, told, gpus) as hands:
             if not isinstance(hands, Alone):
                 job = dataclasses.replace(job, source=source.shared(measured))
             report = run(job, hands, progress or (lambda progress: None))
@@ -252,6 +258,38 @@ def cut(
         )
     height, width = (operator.ratio * side for side in shape[1:])
     return Grid(height, width, tile, halo, ramp), reach, margin
+
+
+def _hands(
+    job: Job,
+    store: Store,
+    unfitted: Posterior,
+    workers: int | None,
+    scheduler: str | None,
+    told: Callable[[str], None],
+) -> tuple[int, int]:
+    """How many processes are to work, and how many GPUs they share; says what that takes where it knows the machine."""
+    if scheduler is not None or workers == 0:
+        return 0, 0
+    device = resolve_device(job.options["device"])
+    gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
+    asked = {name: job.options[name] for name in ("num_steps", "tolerance")}
+    expected = expected_of(
+        job.grid,
+        job.bands,
+        unfitted.model.prior,
+        job.guide,
+        cells=sum(store.marked("fitted", place) is None for place in job.grid.places),
+        workers=workers,
+        steps=FitSettings.of(job.options["quality"], **asked).num_steps,
+        samples=job.samples,
+        device=device,
+        precision=suited_precision(job.options["precision"], unfitted.model, unfitted.y),
+    )
+    told(f"{expected}.")
+    if expected.too_much:
+        told("Together they may want more memory than is free: take fewer workers, or a smaller tile.")
+    return expected.workers, gpus
 
 
 def latent_step(prior: CAE) -> int:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import pyro_vble as pv
-from pyro_vble.cli import forecast as module
+from pyro_vble import _forecast as module
+from pyro_vble._forecast import Forecast, forecast
 from pyro_vble.cli.fit import Fit
-from pyro_vble.cli.forecast import Forecast, forecast
 from pyro_vble.cli.problems import PROBLEMS
 from pyro_vble.cli.tiled import Tiles
 from pyro_vble.guides import VBLE
@@ -45,9 +45,8 @@ def too_large(tmp_path, monkeypatch):
     from pyro_vble.io.images import write_image
 
     write_image(tmp_path / "x.png", torch.rand(1, 3, 150, 200))
-    monkeypatch.setattr(module, "_QUICK", 0)
-    for where in ("forecast", "tiled"):  # both have it by name
-        monkeypatch.setattr(f"pyro_vble.cli.{where}.forecast", lambda *_, **__: Forecast(60.0, 9e12, int(8e9)))
+    monkeypatch.setattr("pyro_vble.cli.forecast._QUICK", 0)
+    monkeypatch.setattr("pyro_vble.cli.forecast.forecast", lambda *_, **__: Forecast(60.0, 9e12, int(8e9)))
     monkeypatch.setattr("pyro_vble.restore", lambda *_, **__: pytest.fail("the fit has begun"))
 
     def run(*options):
