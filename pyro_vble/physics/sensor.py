@@ -70,7 +70,7 @@ class Quantisation:
 class OpticalSensor(LinearPhysics):
     r"""An image as a sensor sees it whose pixels are ``scale`` of the image's wide: a deepinv operator.
 
-    .. math:: (Ax)_i = \sum_u k(u)\, x\Big(s\,i + \frac{s - 1}{2} + u\Big)
+    .. math:: (Ax)_i = \sum_u k(u)\, x\Big(s\,i + \frac{s - 1}{2} - u\Big)
 
     The value i of the measurement lies in the middle of the block of s x s pixels i of the image, so that the
     georeference of one is that of the other with its pixels' size multiplied, and nothing moved: a ramp is measured as
@@ -81,8 +81,8 @@ class OpticalSensor(LinearPhysics):
     values at each border: those that reach beyond the image.
 
     Args:
-        psf: Point-spread function on the image's pixels, (h, w) or one a band (C, h, w), rows along track; it is
-            normalised to the sum 1.
+        psf: Point-spread function on the image's pixels, (h, w) or one a band (C, h, w), rows along track: what is
+            seen of a point. It is normalised to the sum 1.
         scale: s; 1 restores an image on the sensor's pixels, 2 on half of them.
         padding: What is beyond the image: "reflect" (not repeating the edge), "replicate", "circular", "constant"
             (zeros), or "valid".
@@ -133,7 +133,8 @@ class OpticalSensor(LinearPhysics):
         rows, columns = (max(0, -(-(side - scale) // (2 * scale))) * scale for side in sides)
         self._reach = rows, columns
         above, beside = (own - (side - scale) // 2 for own, side in zip(self._reach, sides, strict=True))
-        self.register_buffer("filter", F.pad(psf, (beside, beside, above, above)))
+        # A point is imaged as the psf: turned, it is the filter that is correlated with an image.
+        self.register_buffer("filter", F.pad(psf, (beside, beside, above, above)).flip(-2, -1))
 
     @property
     def radius(self) -> int:

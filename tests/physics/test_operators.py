@@ -1,4 +1,5 @@
 import deepinv
+import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -186,3 +187,34 @@ def test_the_identity_shape_is_tried_for_operators_without_adjoint():
     physics = MatrixPhysics(torch.eye(4), NOISE)
     with pytest.raises(ValueError, match="image_shape="):
         image_shape_of(physics, torch.rand(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 8])
+def test_a_block_is_measured_in_its_middle(factor):
+    """So a georeference of pixels so many times as large is right, and what other libraries reduce fits."""
+    side = 12 * factor
+    physics = problems.super_resolution(0.0, (1, side, side), factor)
+    x = torch.arange(float(side)).expand(1, 1, side, side).contiguous()
+    middles = factor * torch.arange(12.0) + (factor - 1) / 2
+    torch.testing.assert_close(physics.A(x)[0, 0, 5, 3:-3], middles[3:-3], rtol=0, atol=1e-3)
+    torch.testing.assert_close(physics.A(x.mT.contiguous())[0, 0, 3:-3, 5], middles[3:-3], rtol=0, atol=1e-3)
+    y, z = torch.rand(1, 1, 12, 12), torch.rand(1, 1, side, side)
+    torch.testing.assert_close((physics.A(z) * y).sum(), (z * physics.A_adjoint(y)).sum(), rtol=1e-5, atol=0)
+
+
+def test_twofold_reduction_is_that_of_deepinv():
+    x = torch.rand(1, 3, 32, 48)
+    theirs = deepinv.physics.Downsampling(img_size=(3, 32, 48), filter="bicubic", factor=2, padding="reflect")
+    torch.testing.assert_close(problems.super_resolution(0.0, (3, 32, 48), 2).A(x), theirs.A(x))
+
+
+@pytest.mark.parametrize("factor", [3, 4])
+def test_reduction_is_that_of_image_libraries(factor):
+    """Pillow's, whose cubic is of the same kind, away from the edges."""
+    from PIL import Image
+
+    side = 20 * factor
+    x = torch.rand(side, side, generator=torch.Generator().manual_seed(0))
+    theirs = np.asarray(Image.fromarray(x.numpy()).resize((20, 20), Image.Resampling.BICUBIC))
+    ours = problems.super_resolution(0.0, (1, side, side), factor).A(x[None, None])[0, 0].numpy()
+    np.testing.assert_allclose(ours[3:-3, 3:-3], theirs[3:-3, 3:-3], atol=1e-5)

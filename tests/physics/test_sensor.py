@@ -192,3 +192,23 @@ def test_sensors_that_differ_in_their_bits_are_two():
     assert twelve.endswith("Quantisation(bits=12)")
     assert len({twelve, ten, none}) == 3
     assert describe(deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))).endswith("(sigma=0.1)")
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_a_point_is_imaged_as_the_point_spread_function(scale):
+    """Not as what it is when it is turned: a smear to the right is one to the right."""
+    side = 6 * scale + scale
+    psf = torch.rand(side, side, generator=torch.Generator().manual_seed(scale))
+    psf = psf / psf.sum()
+    physics = OpticalSensor(psf, scale=scale)
+    n = 12 * scale
+    x = torch.zeros(1, 1, n, n)
+    x[..., n // 2, n // 2] = 1
+    y = physics.A(x)[0, 0]
+    # The pixel i sees the point at n/2 from the middle of its block.
+    far = n // 2 - scale * torch.arange(12) - (scale - 1) / 2
+    place = ((side - 1) / 2 - far).round().long()
+    seen = (place >= 0) & (place < side)
+    expected = torch.zeros(12, 12)
+    expected[seen.nonzero(), seen.nonzero().T] = psf[place[seen][:, None], place[seen]]
+    torch.testing.assert_close(y, expected)
