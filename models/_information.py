@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Side of the square of latents over which information is averaged: one simulated measurement gives each of them the
 # square of a Gaussian, 49 of them give it to 20 %.
 _WINDOW = 7
+# Simulated measurements over which it is averaged where latents have no neighbours: they give it to 25 %.
+_MEASUREMENTS = 32
 # Images through the decoder and back at once, in pixels.
 _PIXELS_AT_ONCE = 2**20
 
@@ -28,7 +30,8 @@ def posterior_std(model: "RestorationModel", y: Tensor, latents: dict[str, Tenso
         F_k = E_{y' \sim p(y|x)}\Big[\Big(\frac{\partial \log p(y'|x)}{\partial v_k}\Big)^2\Big], \qquad x = D(z)
 
     for v = z and, with a latent image, v = e in x = D(z) + σ(z)·e. F is Fisher's information, from one simulated
-    measurement, averaged over neighbours: it works for every operator and noise. With a linear decoder and Gaussian
+    measurement, averaged over neighbours, or from several where latents are no maps: it works for every operator and
+    noise. With a linear decoder and Gaussian
     noise this is the optimum of a mean-field Gaussian guide.
 
     Latents whose prior the model does not tell the variance of are left out, as is everything where the likelihood
@@ -48,13 +51,22 @@ def posterior_std(model: "RestorationModel", y: Tensor, latents: dict[str, Tenso
     score = _score(model, y, mean)
     if score is None:
         return {}
-    information = {"z": _through_decoder(model.prior, latents["z"], image_shape, score[None])[0].square()}
+    information = {"z": _of_latent(model, y, latents["z"], score)}
     if model.latent_image:
         with torch.no_grad():
-            information["x_decentered"] = (score * model.prior.decode_std(latents["z"], image_shape)).square()
+            own = (score * model.prior.decode_std(latents["z"], image_shape)).square()
+        information["x_decentered"] = smoothed(own)
         variance = variance | {"x_decentered": torch.ones_like(mean)}
-    found = {site: (1 / variance[site] + smoothed(value)).rsqrt() for site, value in information.items()}
+    found = {site: (1 / variance[site] + value).rsqrt() for site, value in information.items()}
     return found if all(bool(value.isfinite().all()) for value in found.values()) else {}
+
+
+def _of_latent(model: "RestorationModel", y: Tensor, z: Tensor, score: Tensor) -> Tensor:
+    """Fisher's information about z, from the gradient in D(z) for the first simulated measurement, or from more."""
+    if z.dim() >= 4:
+        return smoothed(_through_decoder(model.prior, z, model.image_shape(y), score[None])[0].square())
+    scores = scores_of_latent(model, y, z, _MEASUREMENTS)
+    return torch.full_like(z, torch.nan) if scores is None else scores.square().mean(0)
 
 
 def scores_of_latent(model: "RestorationModel", y: Tensor, z: Tensor, num_draws: int) -> Tensor | None:

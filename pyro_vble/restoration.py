@@ -31,11 +31,11 @@ from pyro_vble.guides.building import unwrapped
 from pyro_vble.inference import FitDivergedError, FitSettings, Problem, best_rate_scale, fit_batch, resolve_device
 from pyro_vble.inference.batches import is_out_of_memory
 from pyro_vble.inference.precision import Device, Precision, dtype_of, resolve_precision, suited_precision
-from pyro_vble.inference.settings import ELBOName, Quality, Schedule
+from pyro_vble.inference.settings import QUALITIES, ELBOName, Quality, Schedule
 from pyro_vble.models import CAE, Prior
 from pyro_vble.models.prior import check_prior
 from pyro_vble.models.turned import SYMMETRIES, UPRIGHT, Turn, TurnedPrior, upright
-from pyro_vble.physics import joined
+from pyro_vble.physics import joined, operator_arguments
 from pyro_vble.samples import Mixture, Posterior
 from pyro_vble.seeding import derived_seed, fresh_seed, seeded
 
@@ -108,7 +108,8 @@ def restore(
         image_shape: (C, H, W) of the image, if neither the operator nor the prior determines it.
         physics_priors: Semi-blind restoration: priors of unknown parameters of the noise ("sigma", ...)
             or of the operator (arguments of ``physics.A``, such as ``width`` of
-            :class:`~pyro_vble.physics.GaussianBlur`). They are inferred with the image, one value for each image.
+            :class:`~pyro_vble.physics.GaussianBlur`). They are inferred with the image, one value for each image. Those
+            of the operator arrive late: a fit then takes the 300 steps of "accurate", whatever the quality.
         symmetries: "flip" averages the prior over left and right, "dihedral" over all n = 8 flips and quarter turns g:
             p(x) = Σ p(g⁻¹x) / n. The posterior is the mixture of n fits, one for each g, and takes n times as long.
             Operator and measurement stay as they are, and need no symmetry. The fits have equal weights: by their
@@ -161,6 +162,8 @@ def restore(
         y, physics = joined([_measurement_tensor(one) for one in y], physics, image_shape)
     y = _measurement_tensor(y)
     guide = default_guide(quality, prior) if guide is None else guide
+    if num_steps is None and operator_arguments(physics, physics_priors or {}):
+        num_steps = QUALITIES["accurate"]["num_steps"]  # image and operator get there together, slowly
     settings = FitSettings.of(
         quality,
         num_steps=num_steps,

@@ -3,8 +3,10 @@
 import math
 from functools import partial
 
+import pyro.distributions as dist
 import pytest
 import torch
+from deepinv.physics import GaussianNoise
 from helpers import linear_vae
 
 import pyro_vble as pv
@@ -15,6 +17,7 @@ from pyro_vble.inference.convergence import Travel
 from pyro_vble.inference.fitting import svi_of
 from pyro_vble.inference.following import prior_follower
 from pyro_vble.models import RestorationModel
+from pyro_vble.physics import GaussianBlur
 from pyro_vble.physics.problems import denoising
 
 NOISY = denoising(0.1)
@@ -204,10 +207,26 @@ class TestQuality:
         with pytest.raises(ValueError, match="quality must be one of 'fast', 'accurate'; received 'best'"):
             pv.restore(torch.rand(1, 3, 64, 64), NOISY, cae, quality="best", **QUIET)
 
+    @pytest.mark.parametrize(
+        ("unknown", "told", "steps"),
+        [
+            ("sigma", {}, 90),
+            ("width", {}, 300),
+            ("width", {"quality": "accurate"}, 300),
+            ("width", {"num_steps": 5}, 5),
+        ],
+    )
+    def test_an_unknown_operator_takes_the_steps_of_accurate(self, unknown, told, steps):
+        prior = linear_vae(torch.randn(256, 2, dtype=torch.float64), torch.zeros(256), 0.5, (1, 16, 16))
+        physics = GaussianBlur(1.0, radius=3, noise_model=GaussianNoise(0.1))
+        how = {"physics_priors": {unknown: dist.LogNormal(0.0, 0.5)}, "tolerance": None} | told
+        y = torch.rand(1, 1, 16, 16, dtype=torch.float64)
+        assert len(pv.restore(y, physics, prior, VBLE, **how, **QUIET).elbo) == steps
+
     def test_centres_at_rest_end_a_fit_at_its_default_length(self):
-        """Of a linear decoder, whose two latents are where they belong after a few steps."""
-        prior = linear_vae(torch.randn(16, 2, dtype=torch.float64), torch.zeros(16), 0.5, (1, 4, 4))
-        y = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+        """Of a linear decoder, whose latents are where they belong after a few steps."""
+        prior = linear_vae(torch.randn(64, 8, dtype=torch.float64), torch.zeros(64), 0.5, (1, 8, 8))
+        y = torch.rand(1, 1, 8, 8, dtype=torch.float64)
         with torch.random.fork_rng():
             taken = [len(pv.restore(y, NOISY, prior, VBLE, tolerance=t, **QUIET).elbo) for t in (1e-3, None)]
         assert taken[0] < taken[1] == FitSettings().num_steps

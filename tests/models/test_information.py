@@ -6,7 +6,7 @@ import deepinv
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import small_network
+from helpers import linear_vae, small_network
 from torch import nn
 
 import pyro_vble as pv
@@ -25,6 +25,10 @@ def pointwise():
     encoder = lambda x: (torch.zeros_like(x), torch.ones_like(x))  # noqa: E731
     # D(z) = W z at every pixel, z as large as the image: information is the same at all of them.
     return VAE(encoder, decoder, (3, SIDE, SIDE), STD)
+
+
+def denoising_of_each(sigma):
+    return deepinv.physics.Denoising(deepinv.physics.GaussianNoise(sigma))
 
 
 def started(prior, physics, y, guide=VBLE, **options):
@@ -135,3 +139,19 @@ def test_every_parameter_moves_at_its_own_pace(cae, denoising):
 def test_at_a_constant_rate_all_parameters_move_alike(cae, denoising):
     guide = VBLE(RestorationModel(cae, denoising), torch.rand(1, 3, 64, 64))
     assert {group["part"] for group in guide.parameter_groups(1.0)} == {1.0}
+
+
+def test_latents_that_are_no_maps_start_at_the_closed_form_whatever_the_batch():
+    """A vector has no neighbours: neither its own values nor other images of the batch are any."""
+    torch.manual_seed(0)
+    weight = torch.randn(64, 6) * torch.tensor([3.0, 1.0, 0.3, 0.1, 2.0, 0.5])
+    prior = linear_vae(weight.double(), torch.zeros(64, dtype=torch.float64), STD, (1, 8, 8))
+    y = torch.rand(5, 1, 8, 8, dtype=torch.float64)
+    noise = torch.tensor([NOISE, 1.0, 1.0, 0.01, 1.0], dtype=torch.float64)
+    found = started(prior, denoising_of_each(noise), y).width["z"]
+    exact = (1 + weight.double().square().sum(0) / noise[:, None].square()).rsqrt()
+    # 32 squares of a Gaussian give the information to 25 %, its root to half of that.
+    assert float((found / exact).log().abs().max()) < 4 * 0.125
+    for image in range(5):
+        alone = started(prior, denoising_of_each(noise[image : image + 1]), y[image : image + 1]).width["z"]
+        torch.testing.assert_close(found[image : image + 1], alone)
