@@ -1,9 +1,12 @@
 """One lock for whatever runs a Pyro program: threads wait for each other."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+import torch
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -14,6 +17,8 @@ program_lock = threading.RLock()
 
 def one_at_a_time(function: _F) -> _F:
     """A function that no other thread runs, nor any other that is decorated so, while one does.
+
+    A caller's inference mode is not its own: nothing that is made there ever has a gradient, as guides must.
 
     Example:
         >>> from pyro_vble._one_at_a_time import one_at_a_time
@@ -26,7 +31,8 @@ def one_at_a_time(function: _F) -> _F:
 
     @functools.wraps(function)
     def alone(*args: Any, **kwargs: Any) -> Any:
-        with program_lock:
+        outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+        with program_lock, outside:
             return function(*args, **kwargs)
 
     return alone  # type: ignore[return-value]

@@ -1,5 +1,6 @@
 """Per-pixel statistics of samples that arrive in chunks, in memory that does not grow with their number."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -117,22 +118,25 @@ class _Histogram:
 
     def quantiles(self, levels: Tensor) -> Tensor:
         """Quantiles (number of levels, ...)."""
-        results = []
-        for level in levels.tolist():
-            position = min(max(level * (self.total + 1), 1.0), float(self.total))
-            below = torch.zeros(self.low.shape, dtype=torch.int32, device=self.low.device)
-            result = self.low + self.step * _BINS
-            found = torch.zeros_like(below, dtype=torch.bool)
-            for b in range(_BINS):
-                inside = self.counts[b]
-                here = ~found & (below + inside >= position) & (inside > 0)
+        positions = [min(max(level * (self.total + 1), 1.0), float(self.total)) for level in levels.tolist()]
+        ranks = sorted({whole for position in positions for whole in (math.floor(position), math.ceil(position))})
+        value = dict(zip(ranks, self._ranked(ranks), strict=True))
+        pairs = [(value[math.floor(position)], value[math.ceil(position)], position % 1) for position in positions]
+        return torch.stack([torch.lerp(low, high, part) for low, high, part in pairs])
+
+    def _ranked(self, ranks: list[int]) -> list[Tensor]:
+        """The samples of these ranks, counted from 1, from below."""
+        below = torch.zeros(self.low.shape, dtype=torch.int32, device=self.low.device)
+        found = [self.low + self.step * _BINS for _ in ranks]
+        for b in range(_BINS):
+            inside = self.counts[b]
+            for k, rank in enumerate(ranks):
+                here = (below < rank) & (below + inside >= rank)
                 # Sample j of those inside stands at (j - 1/2) / inside of the bin.
-                fraction = ((position - below - 0.5) / inside.clamp_min(1)).clamp(0, 1)
-                result = torch.where(here, self.low + self.step * (b + fraction), result)
-                found |= here
-                below = below + inside
-            results.append(result)
-        return torch.stack(results)
+                fraction = (rank - below - 0.5) / inside.clamp_min(1)
+                found[k] = torch.where(here, self.low + self.step * (b + fraction), found[k])
+            below = below + inside
+        return found
 
     def _start(self, samples: Tensor) -> None:
         low, high = (value.nan_to_num() for value in (samples.amin(0), samples.amax(0)))

@@ -55,6 +55,19 @@ def test_everything_made_under_inference_mode(y):
     posterior.guide.factors["z"].loc.sum().backward()
 
 
+def test_what_is_built_again_under_inference_mode(cae, y, tmp_path):
+    from pyro_vble.diagnostics import error_budget
+
+    pv.restore(y, PHYSICS, cae, **QUICK).save(tmp_path / "fit.pvble")
+    with torch.inference_mode():
+        posterior = pv.load_posterior(tmp_path / "fit.pvble", prior=cae, physics=PHYSICS)
+        assert posterior.std(3).isfinite().all()
+        budget = error_budget(posterior, y.clone().clamp(0, 1), num_restarts=0, num_steps=1, num_samples=4)
+        assert torch.is_inference_mode_enabled()
+    assert budget is not None
+    posterior.guide.factors["z"].loc.sum().backward()
+
+
 def test_a_measurement_that_belongs_to_a_graph(cae, y):
     expected = pv.restore(y, PHYSICS, cae, **QUICK).mmse_x(4)
     leaf = y.clone().requires_grad_()

@@ -11,7 +11,7 @@ from scipy import stats
 
 import pyro_vble as pv
 from pyro_vble import _streaming
-from pyro_vble._streaming import Moments, streamed_quantiles
+from pyro_vble._streaming import Moments, sorted_quantiles, streamed_quantiles
 from pyro_vble.guides import VBLExz
 from pyro_vble.models import RestorationModel
 from pyro_vble.samples import Posterior
@@ -187,6 +187,15 @@ class TestStreaming:
         low, high = streamed_quantiles(lambda: torch.randn(n, 4000).split(17), torch.tensor([0.05, 0.95]), n)
         coverage = torch.special.ndtr(high) - torch.special.ndtr(low)
         assert float(coverage.mean()) == pytest.approx(0.9, abs=5 * float(coverage.std()) / 4000**0.5 + 0.001)
+
+    @pytest.mark.parametrize("n", [140, 200, 1000])
+    def test_either_tail_has_its_probability_beyond_128_samples(self, n):
+        """A quantile a rank too high or too low shows at one end."""
+        levels = torch.tensor([0.005, 0.05, 0.95, 0.995])
+        draws = torch.randn(n, 20_000, generator=torch.Generator().manual_seed(n))
+        found, exact = streamed_quantiles(lambda: draws.split(17), levels, n), sorted_quantiles(draws, levels)
+        below, expected = (torch.special.ndtr(value).mean(1) for value in (found, exact))
+        torch.testing.assert_close(below, expected, rtol=0, atol=5e-4)
 
     @pytest.mark.parametrize("order", ["sorted", "in blocks"])
     def test_early_samples_need_not_be_like_late_ones(self, order):

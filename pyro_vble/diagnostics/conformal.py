@@ -24,6 +24,7 @@ from pyro_vble.samples import Samples
 
 _FORMAT = "pyro-vble calibration 1"
 _SCORES_PER_BIN = 500
+_ROUNDING = 1e-9
 _FEW_IMAGES = 5
 _OR = " | "
 _HASH = re.compile(r" #[0-9a-f]{8}")
@@ -319,6 +320,8 @@ class Calibration:
                 f"can tell; received {probability}; write 90 % as 0.9."
             )
         groups = np.arange(len(self.scores))
+        # The rank is a whole number where p (n + 1) is one, whatever rounding makes of it.
+        probability *= 1 - _ROUNDING
         regressor = _regressor()().fit(
             np.concatenate(self.scores), bins=np.repeat(groups, [len(s) for s in self.scores])
         )

@@ -20,6 +20,7 @@ from pyro_vble.diagnostics._hmc import HMCState
 from pyro_vble.diagnostics._source import OnePosterior
 from pyro_vble.diagnostics._whitening import whitened_hmc
 from pyro_vble.models.turned import turn_of
+from pyro_vble.physics import operator_on
 from pyro_vble.samples import ReferencePosterior, Samples
 from pyro_vble.seeding import derived_seed, seeded
 
@@ -120,12 +121,13 @@ def reference_posterior(
             num_divergent = int(torch.stack([state.divergent for state in kept]).sum())
         with seeded(derived_seed(seed, "images")):
             drawn = [coordinates.images_and_latents(position) for position in positions]
-    out = lambda values: torch.stack(values, 1)[:, :, None].to(posterior.output_device)  # noqa: E731
+    there, physics = posterior.output_device, posterior.physics
+    out = lambda values: torch.stack(values, 1)[:, :, None].to(there)  # noqa: E731
     return ReferencePosterior(
         image=out([image for image, _ in drawn]),
         latents={name: out([latents[name] for _, latents in drawn]) for name in drawn[0][1]},
-        y=posterior.y.to(posterior.output_device),
-        physics=posterior.physics,
+        y=posterior.y.to(there),
+        physics=None if physics is None else operator_on(physics, there, posterior.y.dtype),
         seconds=time.perf_counter() - begin,
         acceptance=acceptance.cpu(),
         num_divergent=num_divergent,

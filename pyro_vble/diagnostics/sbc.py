@@ -303,7 +303,7 @@ def simulation_based_calibration(
         if linearised:
             (chain,) = posterior.linearised(n).chains(n, seed=own_seed)
             parts = [
-                {"x": chunk.image, LOG_LIKELIHOOD: _of_images(physics, y, chunk.image)} | chunk.latents
+                {"x": chunk.image, LOG_LIKELIHOOD: _of_images(physics, y, chunk.image.to(y.device))} | chunk.latents
                 for chunk in chain
             ]
         else:

@@ -109,13 +109,13 @@ class SensedNormal(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """The mean of the clipped Gaussian; rounding leaves it, but for the shift."""
-        return self._clipped_moments()[0] - self.shift
+        return self.loc + self._clipped_moments()[0] - self.shift
 
     @property
     def variance(self) -> Tensor:
         """The variance of the clipped Gaussian, with that of rounding; at least a hundredth of the Gaussian's."""
-        mean, square = self._clipped_moments()
-        return torch.maximum(square - mean**2 + self.step**2 / 12, _LEAST_VARIANCE * self.scale**2)
+        variance = self._clipped_moments()[1]
+        return torch.maximum(variance + self.step**2 / 12, _LEAST_VARIANCE * self.scale**2)
 
     def _limits(self) -> tuple[float, float]:
         """Beyond which values of the Gaussian the ends are returned."""
@@ -129,19 +129,27 @@ class SensedNormal(TorchDistribution):
         return self.step / 4 if self.step else _CLOSE * max(1.0, abs(end))
 
     def _clipped_moments(self) -> tuple[Tensor, Tensor]:
-        """First and second moment of clip(v, low, high) + shift."""
-        low, high = self.low + self.shift, self.high + self.shift
-        inside = torch.ones_like(self.loc)
-        mean, square = self.loc * inside, (self.loc**2 + self.scale**2) * inside
-        for end, sign in ((low, 1.0), (high, -1.0)):
-            if not math.isfinite(end):
-                continue
-            # What lies beyond the end, sign * (end - v) > 0, moves to it.
-            gap = sign * (end - self.loc)
-            beyond = torch.special.ndtr(gap / self.scale)
-            density = torch.exp(-0.5 * (gap / self.scale) ** 2) / math.sqrt(2 * math.pi)
-            first = gap * beyond + self.scale * density  # E[gap of v; beyond]
-            second = (gap**2 + self.scale**2) * beyond + self.scale * gap * density
-            mean = mean + sign * first
-            square = square + 2 * sign * end * first - second
-        return mean, square
+        """Mean less that of the Gaussian, and variance, of clip(v, low, high) + shift.
+
+        The variance is a sum of what lies beyond the ends and of what lies between them, about the mean: a difference
+        of second moments would be lost in rounding.
+        """
+        told = [(self.low, 1.0), (self.high, -1.0)]
+        ends = [(end + self.shift - self.loc, sign) for end, sign in told if math.isfinite(end)]
+        gaps = [(gap, torch.special.ndtr(sign * gap / self.scale)) for gap, sign in ends]
+        density = torch.zeros_like(self.loc)  # φ at the lower end less φ at the upper, and t φ(t) likewise
+        first = torch.zeros_like(self.loc)
+        for gap, sign in ends:
+            t = gap / self.scale
+            phi = sign * torch.exp(-0.5 * t**2) / math.sqrt(2 * math.pi)
+            density, first = density + phi, first + t * phi
+        mean = self.scale * density + sum(gap * beyond for gap, beyond in gaps)
+        between = self._between()
+        variance = self.scale**2 * (between + first) - 2 * self.scale * mean * density + mean**2 * between
+        return mean, variance + sum((gap - mean) ** 2 * beyond for gap, beyond in gaps)
+
+    def _between(self) -> Tensor:
+        """The probability between the ends, from the tail that is the smaller."""
+        low, high = ((end + self.shift - self.loc) / self.scale for end in (self.low, self.high))
+        right = torch.special.ndtr(-low) - torch.special.ndtr(-high)
+        return torch.where(low > 0, right, torch.special.ndtr(high) - torch.special.ndtr(low))

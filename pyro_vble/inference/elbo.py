@@ -1,7 +1,7 @@
 """The ELBOs of a fit: Pyro's own, two without a word to the host, and one that sticks the landing."""
 
 import contextlib
-import inspect
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -123,7 +123,7 @@ class StickingTheLandingELBO(DeviceTraceELBO):
 @contextlib.contextmanager
 def _detached_parameters(guide: Callable) -> Iterator[None]:
     """A scope in which a guide's parameters have no gradient: those of a module, and those of ``pyro.param``."""
-    guide = inspect.unwrap(guide)
+    guide = _itself(guide)
     module = guide.function if isinstance(guide, StoredGuide) else guide
     held: list[dict[str, Any]] = (
         [part._parameters for part in module.modules()] if isinstance(module, nn.Module) else []
@@ -138,6 +138,17 @@ def _detached_parameters(guide: Callable) -> Iterator[None]:
     finally:
         for parameters, own in zip(held, saved, strict=True):
             parameters.update(own)
+
+
+def _itself(guide: Any) -> Any:
+    """A guide without what Pyro's handlers, as of particles or of a weight, have wrapped about it."""
+    while True:
+        if isinstance(guide, functools.partial):  # of a handler and the function that it handles
+            guide = next((part for part in guide.args if not isinstance(part, Messenger)), guide.func)
+        elif hasattr(guide, "__wrapped__"):
+            guide = guide.__wrapped__
+        else:
+            return guide
 
 
 class _DetachedParameters(Messenger):

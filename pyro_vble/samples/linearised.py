@@ -87,6 +87,7 @@ class LinearisedPosterior(Samples):
     ) -> None:
         seed = posterior.seed if seed is None else seed
         super().__init__(posterior.shape, y=posterior.y, physics=posterior.physics, seed=seed)
+        self.output_device = posterior.output_device
         self._check_physics("Linearised draws")
         if posterior.parameters:
             raise ValueError(
@@ -115,7 +116,7 @@ class LinearisedPosterior(Samples):
     @property
     def groups(self) -> frozenset[str]:
         """ArviZ's groups that can be made of them."""
-        return super().groups | {"latents", "prior", "prior_predictive"}
+        return super().groups | (self.posterior.groups & {"latents", "prior", "prior_predictive"})
 
     def number(self, num_samples: int | None) -> int:
         """How many samples: those told, else n."""
@@ -199,7 +200,7 @@ class LinearisedPosterior(Samples):
     def _measured(self, draws: Iterator[Draws], seed: int | None) -> Iterator[Draws]:
         """Draws with measurements of them."""
         draws, again = itertools.tee(draws)
-        replicas = self._replicas((one.image for one in again), seed)
+        replicas = self._replicas(again, seed)
         return (dataclasses.replace(one, replica=y) for one, y in zip(draws, replicas, strict=True))
 
     def _version(self) -> tuple[int, ...]:

@@ -51,7 +51,7 @@ class Mixture(Fitted):
         first, shortest = fits[0], min(len(fit.elbo) for fit in fits)
         elbo = torch.stack([fit.elbo[:shortest] for fit in fits]).mean(0)
         super().__init__(first.model, first.y, elbo=elbo, precision=first.precision, seed=first.seed)
-        self._fits = fits
+        self._fits, self.output_device = fits, first.output_device
 
     def __repr__(self) -> str:
         """A line: number of fits, guide, shape."""

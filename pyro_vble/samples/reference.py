@@ -1,5 +1,6 @@
 """Draws of Markov chains."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,12 @@ from torch import Tensor
 from pyro_vble._arguments import Count, checked
 from pyro_vble.inference.draws import Draws
 from pyro_vble.samples.stored import StoredSamples
+from pyro_vble.seeding import derived_seed
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+
+_AT_ONCE = 16
 
 
 class ReferencePosterior(StoredSamples):
@@ -89,7 +93,15 @@ class ReferencePosterior(StoredSamples):
         """
         return super().to_arviz(num_samples, include=self.groups if include is None else include, **options)
 
+    def _pieces(self, n: int, seed: int | None) -> Iterator[Draws]:
+        """Images in chunks, with their latents."""
+        latents = {name: value.flatten(0, 1) for name, value in self.latents.items()}
+        for at in torch.arange(self.stored)[self._chosen(n, self.stored)].split(_AT_ONCE):
+            yield Draws(self.images[at], {name: value[at] for name, value in latents.items()})
+
     def _chain(self, k: int, chosen: Any, replicas: bool, seed: int | None) -> Draws:
-        image = self.image[k][chosen]
-        replica = next(self._replicas(iter([image]), self.resolved_seed(seed))) if replicas else None
-        return Draws(image, {name: value[k][chosen] for name, value in self.latents.items()}, replica=replica)
+        draws = Draws(self.image[k][chosen], {name: value[k][chosen] for name, value in self.latents.items()})
+        if not replicas:
+            return draws
+        (replica,) = self._replicas(iter([draws]), derived_seed(self.resolved_seed(seed), "chain", k))
+        return dataclasses.replace(draws, replica=replica)

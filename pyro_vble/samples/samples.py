@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vble._arguments import BrokenRuleError, Count, Probability, Rule, Seed, checked
 from pyro_vble._streaming import Moments, joined, streamed_quantiles
 from pyro_vble.inference.draws import Draws
-from pyro_vble.physics import likelihood, measure
+from pyro_vble.physics import likelihood, measure, operator_arguments
 from pyro_vble.seeding import as_seed, derived_seed, fresh_seed, seeded
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class Samples(ABC):
         """
         self._check_physics("Posterior predictive samples")
         seed = self.resolved_seed(seed)
-        return self._out(joined(self._replicas(self.chunks(n, seed=seed), seed), n))
+        return self._out(joined(self._replicas(self._pieces(n, seed), seed), n))
 
     # --- elsewhere ---
 
@@ -227,7 +227,7 @@ class Samples(ABC):
         images = self.chunks(num_samples, seed=seed)
         if not replicas:
             return [map(Draws, images)]
-        again = self._replicas(self.chunks(num_samples, seed=seed), self.resolved_seed(seed))
+        again = self._replicas(self._pieces(num_samples, seed), self.resolved_seed(seed))
         return [(Draws(x, replica=y) for x, y in zip(images, again, strict=True))]
 
     def ancestral(self, n: int, *, seed: int | None = None, measured: bool = False) -> dict[str, Tensor]:
@@ -297,14 +297,20 @@ class Samples(ABC):
         n, seed = self.number(num_samples), self.lasting_seed(seed)
         return streamed_quantiles(lambda: map(transform, self.chunks(n, seed=seed)), torch.tensor(levels), n)
 
+    def _pieces(self, n: int, seed: int | None) -> Iterator[Draws]:
+        """Images in chunks, with what was drawn with them: here nothing."""
+        return map(Draws, self.chunks(n, seed=seed))
+
     @torch.no_grad()
-    def _replicas(self, images: Iterator[Tensor], seed: int | None) -> Iterator[Tensor]:
-        """A measurement of each image."""
-        for index, x in enumerate(images):
+    def _replicas(self, drawn: Iterator[Draws], seed: int | None) -> Iterator[Tensor]:
+        """A measurement of each image, by the parameters of operator and noise that were drawn with it."""
+        for index, draws in enumerate(drawn):
+            # They are one value an image, which no latent of an image is.
+            parameters = {name: value for name, value in draws.latents.items() if value.dim() == 2}
             with seeded(derived_seed(seed, "replicas", index)):
-                signal = measure(self.physics, x.flatten(0, 1))
-                y = likelihood(self.physics, signal, event_dim=signal.dim() - 1).sample()
-            yield y.reshape(*x.shape[:2], *y.shape[1:])
+                signal = measure(self.physics, draws.image, operator_arguments(self.physics, parameters))
+                y = likelihood(self.physics, signal, parameters, event_dim=signal.dim() - 2).sample()
+            yield y
 
     def _check_physics(self, what: str) -> None:
         if self.physics is None:

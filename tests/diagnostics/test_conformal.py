@@ -211,6 +211,15 @@ class TestArguments:
         with pytest.raises(ValueError, match="as many truths as posteriors"):
             Calibration.fit([pretended, pretended], [pretended.truth])
 
+    @pytest.mark.parametrize(
+        ("count", "probability", "rank"), [(9, 0.9, 9), (19, 0.9, 18), (19, 0.8, 16), (49, 0.7, 35)]
+    )
+    def test_ranks_are_those_of_whole_numbers(self, count, probability, rank):
+        """The p-quantile of n scores is the one of rank p (n + 1), where rounding would make it the next, or none."""
+        scores = tuple(float(k) for k in range(1, count + 1))
+        calibration = Calibration((), (scores,), 9, 1000)
+        assert float(calibration.half_width(torch.ones(1), probability)) == rank
+
     def test_intervals(self, calibration):
         with pytest.raises(TypeError, match="probability must be a finite number"):
             calibration.half_width(torch.ones(2), "a")

@@ -14,6 +14,7 @@ from pyro_vble.diagnostics import compare_with_reference
 from pyro_vble.diagnostics._whitening import whitened_hmc
 from pyro_vble.guides import VBLE, VBLExz
 from pyro_vble.models import CAE
+from pyro_vble.samples import ReferencePosterior
 
 SHAPE = (1, 3, 3)
 
@@ -181,3 +182,29 @@ def test_errors(problem, cae):
         pv.reference_posterior(problem[0], num_samples=3)
     with pytest.raises(ValueError, match="kernel must be"):
         pv.reference_posterior(problem[0], kernel="gibbs")
+
+
+class TestReplicas:
+    """Measurements of chains' draws, made here of draws that nobody ran a chain for."""
+
+    @pytest.fixture
+    def drawn(self):
+        image = torch.full((3, 40, 1, 1, 16, 16), 0.5)
+        sigma = torch.linspace(0.1, 0.5, 120).reshape(3, 40, 1)
+        y = torch.rand(1, 1, 16, 16)
+        physics = Denoising(GaussianNoise(0.001))
+        return ReferencePosterior(image, {"sigma": sigma, "z": torch.zeros(3, 40, 1, 2)}, y, physics=physics)
+
+    def test_are_of_the_parameters_that_were_drawn(self, drawn):
+        sigma = drawn.latents["sigma"].flatten()
+        noise = (drawn.predictive(120) - 0.5).flatten(1).std(1)
+        torch.testing.assert_close(noise, sigma, rtol=0.25, atol=0)
+        chains = drawn.to_arviz().posterior_predictive["y"].values
+        noise = torch.from_numpy(chains - 0.5).flatten(2).std(2)
+        torch.testing.assert_close(noise, drawn.latents["sigma"][..., 0], rtol=0.25, atol=0)
+
+    def test_no_two_chains_have_the_same_noise(self, drawn):
+        first, second, third = (next(chain).replica[0] for chain in drawn.chains(120, replicas=True))
+        noise = [((value - 0.5) / value.std()).flatten() for value in (first, second, third)]
+        for one, other in itertools.combinations(noise, 2):
+            assert abs(float((one * other).mean())) < 5 / 16

@@ -84,3 +84,13 @@ def test_expand():
     p = SensedNormal(torch.zeros(3), torch.tensor(1.0), low=0.0, step=0.5).expand((2, 3))
     assert p.sample().shape == p.log_prob(torch.zeros(2, 3)).shape == (2, 3)
     assert (p.low, p.step, p.high) == (0.0, 0.5, math.inf)
+
+
+@pytest.mark.parametrize(("sigma", "step"), [(5e-4, 1 / 4095), (1e-4, 1 / 65535), (1e-4, 0.0)])
+def test_moments_of_little_noise_survive_single_precision(sigma, step):
+    """Inside the range, at its ends and beyond them."""
+    loc = torch.cat((torch.linspace(0.1, 0.9, 50), 1 + sigma * torch.linspace(-4, 4, 50)))
+    found = SensedNormal(loc, torch.tensor(sigma), low=0.0, high=1.0, step=step)
+    exact = SensedNormal(loc.double(), torch.tensor(sigma).double(), low=0.0, high=1.0, step=step)
+    torch.testing.assert_close(found.variance.double(), exact.variance, rtol=2e-3, atol=0)
+    torch.testing.assert_close(found.mean.double(), exact.mean, rtol=0, atol=2e-7)

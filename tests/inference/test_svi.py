@@ -1,5 +1,6 @@
 """Steps of Pyro's SVI as a fit takes them: the same losses, without a word to the host, and a way back."""
 
+import unittest.mock
 import warnings
 from functools import partial
 
@@ -9,8 +10,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import small_network
+from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoIAFNormal
+from pyro.infer.autoguide import AutoIAFNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -233,6 +235,26 @@ class TestStickingTheLanding:
         loss = StickingTheLandingELBO().differentiable_loss(model, guide, torch.ones(3))
         (gradient,) = torch.autograd.grad(loss, [pyro.get_param_store()["loc"]])
         torch.testing.assert_close(gradient, torch.zeros(3), atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("num_particles", [1, 3])
+    @pytest.mark.parametrize("kl_weight", [1.0, 0.5])
+    def test_weights_and_particles_do_not_hide_the_guide(self, kl_weight, num_particles):
+        """The score is left out, and its noise: two guides that differ in their scales alone have equal gradients."""
+        model, _ = self.problem()
+        guide = AutoNormal(model, init_loc_fn=lambda site: torch.full((3,), 0.5), init_scale=0.5**0.5)
+        guide(torch.ones(3))
+        programs = tempered(model, kl_weight), tempered(guide, kl_weight)
+        settings = FitSettings(elbo="stl", num_particles=num_particles)
+        loss = elbo_for(guide, settings, reparameterised=True, on_cuda=False)
+        detached, trace = [], poutine.trace
+
+        def look(*args, **kwargs):
+            detached.append(not any(p.requires_grad for m in guide.modules() for p in m._parameters.values()))
+            return trace(*args, **kwargs)
+
+        with unittest.mock.patch("pyro_vble.inference.elbo.poutine.trace", look):
+            loss.differentiable_loss(*programs, torch.ones(3))
+        assert detached[-1], "parameters of the guide have a gradient where its density is computed"
 
     def test_a_flow_is_refused(self, cae, denoising):
         import pyro_vble as pv

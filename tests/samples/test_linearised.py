@@ -381,3 +381,42 @@ class TestRefusals:
         y = torch.rand(1, 3, 64, 64)
         with pytest.raises(ValueError, match=r"received Denoising \+ Flat\(\), whose Fisher information is zero"):
             Posterior(model, VBLE(model, y), y).linearised().sample()
+
+
+class TestOfEachImage:
+    """Operators and noise that hold one value an image of the batch."""
+
+    @pytest.mark.parametrize(
+        "physics",
+        [
+            deepinv.physics.Inpainting((1, 16, 16), mask=(torch.rand(2, 1, 16, 16) < 0.7).float()),
+            deepinv.physics.Denoising(deepinv.physics.GaussianNoise(torch.tensor([0.05, 0.2]))),
+        ],
+        ids=["masks", "levels"],
+    )
+    def test_measurements_of_draws(self, physics):
+        if isinstance(physics, deepinv.physics.Inpainting):
+            physics.noise_model = deepinv.physics.GaussianNoise(0.1)
+        prior = linear_vae(torch.randn(256, 4).double(), torch.zeros(256).double(), 0.1, (1, 16, 16))
+        y = physics(torch.rand(2, 1, 16, 16)).double()
+        posterior = pv.restore(y, physics, prior, VBLE, num_steps=2, seed=0, progress=False)
+        drawn = posterior.linearised(3)
+        assert drawn.predictive(3).shape == (3, 2, 1, 16, 16)
+        assert "posterior_predictive" in drawn.to_arviz(3).groups()
+
+
+def test_latents_of_turned_fits_are_none_of_one_frame(cae):
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+    posterior = pv.restore(
+        torch.rand(1, 3, 64, 64), physics, cae, symmetries="flip", num_steps=1, seed=0, progress=False
+    )
+    assert "latents" not in posterior.linearised(2).groups
+    assert posterior.linearised(2).groups <= posterior.groups
+
+
+def test_results_are_where_those_of_the_guide_are(cae):
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
+    posterior = pv.restore(torch.rand(1, 3, 64, 64), physics, cae, num_steps=1, seed=0, progress=False)
+    posterior.output_device = torch.device("meta")
+    assert posterior.linearised(2).output_device == posterior.output_device
+    assert pv.samples.Mixture([posterior]).output_device == posterior.output_device
