@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,42 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
         elif a != b:
             found.append(f"{prefix}{key}: {a}, now {b}")
     return found
+
+
+class IncomparableError(ValueError):
+    """Results that cannot stand in one table."""
+
+
+def check_comparable(made: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
+    """See that the results of a benchmark can stand in one table.
+
+    All must be of the same rules and of the same prior and denoiser, those of a problem of the same settings, and those
+    of an image of the same pixels and operator.
+
+    Args:
+        made: Problem, image, and what a result was made with.
+
+    Raises:
+        IncomparableError: If they are not.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for problem, image, own in made:
+        place = f"{problem}, {image}"
+        alike = {("rules", ""): own["rules"], ("LPIPS", ""): own["lpips"], ("settings", problem): own["problem"]}
+        alike |= {("pixels", place): own["image"], ("operator", place): own.get("operator")}
+        needs = own["method"].get("needs")
+        if needs in ("prior", "denoiser"):
+            alike[needs, ""] = own["method"]["stands_on"]
+        for key, value in alike.items():
+            values = found.setdefault(key, set())
+            values.add(json.dumps(value, sort_keys=True))
+            if len(values) > 1:
+                one, other = sorted(values)
+                where = f" of {key[1]}" if key[1] else ""
+                raise IncomparableError(
+                    f"Results of one table must have the same {key[0]}{where}; received {one} and {other}; take some "
+                    "out, or choose another folder."
+                )
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pyro_vble._extras import extra
 from pyro_vble.benchmark.figures import frontier, sampling, strips
 from pyro_vble.benchmark.perceptual import NAMES
 from pyro_vble.benchmark.published import PublishedTable, published_tables
-from pyro_vble.benchmark.records import Place, read_pictures, read_records
+from pyro_vble.benchmark.records import Place, check_comparable, read_pictures, read_records
 from pyro_vble.benchmark.settings import Benchmark
 from pyro_vble.benchmark.tables import (
     Records,
@@ -74,19 +74,14 @@ def read_results(folder: PathName) -> list[Results]:
     """All results of a folder, by benchmark.
 
     Raises:
-        ValueError: If there are none, or results of one benchmark were made with other numbers of samples or seeds.
+        ValueError: If there are none, or those of one benchmark cannot stand in one table.
     """
     folder, found = Path(folder), []
     everything = list(read_records(folder))
     for path in sorted(folder.glob(f"*/{SETTINGS}")):
         benchmark = Benchmark.model_validate(json.loads(path.read_text()))
         own = [record for record in everything if record["benchmark"] == benchmark.name]
-        rules = {json.dumps(record["made_with"]["rules"], sort_keys=True) for record in own}
-        if len(rules) > 1:
-            raise ValueError(
-                f"Results of one table must be of the same seed, samples and border; those in {path.parent} are of "
-                f"{len(rules)} different ones; take some out."
-            )
+        check_comparable((record["problem"], record["image"], record["made_with"]) for record in own)
         records: dict[str, dict[str, Records]] = {}
         for problem in benchmark.problems:
             methods = {name: _by_image(own, problem, name) for name in benchmark.methods}

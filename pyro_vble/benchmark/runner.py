@@ -15,14 +15,23 @@ from pyro_vble.benchmark.measuring import processor
 from pyro_vble.benchmark.methods import CALLS, Given, enlargement
 from pyro_vble.benchmark.perceptual import Perceptual
 from pyro_vble.benchmark.problems import measured
-from pyro_vble.benchmark.records import Place, differences, digest, read_record, write_pictures, write_record
+from pyro_vble.benchmark.records import (
+    IncomparableError,
+    Place,
+    check_comparable,
+    differences,
+    digest,
+    read_record,
+    write_pictures,
+    write_record,
+)
 from pyro_vble.benchmark.report import write_settings
 from pyro_vble.benchmark.resources import MissingResourceError, Resources
 from pyro_vble.benchmark.scoring import Rules, restored
 from pyro_vble.benchmark.settings import Benchmark, Method
 from pyro_vble.io.checksums import tensors_checksum
 from pyro_vble.io.images import SUFFIXES, evenly_spaced, read_image
-from pyro_vble.physics import operator_on
+from pyro_vble.physics import describe, operator_on
 from pyro_vble.seeding import derived_seed
 
 _MOST_DIFFERENCES = 4
@@ -77,7 +86,8 @@ class Run:
         """Make what is not there.
 
         Raises:
-            OtherSettingsError: If a result was made with other settings, before anything is restored.
+            OtherSettingsError: If a result was made with other settings, or cannot stand in one table with what is to
+                be made; before anything is restored.
         """
         outcome = Outcome()
         waiting = []
@@ -100,6 +110,7 @@ class Run:
                     todo[name] = made_with
             if todo:
                 waiting.append((measurement, todo))
+        self._check(waiting)
         write_settings(self.folder, self.benchmark)
         total = sum(len(todo) for _, todo in waiting)
         for measurement, todo in waiting:
@@ -107,6 +118,17 @@ class Run:
                 done = outcome.made + len(outcome.failed) + 1
                 self._make(measurement, name, made_with, outcome, f"{done}/{total}")
         return outcome
+
+    def _check(self, waiting: "list[tuple[Measurement, dict[str, dict[str, Any]]]]") -> None:
+        """See that what is to be made can stand in one table with what is there and stays."""
+        new = {m.place.record(name): (m.problem, m.path.name, own) for m, todo in waiting for name, own in todo.items()}
+        folder = self.folder / self.benchmark.name
+        there = {path: read_record(path) for path in folder.glob("*/*/*.json") if path not in new}
+        old = [(r["problem"], r["image"], r["made_with"]) for r in there.values() if r is not None]
+        try:
+            check_comparable([*old, *new.values()])
+        except IncomparableError as error:
+            raise OtherSettingsError(f"{error} (--replace makes anew no more than what is asked for.)") from error
 
     def _measurements(self) -> "Iterator[Measurement]":
         pairs = [(path, problem) for path in self.images for problem in self.benchmark.problems]
@@ -191,11 +213,15 @@ class Measurement:
         if call.needs == "network":
             scale = enlargement(*self._measured())
         stands_on = self.run.resources.fingerprint(call.needs, method.settings.get("architecture", ""), scale)
+        problem, truth = benchmark.problems[self.problem], self.truth
+        own = {"call": method.call, "settings": method.settings, "needs": call.needs, "stands_on": stands_on}
         return {
-            "method": {"call": method.call, "settings": method.settings, "stands_on": stands_on},
-            "problem": benchmark.problems[self.problem].model_dump(mode="json", exclude={"label"}),
-            "image": tensors_checksum({"truth": self.truth})[:16],
-            "rules": {key: getattr(benchmark, key) for key in ("seed", "samples", "probability", "border")},
+            "method": own,
+            "problem": problem.model_dump(mode="json", exclude={"label"}),
+            # By its values: files that a problem names may change, and so may what makes operators.
+            "operator": describe(problem.physics(tuple(truth.shape[1:]), self.seed)),
+            "image": tensors_checksum({"truth": truth})[:16],
+            "rules": {key: getattr(benchmark, key) for key in ("seed", "samples", "probability", "border", "crop")},
             "lpips": self.run.perceptual.network if self.run.perceptual else None,
             "device": self.run.resources.device.type,
         }

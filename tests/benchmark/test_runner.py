@@ -13,6 +13,7 @@ from pyro_vble import metrics
 from pyro_vble.baselines.point import stored
 from pyro_vble.benchmark import load_benchmark, methods, resources
 from pyro_vble.benchmark.methods import Call
+from pyro_vble.benchmark.problems import Sensing
 from pyro_vble.benchmark.report import read_results, write_report
 from pyro_vble.benchmark.resources import Resources
 from pyro_vble.benchmark.runner import OtherSettingsError, Run, image_paths, middle
@@ -200,14 +201,57 @@ def test_a_report_has_tables_figures_and_settings(run):
         assert name.endswith((".md", ".tex")) or name in text
 
 
-def test_results_with_other_rules_are_not_averaged_together(run):
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (("rules", "samples"), "the same rules"),
+        (("problem", "noise_255"), "the same settings of gaussian-1-noise"),
+        (("image",), r"the same pixels of gaussian-1-noise.*png"),
+        (("operator",), r"the same operator of gaussian-1-noise.*png"),
+        (("lpips",), "the same LPIPS"),
+    ],
+)
+def test_results_that_differ_in_more_than_the_method_are_in_no_table(run, changed, told):
     run()
     path = next(run.folder.glob("bsd/*/*/copies.json"))
     record = json.loads(path.read_text())
-    record["made_with"]["rules"]["samples"] = 7
+    part = record["made_with"]
+    for key in changed[:-1]:
+        part = part[key]
+    part[changed[-1]] = 7
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="of 2 different ones"):
+    with pytest.raises(ValueError, match=told):
         read_results(run.folder)
+
+
+@pytest.mark.parametrize("change", [{"crop": 32}, {"samples": 6}, {"seed": 1}])
+def test_another_method_of_other_settings_is_not_put_beside(run, change):
+    """Before anything is restored, whatever is asked for."""
+    only = lambda name, of: dataclasses.replace(  # noqa: E731
+        of, benchmark=of.benchmark.model_copy(update={"methods": {name: of.benchmark.methods[name]}})
+    )
+    only("first-guess", run)()
+    other = dataclasses.replace(run, benchmark=run.benchmark.model_copy(update=change))
+    for replace in (False, True):
+        with pytest.raises(OtherSettingsError, match="Results of one table must have the same"):
+            dataclasses.replace(only("copies", other), replace=replace)()
+    assert not list(run.folder.glob("bsd/*/*/copies.json"))
+    assert dataclasses.replace(other, replace=True)().made == 12
+
+
+def test_a_sensor_whose_file_has_changed_is_another(run, tmp_path):
+    file = tmp_path / "own.yaml"
+    text = "name: own\nradiometry: {bits: 12}\nbands:\n  pan:\n    pixel_size: 1.0\n"
+    text += "    optics: {along: ALONG, across: 0.2}\n    noise: {sigma0: 2.0, gain: 0.0}\n"
+    problem = Sensing(kind="sensor", label="own", sensor=str(file))
+    own = run.benchmark.model_copy(update={"problems": {"own": problem}})
+    run = dataclasses.replace(run, benchmark=own)
+    file.write_text(text.replace("ALONG", "0.2"))
+    assert run().made == 6
+    assert run().kept == 6
+    file.write_text(text.replace("ALONG", "0.4"))
+    with pytest.raises(OtherSettingsError, match="operator: OpticalSensor"):
+        run()
 
 
 def test_a_folder_without_results_says_how_to_make_some(tmp_path):
