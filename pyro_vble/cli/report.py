@@ -142,7 +142,7 @@ def write_estimates(
         missing: Pixels (1, C, H, W) that stay missing.
     """
     dtype, scale = (np.dtype(np.uint8), 255.0) if source is None else (source.dtype, source.scale)
-    raster = None if source is None else source.raster
+    raster, profile = (None, None) if source is None else (source.raster, source.profile)
     absent = missing if missing is not None and bool(missing.any()) else None
     if absent is not None and suffix == ".npy" and dtype.kind in "ui":  # which say nothing of missing values
         dtype = np.dtype(np.float32)
@@ -153,7 +153,7 @@ def write_estimates(
         bars = dict(zip(ERROR_BARS, (result.std, result.error_quantile), strict=True))
     paths = {}
     for group, kind, settings in (
-        (images, suffix, {"dtype": dtype, "scale": scale, "raster": raster}),
+        (images, suffix, {"dtype": dtype, "scale": scale, "raster": raster, "profile": profile}),
         (bars, _bar_suffix(suffix), {"dtype": np.float32, "scale": scale, "raster": of_error_bars(raster, dtype)}),
     ):
         for name, value in group.items():

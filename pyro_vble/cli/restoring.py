@@ -16,6 +16,7 @@ from pyro_vble.cli.outputs import prepare_folder
 from pyro_vble.cli.problems import Problem
 from pyro_vble.cli.tiled import Tiles, tell_tiles
 from pyro_vble.cli.words import say, stage, warn
+from pyro_vble.io.checksums import digest_of
 
 # Above this many values, draws are not written unless asked for: a file of gigabytes surprises.
 _LARGE = 50_000_000
@@ -59,12 +60,25 @@ class Asked:
         return [path for path in named if path is not None]
 
     @property
+    def _files_of_sensor(self) -> list[Path]:
+        """Files that a sensor's own file names."""
+        sensor = self.problem.settings.get("sensor")
+        if not isinstance(sensor, Path) or not sensor.is_file():
+            return []
+        from pyro_vble.sensors import load_sensor
+
+        return load_sensor(sensor).files
+
+    @property
     def words(self) -> dict[str, Any]:
         """The same as JSON holds it."""
         own = {name: value for name, value in vars(self).items() if name not in ("problem", "fit")}
         told = {"problem": self.problem.name, **self.problem.settings, **vars(self.fit), **own}
         plain = (int, float, str, type(None))
-        return {name: value if isinstance(value, plain) else str(value) for name, value in told.items()}
+        words = {name: value if isinstance(value, plain) else str(value) for name, value in told.items()}
+        # A file may have changed since, under the same name.
+        there = [path for path in (*self.files, *self._files_of_sensor) if path.is_file()]
+        return words | ({"files": {str(path): digest_of(path)[:16] for path in there}} if there else {})
 
 
 @dataclass(frozen=True)

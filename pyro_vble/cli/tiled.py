@@ -127,7 +127,8 @@ class Tiles:
                 known = bool(values.isfinite().all()) or suffix != ".npy"
                 dtype = source.dtype if known else np.dtype(np.float32)
                 file = folder / f"{_name(name)}{suffix}"
-                write_image(file, source.in_file(values), dtype=dtype, scale=source.scale, raster=raster)
+                how = {"dtype": dtype, "scale": source.scale, "raster": raster, "profile": source.profile}
+                write_image(file, source.in_file(values), **how)
         return {
             "tiles": math.prod((scene.rows, scene.columns)),
             "tile": self.tile,

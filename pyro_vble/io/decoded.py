@@ -32,6 +32,7 @@ class Decoded:
         states_bits: Whether the file says how many of a sample's bits are used, if not all are.
         alpha: Which of the file's bands was taken for transparency, if one was.
         jpeg_quantisation: Standard deviation of a JPEG file's compression error, where white is 1.
+        profile: The ICC profile that says which colours the samples are, if there is one.
     """
 
     array: np.ndarray
@@ -42,6 +43,7 @@ class Decoded:
     states_bits: bool = False
     alpha: int | None = None
     jpeg_quantisation: float | None = None
+    profile: bytes | None = None
 
     def scaled(self, scale: float | None, path: Path) -> np.ndarray:
         """The samples with ``scale`` (by default the file's white) as 1: (C, H, W) float32, NaN where missing.

@@ -26,6 +26,7 @@ def write_image(
     dtype: Any = np.uint8,
     scale: Positive | None = None,
     raster: Raster | None = None,
+    profile: bytes | None = None,
 ) -> Path:
     """Write an image (1, C, H, W) or (C, H, W), clipped and rounded for integer types; returns the path written.
 
@@ -47,6 +48,8 @@ def write_image(
         raster: Georeference and metadata for a TIFF, of a raster over the same ground, whatever its size. What is said
             of values (scales, offsets, units, and nodata for floats) is written where ``scale`` is the raster's own;
             what is said of bands, where the image has as many.
+        profile: ICC profile that says which colours the values are; kept by a PNG or a TIFF of integers without
+            georeference, if it is one of so many bands.
 
     Raises:
         ImportError: If a raster is to be kept, and rasterio is not installed.
@@ -95,25 +98,31 @@ def write_image(
         if suffix == ".npy":
             np.save(temporary, array)
         elif suffix == ".png":
-            _save_png(temporary, array, missing)
+            _save_png(temporary, array, missing, _of_bands(profile, array))
         elif raster is None:
-            _save_tiff(temporary, array, missing, nodata)
+            _save_tiff(temporary, array, missing, nodata, _of_bands(profile, array))
         else:
             temporary.write_bytes(_geotiff(array, missing, nodata, scale, raster))
     return path
 
 
-def _save_png(path: Path, array: np.ndarray, missing: np.ndarray) -> None:
+def _of_bands(profile: bytes | None, array: np.ndarray) -> bytes | None:
+    """A profile, if it says what such bands are: bytes 16 to 20 name its colours."""
+    named = {1: b"GRAY", 3: b"RGB "}.get(len(array))
+    return profile if profile is not None and profile[16:20] == named and array.dtype.kind == "u" else None
+
+
+def _save_png(path: Path, array: np.ndarray, missing: np.ndarray, profile: bytes | None) -> None:
     from PIL import Image
 
     if missing.any():
         opaque = np.where(missing.any(0, keepdims=True), 0, 255).astype(np.uint8)
         array = np.concatenate((array, opaque))
     pixels = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
-    Image.fromarray(pixels).save(path, format="PNG")
+    Image.fromarray(pixels).save(path, format="PNG", icc_profile=profile)
 
 
-def _save_tiff(path: Path, array: np.ndarray, missing: np.ndarray, nodata: float | None) -> None:
+def _save_tiff(path: Path, array: np.ndarray, missing: np.ndarray, nodata: float | None, profile: bytes | None) -> None:
     """Save a TIFF without georeference, as GDAL would write it."""
     import tifffile
 
@@ -134,6 +143,7 @@ def _save_tiff(path: Path, array: np.ndarray, missing: np.ndarray, nodata: float
             array,
             predictor=2 if array.dtype.kind in "ui" else 3,
             extratags=tags,
+            iccprofile=profile,
             **layout,
             **common,
         )

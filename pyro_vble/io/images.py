@@ -53,6 +53,7 @@ class ImageFile:
         jpeg_quantisation: Of a JPEG file, an estimate of the standard deviation of its compression error on [0, 1],
             from its quantisation table alone: within a factor of 1.9 for four photographs in five up to quality 90.
         radiometry: What made ``values`` of the file's numbers, where that is more than a division by ``scale``.
+        profile: The ICC profile that says which colours the values are, for ``write_image``; None if there is none.
     """
 
     values: Tensor
@@ -63,6 +64,7 @@ class ImageFile:
     looks_like_bits: int | None = None
     jpeg_quantisation: float | None = None
     radiometry: Any = None
+    profile: bytes | None = None
 
     def read_by(self, radiometry: Any) -> "ImageFile":
         """The image whose values a radiometry makes of the numbers in the file, of one that was read with scale 1.
@@ -160,7 +162,8 @@ def read_image(path: PathName, *, scale: Positive | None = None, nodata: Number 
     bits = None
     if scale is None and decoded.array.dtype.itemsize == 2 and decoded.levels and not decoded.states_bits:
         bits = _smallest_depth(decoded.largest)
-    return ImageFile(values, decoded.array.dtype, unit, raster, quantisation, bits, decoded.jpeg_quantisation)
+    told = {"jpeg_quantisation": decoded.jpeg_quantisation, "profile": decoded.profile}
+    return ImageFile(values, decoded.array.dtype, unit, raster, quantisation, bits, **told)
 
 
 @checked

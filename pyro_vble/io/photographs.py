@@ -2,7 +2,9 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,8 @@ def decode_png(path: Path, nodata: float | None) -> Decoded:
     orientation = 1
     if b"eXIf" in chunks:
         orientation = _orientation(chunks[b"eXIf"])
-    decoded = _photograph(array, path, nodata, orientation)
-    if few is not None:
-        decoded = Decoded(decoded.array, 255.0, 2**few - 1, decoded.missing)
-    return decoded
+    decoded = replace(_photograph(array, path, nodata, orientation), profile=_png_profile(chunks.get(b"iCCP")))
+    return decoded if few is None else replace(decoded, white=255.0, levels=2**few - 1)
 
 
 def decode_photograph(path: Path, nodata: float | None, formats: tuple[str, ...] = ("JPEG", "WEBP")) -> Decoded:
@@ -58,11 +58,12 @@ def decode_photograph(path: Path, nodata: float | None, formats: tuple[str, ...]
         error = None
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             error = _jpeg_error(image.quantization)
+        profile = image.info.get("icc_profile")
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA"):
+            profile = profile if image.mode == "P" else None  # that of colours which are converted away
             image = image.convert("RGB")
         array = np.asarray(image)
-    decoded = _photograph(array, path, nodata, orientation)
-    return Decoded(decoded.array, decoded.white, decoded.levels, decoded.missing, jpeg_quantisation=error)
+    return replace(_photograph(array, path, nodata, orientation), jpeg_quantisation=error, profile=profile)
 
 
 def _photograph(array: np.ndarray, path: Path, nodata: float | None, orientation: int) -> Decoded:
@@ -84,6 +85,17 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         if name not in (b"IDAT", b"fdAT"):
             yield name, content[place + 8 : place + 8 + length]
         place += length + 12
+
+
+def _png_profile(chunk: bytes | None) -> bytes | None:
+    """The ICC profile of a PNG: behind a name, compressed; None of one that is damaged, as viewers have it."""
+    if chunk is None:
+        return None
+    _, _, compressed = chunk.partition(b"\0")
+    try:
+        return zlib.decompress(compressed[1:])
+    except zlib.error:
+        return None
 
 
 def _orientation(exif: bytes) -> int:

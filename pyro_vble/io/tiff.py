@@ -1,6 +1,7 @@
 """TIFF files: what their tags say of the samples."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pyro_vble.io.photographs import decode_photograph
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _GEOREFERENCE = (33550, 33922, 34264, 34735)
-_ORIENTATION = 274
+_ORIENTATION, _PROFILE = 274, 34675
 _FAX = (2, 3, 4)  # compressions of CCITT, which tifffile leaves to others
 _JPEG = (6, 7)
 _WHITE_IS_0, _BLACK_IS_0, _RGB, _PALETTE, _TRANSPARENCY, _INKS, _YCBCR = range(7)
@@ -62,7 +63,8 @@ def decode_tiff(path: Path, nodata: float | None) -> Decoded:
                 f"All bands of a TIFF must have the same number of bits; {path} has {bits}; convert it."
             )
         array = _bands_first(series.asarray(), series.axes, path)
-        hidden = None if mask is None else mask.asarray() == 0
+        hidden = _mask_beside(path, size=array.shape[1:]) if mask is None else mask.asarray() == 0
+        profile = page.tags[_PROFILE].value if _PROFILE in page.tags and photometric != _INKS else None
         located = any(tag in page.tags for tag in _GEOREFERENCE)
         orientation = 1 if located or _ORIENTATION not in page.tags else int(page.tags[_ORIENTATION].value)
         colours = page.colormap if photometric == _PALETTE else None
@@ -87,7 +89,7 @@ def decode_tiff(path: Path, nodata: float | None) -> Decoded:
             )
         array = _rgb_of_inks(array)
         missing = None if missing is None else np.atleast_3d(missing.T).T.any(0)
-    return from_samples(
+    decoded = from_samples(
         upright(array, orientation),
         path,
         bits=bits,
@@ -95,6 +97,30 @@ def decode_tiff(path: Path, nodata: float | None) -> Decoded:
         inverted=photometric == _WHITE_IS_0,
         alpha=alpha,
     )
+    return replace(decoded, profile=profile)
+
+
+def _mask_beside(path: Path, size: tuple[int, ...]) -> np.ndarray | None:
+    """Where GDAL's mask in a file beside the image, NAME.tif.msk, has no data: (H, W), or one a band; None without one.
+
+    Raises:
+        ImageFileError: If it is of another size.
+    """
+    import tifffile
+
+    beside = path.with_name(path.name + ".msk")
+    if not beside.is_file():
+        return None
+    with tifffile.TiffFile(beside) as file:
+        series = file.series[0]
+        check_claim(beside, *series.shape)
+        hidden = _bands_first(series.asarray(), series.axes, beside) == 0
+    if hidden.shape[1:] != size:
+        raise ImageFileError(
+            f"A mask must be of its image's size, {size[0]}x{size[1]}; {beside} is {hidden.shape[1]}x"
+            f"{hidden.shape[2]}; remove it, or make it anew."
+        )
+    return hidden[0] if len(hidden) == 1 else hidden
 
 
 def _image_and_mask(file: Any, path: Path) -> tuple[Any, Any]:

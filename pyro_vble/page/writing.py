@@ -49,7 +49,8 @@ def write_page(path: PathName, content: Annotated[Any, instance_of("a Content", 
     """
     text = _page(content)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A file's name need not be text; what is none of it is shown as a question mark.
+        temporary.write_bytes(text.encode("utf-8", errors="replace"))
     return Path(path)
 
 

@@ -81,6 +81,11 @@ class Optics(_Settings):
         self.transfer()
         return self
 
+    @property
+    def named(self) -> tuple[str | None, str | None]:
+        """Files that it is read from."""
+        return self.psf_file, self.mtf_file
+
     def transfer(self) -> Any:
         """The transfer function, read from its file if it has one.
 
@@ -263,6 +268,12 @@ class SensorSettings(_Settings):
             ValueError: If a band is unknown, or the bands are of several resolutions.
         """
         return self.bands[self._names[self._indices(bands)[0]]].pixel_size
+
+    @property
+    def files(self) -> list[Path]:
+        """Measured transfer functions that the optics of its bands name."""
+        named = {band.optics.folder / file for band in self.bands.values() for file in band.optics.named if file}
+        return sorted(named)
 
     @property
     def _names(self) -> list[str]:

@@ -154,9 +154,10 @@ def test_names_are_text_and_nothing_else(folder, monkeypatch, name):
     with Image.open("x.png") as image, open(name, "wb") as file:
         image.save(file, "JPEG" if name.endswith("jpg") else "PNG")
     output = "o[/x]"
-    arguments = ["restore", name, "--output", output, *_OPTIONS[4:8], "--steps", "2", "--samples", "2"]
+    arguments = ["restore", name, "--output", output, *_OPTIONS[4:8], "--steps", "2", "--samples", "2", "--html"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    assert (folder / output / "page.html").exists()
     assert f"Restoration of {printable(name)}" in result.output
     assert f"Written to {output}/" in result.output
     assert (folder / output / "figure.png").exists()

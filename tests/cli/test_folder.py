@@ -80,6 +80,35 @@ def test_only_what_is_not_there_is_restored_again(photographs, calls):
     assert calls[5:] == ["a.png"]
 
 
+def test_a_file_that_an_option_names_is_told_by_what_is_in_it(photographs, calls):
+    mask = photographs.parent / "mask.png"
+    write_image(mask, torch.ones(1, 1, 64, 64))
+    assert "2 restored" in run(photographs, "--mask", mask)[1]
+    assert "2 already there" in run(photographs, "--mask", mask)[1]
+    write_image(mask, torch.ones(1, 1, 64, 64).triu())
+    assert "2 restored" in run(photographs, "--mask", mask)[1]
+
+
+def test_so_is_one_that_a_sensor_names(photographs, calls):
+    psf, sensor = photographs.parent / "psf.txt", photographs.parent / "own.yaml"
+    sensor.write_text(
+        "name: own\nradiometry: {bits: 8}\nbands:\n  grey:\n    pixel_size: 1.0\n"
+        "    optics: {psf_file: psf.txt}\n    noise: {sigma0: 1.0, gain: 0.0}\n"
+    )
+    given = ("--problem", "sensor", "--sensor", sensor)
+    settings = [option for option in OPTIONS if option not in ("--problem", "denoise", "--noise", "0.05")]
+
+    def again():
+        words = ["restore", photographs, "--output", photographs.parent / "out", *settings, *given]
+        return " ".join(CliRunner().invoke(app, [str(word) for word in words]).output.split())
+
+    psf.write_text("0 1 0\n1 4 1\n0 1 0\n")
+    assert "2 restored" in again()
+    assert "2 already there" in again()
+    psf.write_text("0 1 0\n1 8 1\n0 1 0\n")
+    assert "2 restored" in again()
+
+
 def test_pages_are_added_to_what_is_there(photographs, calls):
     run(photographs)
     code, said = run(photographs, "--html")

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
+from typer.testing import CliRunner
 
+from pyro_vble.cli.app import app
 from pyro_vble.io.atomic import atomic_path
 from pyro_vble.io.images import read_image, write_image
 
@@ -108,3 +111,72 @@ def test_the_nodata_value_of_a_geotiff_is_its_own(tmp_path):
         [True, False],
         [False] * 2,
     ]
+
+
+def _profile(space):
+    """An ICC profile whose colours are others than those of screens."""
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    content[16:20] = space
+    return bytes(content)
+
+
+def _saved(path, array, profile):
+    if path.suffix == ".tif":
+        photometric = "rgb" if array.ndim == 3 else "minisblack"
+        tifffile.imwrite(path, array, photometric=photometric, iccprofile=profile)
+    else:
+        Image.fromarray(array).save(path, icc_profile=profile)
+
+
+class TestColourProfiles:
+    @pytest.mark.parametrize("written", [".png", ".tif"])
+    @pytest.mark.parametrize("read", [".png", ".jpg", ".webp", ".tif"])
+    @pytest.mark.parametrize(("space", "shape"), [(b"RGB ", (8, 9, 3)), (b"GRAY", (8, 9))])
+    def test_they_stay_with_the_image(self, tmp_path, read, written, space, shape):
+        if read == ".webp" and len(shape) == 2:
+            pytest.skip("WebP has colours alone")
+        _saved(tmp_path / f"in{read}", np.full(shape, 90, np.uint8), _profile(space))
+        image = read_image(tmp_path / f"in{read}")
+        assert image.profile == _profile(space)
+        path = write_image(tmp_path / f"out{written}", image.values, dtype=image.dtype, profile=image.profile)
+        assert read_image(path).profile == _profile(space)
+
+    def test_one_of_other_bands_is_not_written(self, tmp_path):
+        for bands, space in ((1, b"RGB "), (3, b"GRAY"), (3, b"CMYK")):
+            path = write_image(tmp_path / "out.png", torch.rand(1, bands, 8, 9), profile=_profile(space))
+            assert read_image(path).profile is None
+
+    def test_one_of_colours_that_are_converted_away_is_none(self, tmp_path):
+        Image.fromarray(np.full((8, 9, 4), 90, np.uint8), "CMYK").save(
+            tmp_path / "x.jpg", icc_profile=_profile(b"CMYK")
+        )
+        assert read_image(tmp_path / "x.jpg").profile is None
+
+    def test_the_command_keeps_them(self, tmp_path):
+        _saved(tmp_path / "in.png", np.full((16, 16, 3), 90, np.uint8), _profile(b"RGB "))
+        arguments = ["--problem", "denoise", "--noise", "0.1", "--steps", "1", "--samples", "2", "--draws", "0"]
+        where = [str(tmp_path / "in.png"), "--output", str(tmp_path / "out")]
+        assert CliRunner().invoke(app, ["restore", *where, *arguments]).exit_code == 0
+        assert read_image(tmp_path / "out" / "restored.png").profile == _profile(b"RGB ")
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_mask_beside_a_tiff_says_what_is_missing(tmp_path, bands):
+    """As GDAL writes it unless it is told to put it inside."""
+    path, mask = tmp_path / "x.tif", np.full((40, 50), 255, np.uint8)
+    mask[:10] = 0
+    values = np.full((bands, 40, 50), 90, np.uint8)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False),
+        rasterio.open(path, "w", driver="GTiff", width=50, height=40, count=bands, dtype="uint8") as file,
+    ):
+        file.write(values)
+        file.write_mask(mask)
+    assert (tmp_path / "x.tif.msk").is_file()
+    missing = read_image(path).values.isnan()
+    assert bool(missing[..., :10, :].all())
+    assert not bool(missing[..., 10:, :].any())
+    (tmp_path / "x.tif").rename(tmp_path / "y.tif")
+    tifffile.imwrite(tmp_path / "y.tif.msk", mask[:, :20])
+    with pytest.raises(ValueError, match="A mask must be of its image's size, 40x50"):
+        read_image(tmp_path / "y.tif")

@@ -11,7 +11,7 @@ from page.folders import restoration
 from scene.rasters import NORTH_UP, save
 
 from pyro_vble.io.images import read_image, write_image
-from pyro_vble.page import content_of, write_page
+from pyro_vble.page import Content, Picture, content_of, write_page
 from pyro_vble.page.reducing import MOST_PIXELS, block_of, reduced
 
 
@@ -194,3 +194,12 @@ def test_what_is_no_scene_is_refused(tmp_path):
     (tmp_path / "x.tif").write_text("no raster")
     with pytest.raises(ValueError, match="pyro-vble scene wrote"):
         content_of(tmp_path / "x.tif")
+
+
+def test_a_title_that_is_no_text_is_shown_as_far_as_it_is(tmp_path):
+    """Names of files need not be UTF-8."""
+    values = np.full((1, 8, 8), 4.0)
+    content = Content(
+        "caf\udce9", "", (Picture("a", "b", values / 255),), 0, values, None, None, None, ("grey",), (8, 8)
+    )
+    assert "<title>caf?</title>" in write_page(tmp_path / "page.html", content).read_text(encoding="utf-8")
