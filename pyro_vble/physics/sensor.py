@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pyro_vble._arguments import BrokenRuleError, Count, Rule, checked, one_of, whole
 from pyro_vble.physics.convolution import PADDINGS, correlate, correlate_adjoint, extend, extend_adjoint
+from pyro_vble.physics.sensors import Sensor
 
 
 def _kernels(value: Any) -> Tensor:
@@ -59,6 +60,11 @@ class Quantisation:
     """
 
     bits: int
+
+    @property
+    def sensor(self) -> Sensor:
+        """What the likelihood knows of it: with one or two bits, no more could be seen of it."""
+        return Sensor(0.0, 1.0, 1 / (2**self.bits - 1))
 
     def __call__(self, value: Tensor) -> Tensor:
         """The value as it is read out."""

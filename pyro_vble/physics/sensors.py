@@ -47,8 +47,8 @@ _known: "weakref.WeakKeyDictionary[Any, Sensor]" = weakref.WeakKeyDictionary()
 def sensor_of(physics: Any) -> Sensor:
     """What the operator's ``sensor_model`` does to a measurement.
 
-    deepinv's sensors are functions of any kind; this one is tried on values from -1e6 to 1e6. Saturation, rounding to
-    evenly spaced values, and both are recognised.
+    A function that says so itself, by an attribute ``sensor``, is believed. Others, as deepinv's are of any kind, are
+    tried on values from -1e6 to 1e6: saturation, rounding to evenly spaced values, and both are recognised.
 
     Raises:
         TypeError: If it does something else, or not the same to each value alone.
@@ -56,6 +56,9 @@ def sensor_of(physics: Any) -> Sensor:
     model = getattr(physics, "sensor_model", None)
     if model is None:
         return Sensor()
+    told = getattr(model, "sensor", None)
+    if isinstance(told, Sensor):
+        return told
     try:
         if model in _known:
             return _known[model]

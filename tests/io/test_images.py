@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import rasterio
@@ -113,6 +115,7 @@ def test_the_nodata_value_of_a_geotiff_is_its_own(tmp_path):
     ]
 
 
+@functools.cache  # it holds the time
 def _profile(space):
     """An ICC profile whose colours are others than those of screens."""
     content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())

@@ -1,5 +1,7 @@
 """The optical sensor: its adjoint, its transfer function, where its samples lie, and its likelihood."""
 
+from types import SimpleNamespace
+
 import deepinv
 import pytest
 import torch
@@ -16,6 +18,8 @@ from pyro_vble.physics import (
     point_spread_function,
 )
 from pyro_vble.physics.convolution import correlate, correlate_adjoint
+from pyro_vble.physics.sensor import Quantisation
+from pyro_vble.physics.sensors import sensor_of
 
 PADDINGS = ("reflect", "replicate", "circular", "constant", "valid")
 MTF = OpticalMTF(along=0.15, across=0.2, cutoff=1.0, obscuration=0.3, smear=0.3)
@@ -212,3 +216,18 @@ def test_a_point_is_imaged_as_the_point_spread_function(scale):
     expected = torch.zeros(12, 12)
     expected[seen.nonzero(), seen.nonzero().T] = psf[place[seen][:, None], place[seen]]
     torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_what_a_converter_says_of_itself_is_what_it_does(bits):
+    """Probabilities of all values sum to one; where steps can be seen, a function that says nothing is known too."""
+    quantisation = Quantisation(bits)
+    if 3 <= bits <= 12:
+        found = sensor_of(SimpleNamespace(sensor_model=lambda v: quantisation(v)))
+        assert found.step == pytest.approx(quantisation.sensor.step)
+        assert (found.low, found.high, found.shift) == (0.0, 1.0, 0.0)
+    physics = OpticalSensor(torch.ones(1, 1), bits=bits, noise_model=deepinv.physics.GaussianNoise(0.2))
+    values = torch.arange(2**bits, dtype=torch.float64) / (2**bits - 1)
+    probability = likelihood(physics, torch.tensor(0.3, dtype=torch.float64)).log_prob(values).exp()
+    probability[1:-1] *= quantisation.sensor.step
+    assert float(probability.sum()) == pytest.approx(1.0, abs=1e-5)
