@@ -82,9 +82,9 @@ def test_an_arrow_back_would_be_seen(monkeypatch):
 
 def test_nothing_imports_another_packages_private_module():
     """``pyro_vble._x`` is everybody's within the library; ``pyro_vble.package._x`` is that package's own."""
-    wrong = []
-    for name, path in import_graph.modules().items():
-        for other in import_graph.imports(path, import_graph.modules()):
+    wrong, known = [], import_graph.modules()
+    for name, path in known.items():
+        for other in import_graph.imports(path, known):
             package, _, last = other.rpartition(".")
             if last.startswith("_") and package != "pyro_vble" and not name.startswith(f"{package}."):
                 wrong.append((name, other))

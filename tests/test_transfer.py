@@ -38,6 +38,7 @@ def blurred(scene, rows, columns):
     return torch.nn.functional.conv2d(padded, torch.outer(*profiles)[None, None])
 
 
+@pytest.mark.slow
 def test_edges_find_the_width_along_both_axes(scene):
     """That of the blur and of the pixel itself, whose variance is 1/12."""
     y = blurred(scene, 0.8, 1.3) + 0.005 * torch.randn(scene.shape)

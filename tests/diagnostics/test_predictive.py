@@ -157,6 +157,7 @@ def test_a_blur_believed_too_wide_is_found_and_the_right_one_is_explained(bundle
         wrong.reasons(1)
 
 
+@pytest.mark.slow
 def test_noise_that_the_image_takes_up_is_found(bundled):
     check = checked_with(Denoising(GaussianNoise(0.06)), Denoising(GaussianNoise(0.03)), bundled)
     assert bool(check.ratio < 1.4), "a free mean explains y"

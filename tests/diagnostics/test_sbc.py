@@ -179,6 +179,7 @@ class PriorGuide(VBLE):
             self.factors["z"].free_std = torch.ones_like(self.factors["z"].loc)
 
 
+@pytest.mark.slow
 def test_of_fits_too():
     W = torch.linalg.qr(torch.randn(16, 3, dtype=torch.float64))[0] * 2
     prior = linear_vae(W, torch.zeros(16), 0.3, (1, 4, 4))

@@ -416,6 +416,7 @@ class TestResuming:
         assert train(recipe(), photographs, tmp_path / "out", resume=True, progress=False).steps == 5
 
 
+@pytest.mark.slow
 def test_minutes_end_with_the_schedule_complete(photographs, tmp_path):
     seen = []
     minutes = 0.2
