@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pyro_vble.models import networks
 from pyro_vble.models.gdn import FrozenGDN, FusedGDN
+from pyro_vble.models.masked import MaskedConvolution
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -35,7 +36,7 @@ def frozen(module: _M) -> _M:
                 setattr(parent, name, SubpixelConvTranspose2d(child))
             elif networks.is_gdn(child) or isinstance(child, FusedGDN):
                 setattr(parent, name, FrozenGDN(child))
-            elif networks.is_masked_convolution(child):
+            elif networks.is_masked_convolution(child) or isinstance(child, MaskedConvolution):
                 setattr(parent, name, _masked_once(child))
     mark_frozen(copied.eval())
     return copied
@@ -51,6 +52,11 @@ def is_frozen(module: nn.Module) -> bool:
     if not getattr(module, "_is_frozen", False) or any(part.training for part in module.modules()):
         return False
     return not any(p.requires_grad for p in module.parameters())
+
+
+def is_for_inference(layer: nn.Module) -> bool:
+    """Whether a layer computes from what was derived from its weights, which then learn nothing."""
+    return isinstance(layer, SubpixelConvTranspose2d | FrozenGDN)
 
 
 class SubpixelConvTranspose2d(nn.Module):

@@ -122,6 +122,12 @@ def _last_layer(network: nn.Module, part: str) -> str:
     return f"{part}.{[name for name, module in modules if isinstance(module, nn.Conv2d)][-1]}"
 
 
+def _last_of_its_own(network: nn.Module, part: str) -> str:
+    """Name of the last convolution that is none of a block's: what a block of attention passes on beside its gate."""
+    children = getattr(network, part).named_children()
+    return f"{part}.{[name for name, child in children if isinstance(child, nn.Conv2d)][-1]}"
+
+
 @torch.no_grad()
 def _take(larger: nn.Module, smaller: nn.Module, groups: dict[tuple[str, int], int]) -> None:
     """Give a larger module the weights of a smaller one, and zeros where old channels would read new ones."""
@@ -154,9 +160,10 @@ def _hush(larger: Any, smaller: Any) -> None:
     """Have new latents encoded to almost nothing, and expected there."""
     bottleneck, latents, hyper_latents = larger.entropy_bottleneck, smaller.M, smaller.entropy_bottleneck.channels
     for part, count in (("g_a", latents), ("h_a", hyper_latents)):
-        layer = larger.get_submodule(_last_layer(larger, part))
-        layer.weight[count:] *= _FAINT
-        layer.bias[count:] = 0.0
+        for name in {_last_layer(larger, part), _last_of_its_own(larger, part)}:
+            layer = larger.get_submodule(name)
+            layer.weight[count:] *= _FAINT
+            layer.bias[count:] = 0.0
     # Their scales, and after all scales their means.
     part = "entropy_parameters" if networks.has_context(larger) else "h_s"
     layer = larger.get_submodule(_last_layer(larger, part))

@@ -71,8 +71,9 @@ class DecoderStd(nn.Module):
         if not floor < std < (1 if link == "sigmoid" else math.inf):
             raise ValueError(f"std must lie above the floor {floor} and in the range of {link}; received {std}.")
         network = copy.deepcopy(decoder)
-        layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
-        if not layers or layers[-1].bias is None:
+        layers = [m for m in network.modules() if [*m.parameters(recurse=False)]]
+        known = bool(layers) and isinstance(layers[-1], nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+        if not known or layers[-1].bias is None:
             raise ValueError(
                 "A decoder of standard deviations is made from one whose last layer is a convolution (or linear) with "
                 f"a bias; received {type(decoder).__name__}; build DecoderStd(network) yourself."

@@ -25,7 +25,7 @@ from pyro_vble.baselines.point import point
 from pyro_vble.baselines.rdn import RDN
 from pyro_vble.inference import resolve_device
 from pyro_vble.inference.precision import Device
-from pyro_vble.io.atomic import atomic_path
+from pyro_vble.io.atomic import atomic_path, check_writable
 from pyro_vble.physics import operator_on
 from pyro_vble.samples import StoredSamples
 from pyro_vble.seeding import derived_seed, seeded
@@ -143,6 +143,8 @@ def train_direct(
     """
     from tqdm import tqdm
 
+    if path is not None:
+        check_writable(path)
     found = resolve_device(device)
     operator = operator_on(physics, found, torch.float32)
     with seeded(derived_seed(seed, "weights")):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,9 +85,15 @@ def save_prior(
 
     Raises:
         TypeError: If the prior is a VAE of own networks, which no file can build again.
-        ValueError: If the data type is unknown, or a weight is not finite.
+        ValueError: If the data type is unknown, a weight is not finite, or metadata would say what the prior is.
     """
     state, header = _cae_content(prior) if isinstance(prior, CAE) else _vae_content(prior)
+    taken = sorted((metadata or {}).keys() & _Header.model_fields.keys())
+    if taken:
+        raise ValueError(
+            f"metadata must have keys that say nothing of the prior itself; received {', '.join(taken)}; name them "
+            "otherwise."
+        )
     header |= {key: _as_text(key, value) for key, value in (metadata or {}).items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     # Single numbers are constants of the architecture, some too small for half precision, such as bounds of 1e-9.
@@ -321,12 +328,25 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, metadata
 
 
+def _believed(content: Mapping) -> dict[str, str]:
+    """What is taken for said of a prior in a checkpoint that others wrote, who mean their own by most of its names."""
+    alpha, distortion, architecture = (content.get(key) for key in ("alpha", "distortion", "architecture"))
+    told = {}
+    if isinstance(alpha, float | int) and 0 < alpha < math.inf:
+        told["alpha"] = str(alpha)
+    if isinstance(distortion, str) and distortion.startswith(("mean", "sum")):
+        told["distortion"] = distortion
+    if architecture in networks.ZOO_CLASSES.values():
+        told["architecture"] = architecture
+    return told
+
+
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict and metadata of a pickled checkpoint, read without running anything in it."""
     content = read_torch_file(path)
     metadata = {}
     if isinstance(content, Mapping):
-        metadata = {k: str(v) for k, v in content.items() if isinstance(k, str) and isinstance(v, str | float | int)}
+        metadata = _believed(content)
         for key in ("state_dict", "model_state_dict", "model", "net"):
             if isinstance(content.get(key), Mapping):
                 content = content[key]

@@ -1,11 +1,15 @@
 """From a recipe to a prior, with the parameters that it trains switched on."""
 
 import copy
+import tempfile
+from pathlib import Path
 from typing import TypeGuard
 
 import torch
 from torch import nn
 
+from pyro_vble.io.prior_files import save_prior
+from pyro_vble.io.priors import load_prior
 from pyro_vble.models import (
     CAE,
     VAE,
@@ -16,7 +20,9 @@ from pyro_vble.models import (
     grown,
     networks,
 )
+from pyro_vble.models.freezing import is_for_inference
 from pyro_vble.models.gdn import fuse_gdn
+from pyro_vble.models.masked import mask_in_place
 from pyro_vble.models.transposed import apart_biases
 from pyro_vble.seeding import seeded
 from pyro_vble.training.checkpoint import TrainingState
@@ -67,6 +73,7 @@ def initial_state(recipe: Recipe, prior: Prior, device: torch.device) -> Trainin
     """A training that has not begun: the prior on its device, laid out for convolutions, its average and optimiser."""
     prior = prior.to(device).to(memory_format=torch.channels_last)
     fuse_gdn(prior)
+    mask_in_place(prior)
     if device.type == "cpu":
         apart_biases(prior)
     parameters = trained_parameters(recipe, prior)
@@ -118,7 +125,7 @@ def _with_decoder_std(recipe: DecoderStdRecipe, init: Prior | None, init_std: Pr
             "A decoder of standard deviations belongs to a trained prior, whose latents it decodes; received none; "
             "pass --init with its name or file."
         )
-    init = copy.deepcopy(init)  # the caller's own stays as it is
+    init = _trainable(init)
     if isinstance(init, CAE):
         std = _start_of_std(recipe, _as_wide(init_std, init), init.decoder_std, init.network.g_s, init.gamma)
         return CAE(init.network, init.alpha, decoder_std=std, distortion=init.distortion)
@@ -134,6 +141,16 @@ def _with_decoder_std(recipe: DecoderStdRecipe, init: Prior | None, init_std: Pr
     prior = VAE(init.encoder, init.decoder, init.latent_shape, std)
     prior.architecture = init.architecture
     return prior
+
+
+def _trainable(prior: Prior) -> Prior:
+    """A copy of a prior, of layers that can be trained where it has some that are for inference alone."""
+    if not any(is_for_inference(part) for part in prior.modules()):
+        return copy.deepcopy(prior)
+    # A file holds weights and names, which are those of the layers that were exchanged.
+    with tempfile.TemporaryDirectory() as folder:
+        save_prior(prior, Path(folder, "prior.safetensors"))
+        return load_prior(Path(folder, "prior.safetensors"))
 
 
 def _start_of_std(

@@ -23,6 +23,7 @@ from pyro_vble.io.images import SUFFIXES, decode
 
 _IDX_IMAGES = 2051  # the magic number of a file of images
 _CHECKED_PIXEL = 997  # a prime, so that no column is left out
+_CHECKED_AT_LEAST = 64  # of small images
 _DARKEST, _BRIGHTEST = -0.1, 1.5  # values beyond these are on some other scale than [0, 1]
 
 
@@ -64,8 +65,11 @@ class ImageSet:
         """What tells these images from others: their number, and a checksum of sizes and of some of the pixels."""
         digest = zlib.crc32(b"")
         for image in self.images:
-            digest = zlib.crc32(image.flatten()[::_CHECKED_PIXEL].contiguous().numpy().tobytes(), digest)
+            step = max(1, min(_CHECKED_PIXEL, image.numel() // _CHECKED_AT_LEAST))
+            digest = zlib.crc32(image.flatten()[::step].contiguous().numpy().tobytes(), digest)
             digest = zlib.crc32(str(tuple(image.shape)).encode(), digest)
+        for index, missing in sorted(self.missing.items()):
+            digest = zlib.crc32(f"{index} {missing.sum()}".encode(), digest)
         return f"{len(self.images)} images, {digest:08x}"
 
     def middle(self, index: int, side: int, smallest: int) -> Tensor:
@@ -109,6 +113,7 @@ def read_images(
     bands: Count = 3,
     smallest: Count = 1,
     scale: Positive | None = None,
+    without: Iterable[Path] = (),
 ) -> ImageSet:
     """Read all images below one or more folders (or single files): photographs, TIFFs, GeoTIFFs, MNIST's idx files.
 
@@ -121,6 +126,7 @@ def read_images(
         bands: Number of bands of every image.
         smallest: Images with a shorter side are left out.
         scale: The value that is 1, where a type's largest is not; 8 bits have a scale of their own.
+        without: Files that are left out.
 
     Raises:
         FileNotFoundError: If a folder does not exist.
@@ -137,7 +143,8 @@ def read_images(
         [torch.Size([3, 8, 9])]
     """
     folders = _several_paths(folders)
-    paths = [path for folder in folders for path in _image_files(folder)]
+    left_out = {path.resolve() for path in without}
+    paths = [path for path in image_paths(folders) if path.resolve() not in left_out]
 
     def read(path: Path) -> list[tuple[np.ndarray, np.ndarray | None]] | str:
         try:
@@ -158,6 +165,15 @@ def read_images(
     eight_bits = all(array.dtype == np.uint8 for array, _ in found)
     images = [torch.from_numpy(array if eight_bits else _sixteen_bits(array)) for array, _ in found]
     return ImageSet(images, {i: torch.from_numpy(m) for i, (_, m) in enumerate(found) if m is not None}, skipped)
+
+
+def image_paths(folders: Any) -> list[Path]:
+    """Files of images in folders, their subfolders included.
+
+    Raises:
+        FileNotFoundError: If a folder does not exist.
+    """
+    return [path for folder in _several_paths(folders) for path in _image_files(folder)]
 
 
 def whole_corners(missing: Tensor, side: int) -> Tensor:
@@ -215,8 +231,10 @@ def _usable(array: np.ndarray, bands: int, smallest: int) -> tuple[np.ndarray, n
     if array.shape[0] > bands == 1:
         grey = array[:3].mean(0, keepdims=True, dtype=np.float32)
         array = np.rint(grey).astype(np.uint8) if array.dtype == np.uint8 else grey
+    elif array.shape[0] == 1:
+        array = np.repeat(array, bands, axis=0)
     elif array.shape[0] < bands:
-        array = np.repeat(array[:1], bands, axis=0)
+        raise ValueError(f"{array.shape[0]} bands are fewer than the {bands} that are asked for")
     array = np.ascontiguousarray(array[:bands])
     if min(array.shape[1:]) < smallest:
         raise ValueError(f"{array.shape[2]}x{array.shape[1]} pixels are fewer than the {smallest} of a crop")

@@ -185,10 +185,11 @@ def _quantised(prior: CAE, x: Tensor) -> list[float]:
     training = prior.network.training
     try:
         with full_precision(x):
-            decoded, bits = networks.quantized_autoencoding(prior.network.eval(), prior.padded(x))
+            scale = float(prior.rate_scale)
+            decoded, bits = networks.quantized_autoencoding(prior.network.eval(), scale * prior.padded(x))
     finally:
         prior.network.train(training)
-    return [_psnr(decoded[..., :rows, :columns], x), bits / (rows * columns)]
+    return [_psnr(decoded[..., :rows, :columns] / scale, x), bits / (rows * columns)]
 
 
 def _psnr(estimate: Tensor, x: Tensor) -> float:

@@ -110,9 +110,11 @@ class Muon(torch.optim.Optimizer):
         _follow(means, gradients, first, good)
         _follow(squares, [g * g for g in gradients], second, good)
         torch._foreach_add_(steps, [good] * len(steps))  # pyright: ignore[reportPrivateImportUsage]
+        # At least one: a first step that is refused has moments of zero, not none.
+        counts = [t.clamp_min(1) for t in steps]
         return [
             m / (1 - first**t) / ((v / (1 - second**t)).sqrt() + _ADAM_EPS)
-            for m, v, t in zip(means, squares, steps, strict=True)
+            for m, v, t in zip(means, squares, counts, strict=True)
         ]
 
     def _kept(self, parameter: Tensor, name: str, shape: tuple[int, ...] | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from pyro_vble.training.bar import progress_bar
 from pyro_vble.training.checkpoint import read_checkpoint
 from pyro_vble.training.construction import build_prior, initial_state
 from pyro_vble.training.crops import RandomCrops
-from pyro_vble.training.data import ImageSet, read_images
+from pyro_vble.training.data import ImageSet, image_paths, read_images
 from pyro_vble.training.evaluation import Evaluation, VarianceRatios
 from pyro_vble.training.log import TrainingLog
 from pyro_vble.training.loop import Run, TrainingDivergedError, run_steps
@@ -211,6 +211,11 @@ def _resuming(checkpoint: Path, resume: bool) -> bool:
         raise ValueError(
             f"{folder} holds a training already; pass --resume to go on with it, or another --output for a new one."
         )
+    if (folder / PRIOR).exists() and not checkpoint.exists():
+        raise ValueError(
+            f"{folder} holds a prior whose training cannot be gone on with, as {CHECKPOINT} is missing; pass another "
+            f"--output, with --init {folder / PRIOR} to start from its weights."
+        )
     if resume and not checkpoint.exists():
         warnings.warn(f"There is no training to resume in {folder}: a new one starts.", stacklevel=3)
     remove_leftovers(folder)  # what a killed run was writing
@@ -324,11 +329,18 @@ def _images(
             f"data.crop must be the side of the prior's images, {one_size[1:]}; received {recipe.data.crop}."
         )
 
-    def read(folders: Any) -> ImageSet:
-        return read_images(folders, bands=prior.bands, smallest=recipe.data.crop, scale=recipe.data.scale)
+    def read(folders: Any, **how: Any) -> ImageSet:
+        return read_images(folders, bands=prior.bands, smallest=recipe.data.crop, scale=recipe.data.scale, **how)
 
     if validation is not None:
-        return read(data), read(validation)
+        # Whatever is measured on is not trained on, though its folder lie within the other.
+        held_out = image_paths(validation)
+        if {path.resolve() for path in image_paths(data)} <= {path.resolve() for path in held_out}:
+            raise ValueError(
+                f"validation must leave images to train on; received {validation}, which holds all of {data}; name "
+                "another folder, or none: some of the images are then held out."
+            )
+        return read(data, without=held_out), read(validation)
     return read(data).split(recipe.data.validation)
 
 

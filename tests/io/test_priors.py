@@ -411,3 +411,22 @@ def test_a_standard_deviation_of_ones_own_is_not_written(kind, tmp_path):
     with pytest.raises(TypeError, match=r"must be a DecoderStd.*received a Flatten of your own"):
         save_prior(prior, tmp_path / "prior.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+class TestMetadata:
+    @pytest.mark.parametrize("key", ["alpha", "model", "network", "checksum", "std_floor"])
+    def test_what_says_what_the_prior_is_is_not_overwritten(self, cae, tmp_path, key):
+        with pytest.raises(ValueError, match=f"say nothing of the prior itself; received {key}"):
+            save_prior(cae, tmp_path / "x.safetensors", metadata={key: 0.5, "mine": 1})
+        assert not (tmp_path / "x.safetensors").exists()
+
+    @pytest.mark.parametrize(
+        "said",
+        [{"network": "mbt"}, {"checksum": "abc"}, {"architecture": "mbt2018-mean"}, {"alpha": 0}, {"model": "x"}],
+    )
+    def test_what_others_mean_by_their_names_is_not_believed(self, tmp_path, said):
+        network = small_network()
+        torch.save({"state_dict": network.state_dict(), **said}, tmp_path / "theirs.pth")
+        prior = pv.load_prior(tmp_path / "theirs.pth", alpha=ALPHA)
+        assert prior.alpha == ALPHA
+        assert type(prior.network) is type(network)

@@ -85,6 +85,12 @@ class TestSameFunction:
         assert expected == pytest.approx(0.15, abs=0.01)
         assert float(bits.mean()) == pytest.approx(expected, abs=4 * error)
 
+    def test_new_latents_are_encoded_to_almost_nothing(self, architecture):
+        prior = small_prior(architecture)
+        z = larger(prior).encode(torch.rand(2, 3, 64, 64, dtype=torch.float64))["z"].abs()
+        latents = prior.network.M
+        assert float(z[:, latents:].mean()) < 0.25 * float(z[:, :latents].mean())
+
     def test_it_can_be_trained(self, architecture):
         """All that joins new channels to old ones has a gradient, though the weights are zero."""
         prior = small_prior(architecture)

@@ -7,6 +7,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from pyro_vble.io.images import write_image
 from pyro_vble.training import RandomCrops, read_images
 from pyro_vble.training.data import ImageSet, downscaled
 from pyro_vble.training.recipes import Data
@@ -56,6 +57,21 @@ class TestReading:
     def test_bands_beyond_the_networks_are_left_out(self, tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", noise(4, 20, 20), photometric="minisblack", planarconfig="separate")
         assert np.array_equal(read_images(tmp_path).images[0], tifffile.imread(tmp_path / "a.tif")[:3])
+
+    def test_too_few_bands_are_not_made_up(self, tmp_path):
+        write_image(tmp_path / "rgb.tif", torch.rand(3, 9, 9))
+        write_image(tmp_path / "four.tif", torch.rand(4, 9, 9))
+        found = read_images(tmp_path, bands=4)
+        assert len(found.images) == 1
+        assert "3 bands are fewer than the 4" in found.skipped[str(tmp_path / "rgb.tif")]
+
+    def test_small_images_that_differ_anywhere_have_another_fingerprint(self):
+        black = torch.zeros(1, 28, 28, dtype=torch.uint8)
+        bar = black.clone()
+        bar[:, 12:14] = 200
+        hole = {0: torch.zeros(28, 28, dtype=torch.bool).index_fill(0, torch.tensor([3]), True)}
+        found = [ImageSet([black]), ImageSet([bar]), ImageSet([black], hole)]
+        assert len({images.fingerprint for images in found}) == 3
 
     def test_a_one_band_image_of_colours_is_their_mean(self, tmp_path):
         Image.fromarray(np.tile(np.uint8([30, 60, 90]), (8, 8, 1))).save(tmp_path / "a.png")

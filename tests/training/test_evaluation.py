@@ -67,14 +67,15 @@ def test_evaluation_of_known_errors():
     assert result.bpp_quantised is None
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
 @torch.no_grad()
-def test_the_quantised_figures_are_compressais(cae):
+def test_the_quantised_figures_are_compressais(cae, scale):
     x = torch.rand(1, 3, 70, 100)
-    result = evaluate(cae, [x])
+    result = evaluate(cae.with_rate_scale(scale), [x])
     network = small_network()
     padded = torch.nn.functional.pad(x, (0, 28, 0, 58), mode="replicate")
-    out = network(padded)
-    mse = float((out["x_hat"][..., :70, :100].clamp(0, 1) - x).square().mean())
+    out = network(scale * padded)
+    mse = float(((out["x_hat"][..., :70, :100] / scale).clamp(0, 1) - x).square().mean())
     assert result.psnr_quantised == pytest.approx(-10 * math.log10(mse), rel=1e-5)
     bits = float(sum(-likelihood.log2().sum() for likelihood in out["likelihoods"].values()))
     assert result.bpp_quantised == pytest.approx(bits / 7000, rel=1e-5)

@@ -66,11 +66,13 @@ class TestMuon:
             weights.append(layers[0].weight.detach())
         torch.testing.assert_close(*weights)
 
-    def test_a_bad_step_changes_neither_weights_nor_moments(self):
+    @pytest.mark.parametrize("good_before", [0, 1, 3])
+    def test_a_bad_step_changes_neither_weights_nor_moments(self, good_before):
         layers, x = self.layers(), torch.randn(2, 3, 16, 16)
         optimiser = Muon(layers.parameters(), lr=0.01)
-        self.gradients(layers, x)
-        optimiser.step()
+        for _ in range(good_before):
+            self.gradients(layers, x)
+            optimiser.step()
         weights = [p.detach().clone() for p in layers.parameters()]
         moments = [v.clone() for state in optimiser.state.values() for v in state.values()]
         for p in layers.parameters():
@@ -78,6 +80,7 @@ class TestMuon:
         optimiser.found_inf = torch.tensor(1.0)
         optimiser.step()
         after = [v for state in optimiser.state.values() for v in state.values()]
+        moments = moments or [torch.zeros_like(v) for v in after]
         for old, new in zip(weights + moments, [*layers.parameters(), *after], strict=True):
             torch.testing.assert_close(new.detach(), old, atol=0, rtol=0)
 

@@ -1,7 +1,9 @@
 import pytest
+import torch
 import yaml
 
-from pyro_vble.models import Prior
+from pyro_vble.models import DecoderStd, Prior, convolutional_vae
+from pyro_vble.models.freezing import frozen, is_for_inference
 from pyro_vble.training import available_recipes, load_recipe
 from pyro_vble.training.construction import build_prior
 from pyro_vble.training.recipes import Schedule, parse_recipe
@@ -224,3 +226,23 @@ def test_standard_deviations_of_a_prior_of_ones_own_are_refused():
 
     with pytest.raises(ValueError, match="of a CAE or a VAE; received a Own"):
         build_prior(load_recipe("decoder_std-natural-cpu"), Own())
+
+
+@pytest.mark.parametrize("kind", ["cae", "vae"])
+def test_standard_deviations_of_a_frozen_prior_start_flat_and_can_be_trained(kind, cae):
+    """As that of a posterior is, whose layers compute from what was derived from their weights."""
+    recipe = parse_recipe(
+        {"kind": "decoder_std", "data": {"crop": 64, "batch_size": 2}, "schedule": {"steps": 6, "lr": 1e-3}}
+    )
+    prior = cae if kind == "cae" else convolutional_vae((3, 64, 64), channels=[8, 8], decoder_std=0.1)
+    found = [build_prior(recipe, init) for init in (prior, frozen(prior))]
+    assert not any(is_for_inference(part) for part in found[1].modules())
+    for built in found:
+        z = built.encode(torch.rand(1, 3, 64, 64))["z"]
+        std = built.decode_std(z, (3, 64, 64))
+        torch.testing.assert_close(std, torch.full_like(std, float(prior.decode_std(z, (3, 64, 64)).mean())))
+
+
+def test_a_decoder_whose_last_layer_is_unknown_has_no_flat_start():
+    with pytest.raises(ValueError, match="whose last layer is a convolution"):
+        DecoderStd.starting_flat(torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3)), 0.1)

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ CAE_RECIPE = {
     "schedule": {"steps": 12, "lr": 1e-3, "checkpoint_every": 4},
     "precision": "float32",
 }
+CONTEXT = {"architecture": "JointAutoregressiveHierarchicalPriors", "N": 8, "M": 12}
 STD_RECIPE = {
     "kind": "decoder_std",
     "data": {"crop": 64, "batch_size": 2},
@@ -49,6 +51,17 @@ STD_RECIPE = {
 
 def recipe(content=CAE_RECIPE, **schedule):
     return parse_recipe(content | {"schedule": content["schedule"] | schedule})
+
+
+def test_no_weight_moves_to_other_memory():
+    """As CompressAI's masked convolutions move theirs: a captured step goes on writing where it was captured."""
+    content = parse_recipe(CAE_RECIPE | {"network": CONTEXT})
+    state = initial_state(content, build_prior(content), torch.device("cpu"))
+    objective, places = NegativeELBO(state.prior), []
+    for _ in range(3):
+        training_step(state, objective, torch.rand(1, 3, 64, 64), 1e-3)
+        places.append({name: p.data_ptr() for name, p in state.prior.named_parameters()})
+    assert places[0] == places[1] == places[2]
 
 
 @pytest.fixture
@@ -145,6 +158,27 @@ class TestCAE:
         (photographs / "4.png").unlink()
         with pytest.raises(ValueError, match=r"the same --validation.*they have changed"):
             train(recipe(steps=1), photographs, tmp_path / "out", resume=True, progress=False)
+
+    @pytest.mark.parametrize("resume", [False, True])
+    @pytest.mark.parametrize("settings", [{"steps": 1}, {"minutes": 1e-4}])
+    def test_nor_is_a_prior_whose_checkpoint_is_gone(self, photographs, tmp_path, resume, settings):
+        train(recipe(steps=1), photographs, tmp_path / "out", progress=False)
+        (tmp_path / "out" / "training.ckpt").unlink()
+        before = (tmp_path / "out" / "prior.safetensors").read_bytes()
+        with pytest.raises(ValueError, match=r"training\.ckpt is missing; pass another --output, with --init"):
+            train(recipe(), photographs, tmp_path / "out", resume=resume, progress=False, **settings)
+        assert (tmp_path / "out" / "prior.safetensors").read_bytes() == before
+
+    def test_what_is_measured_on_is_not_trained_on(self, photographs, tmp_path):
+        """Though the one folder lie within the other."""
+        (photographs / "val").mkdir()
+        for name in ("3.png", "4.png"):
+            (photographs / name).rename(photographs / "val" / name)
+        result = train(recipe(steps=1), photographs, tmp_path / "out", validation=photographs / "val", progress=False)
+        card = json.loads((result.path.parent / "card.json").read_text())
+        assert (card["images"], card["validation_images"]) == (3, 2)
+        with pytest.raises(ValueError, match="validation must leave images to train on"):
+            train(recipe(steps=1), photographs, tmp_path / "other", validation=photographs, progress=False)
 
     def test_a_checkpoint_from_before_a_setting_existed_has_its_default(self, photographs, tmp_path):
         train(recipe(steps=1), photographs, tmp_path / "out", progress=False)
@@ -246,9 +280,11 @@ class TestCUDA:
         # Other random numbers, the same problem.
         assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.2)
 
-    @pytest.mark.parametrize("optimiser", ["adam", "muon"])
-    def test_captured_steps_are_steps(self, optimiser):
-        content = recipe(optimiser=optimiser)
+    @pytest.mark.parametrize(
+        ("optimiser", "network"), [("adam", CAE_RECIPE["network"]), ("muon", CAE_RECIPE["network"]), ("adam", CONTEXT)]
+    )
+    def test_captured_steps_are_steps(self, optimiser, network):
+        content = recipe(CAE_RECIPE | {"network": network}, optimiser=optimiser)
         images = ImageSet([torch.randint(0, 256, (3, 80, 80), dtype=torch.uint8) for _ in range(2)])
         ends = []
         for captured in (True, False):
@@ -461,8 +497,9 @@ def test_minutes_that_cannot_be(photographs, uneven, tmp_path):
 
 
 def test_the_figures_are_those_of_the_file(photographs, tmp_path):
-    result = train(recipe(), photographs, tmp_path / "out", validation=photographs, progress=False)
-    images = read_images(photographs)
+    held_out = shutil.copytree(photographs, tmp_path / "held out")
+    result = train(recipe(), photographs, tmp_path / "out", validation=held_out, progress=False)
+    images = read_images(held_out)
     again = evaluate(pv.load_prior(result.path), (images.middle(i, 512, 64) for i in range(5)))
     assert again == result.evaluation
 
