@@ -22,7 +22,7 @@ def demo(
     ] = Path("pyro-vble-demo"),
     problem: Degradation = PROBLEMS["deblur"],
     image: Annotated[str, typer.Option(help=f"Photograph that scikit-image ships: {', '.join(_IMAGES)}.")] = "cat",
-    size: Annotated[int, typer.Option(min=16, help="Side of the square cut from its centre, in pixels.")] = 256,
+    size: Annotated[int, typer.Option(min=24, help="Side of the square cut from its centre, in pixels.")] = 256,
     noise: options.KnownNoise = 0.03,
     prior: options.Prior = "cae-bsd",
     alpha: options.Alpha = None,
@@ -56,8 +56,8 @@ def demo(
     names += [name for label in labels for name in report.file_names(".png", stem=label.lower() + "_")]
     prepare_folder(output, names, [])
     options.check_computing(device, precision)
-    truth = _photograph(image, size)
     problem = problem.having(**problem.example)
+    truth = _photograph(image, size // problem.ratio * problem.ratio)
     problem.refuse_noise(noise if "noise" in options.given(context) else None)
     description = problem.title.format(noise=noise, **problem.settings)
     with seeded(seed):

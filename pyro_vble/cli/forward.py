@@ -1,5 +1,6 @@
 """What happened to a scene: the sensor, or the blur, of ``pyro-vble scene``."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,7 +91,13 @@ def _estimated_noise(source: Any, radiometry: Any) -> float:
 
     from pyro_vble.cli.noise import estimated_noise
     from pyro_vble.cli.words import say
+    from pyro_vble.io.photographs import jpeg_error_of
 
+    # What a file's numbers are rounded to, and JPEG's errors, are seen as less noise than they are.
+    zeros = np.zeros((source.shape[0], 1, 1))
+    step = float(np.max(radiometry.to_unit(zeros + 1) - radiometry.to_unit(zeros)))
+    floors: dict[str, Any] = {"quantisation": step / math.sqrt(12) if source.dtype.kind in "ui" else 0.0}
+    floors["jpeg"] = jpeg_error_of(Path(source.name))
     found = []
     _, height, width = source.shape
     for row in range(_LOOKS):
@@ -100,10 +107,11 @@ def _estimated_noise(source: Any, radiometry: Any) -> float:
             rows, columns = slice(top, min(top + _LOOK, height)), slice(left, min(left + _LOOK, width))
             y = np.asarray(radiometry.to_unit(source.read(rows, columns)), np.float32)
             if np.isfinite(y).mean() > 0.5:
-                found.append(estimated_noise(torch.from_numpy(y)[None]).level)
+                found.append(estimated_noise(torch.from_numpy(y)[None], **floors))
     if not found:
         raise ValueError("A noise level cannot be estimated where most pixels are missing; pass --noise.")
-    level = float(np.median(found))
+    middle = sorted(found, key=lambda one: one.level)[len(found) // 2]
     parts = f"{len(found)} parts of the scene"
-    say(f"Noise level estimated from {parts}: {level:.4g}, as white noise (set it with --noise).")
-    return level
+    how = f"that of {middle.floor}, as what is seen of noise is less" if middle.floor else "as white noise"
+    say(f"Noise level estimated from {parts}: {middle.level:.4g}, {how} (set it with --noise).")
+    return middle.level

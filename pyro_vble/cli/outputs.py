@@ -1,10 +1,15 @@
 """Where results go: looked at before the work, not after it."""
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from pyro_vble.io.atomic import check_writable, remove_leftovers
+
+# All that ``restore`` may write, whatever the image and the options.
+_IMAGES = ("restored", "mmse_z", "sample_1", "sample_2", "std", "error_quantile_90", "low", "high")
+_OTHERS = ("fit.pvble", "metrics.json", "figure.png", "error_bars.png", "posterior.nc", "page.html")
 
 
 def prepare_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path | None]) -> None:
@@ -25,6 +30,31 @@ def prepare_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path | N
     for name in names:
         prepare_file(folder / name, inputs)
     remove_leftovers(folder)
+
+
+def earlier_results(folder: Path, inputs: Iterable[Path | None]) -> list[Path]:
+    """What an earlier run of ``restore`` has written into a folder; nothing of a folder that is none of its.
+
+    Inputs are no results, whatever their names.
+    """
+    try:
+        told = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return []
+    if not isinstance(told, dict) or "pyro_vble" not in told:
+        return []
+    inputs = [path for path in inputs if path is not None]
+    names = (*(f"{name}{suffix}" for name in _IMAGES for suffix in (".png", ".tif", ".npy")), *_OTHERS)
+    found = [folder / name for name in names if (folder / name).is_file()]
+    return [path for path in found if not any(_same(path, other) for other in inputs)]
+
+
+def remove_others(earlier: Iterable[Path], written: Iterable[Path]) -> None:
+    """Remove what an earlier run has written, and this one has not: it is of another restoration."""
+    keep = {path.name for path in written}
+    for path in earlier:
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
 
 
 def prepare_file(path: Path, inputs: Iterable[Path | None]) -> None:

@@ -74,7 +74,10 @@ def _on_grid_of(source: ImageFile, fine: ImageFile) -> ImageFile:
     """What a file says of its bands, with the grid, and the place on the ground, of another over the same ground."""
     own, bands = fine.raster, source.values.shape[1]
     raster = source.raster
-    if own is not None:
+    if own is None or not own.is_placed:
+        rows, columns = fine.values.shape[-2:]
+        raster = None if raster is None else raster.enlarged(rows, columns)
+    else:
         whole = raster if raster is not None else Raster(own.rows, own.columns, nodata=None, unit=source.scale)
         place = {
             name: getattr(own, name) for name in ("rows", "columns", "crs", "transform", "gcps", "gcps_crs", "rpcs")

@@ -175,8 +175,13 @@ def of_error_bars(raster: Raster | None, dtype: np.dtype, *, widths: bool = True
     return replace(raster, nodata=None) if dtype.kind in "ui" else raster
 
 
-def mean_error_bar(std: Tensor | None, source: ImageFile) -> str:
+def mean_error_bar(std: Tensor | None, source: ImageFile, missing: Tensor | None = None) -> str:
     """The mean of standard deviations in the file's numbers, or as a share of white where that is no single number.
+
+    Args:
+        std: Standard deviations (1, C, H, W) on [0, 1], or None.
+        source: The file.
+        missing: Pixels that are missing in the results, and count for nothing.
 
     Example:
         >>> from pyro_vble.cli.report import mean_error_bar
@@ -185,8 +190,11 @@ def mean_error_bar(std: Tensor | None, source: ImageFile) -> str:
     """
     if std is None:
         return "none"
-    mean, white = float(std.mean()), source.white
-    return f"{mean:.4f}" if isinstance(white, tuple) or white == 1 else f"{mean * white:.3g} of {white:g}"
+    white = source.white
+    plain = isinstance(white, tuple) or white == 1
+    widths = std if plain else source.widths_in_file(std) * source.scale
+    mean = float((widths if missing is None else widths[~missing]).mean())
+    return f"{mean:.4f}" if plain else f"{mean:.3g} of {white:g}"
 
 
 def draw_error_bars(path: Path, std: Tensor, source: ImageFile, missing: Tensor | None, title: str) -> None:

@@ -1,10 +1,13 @@
 """One image restored by the command line, from its file to the files of the results."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pyro_vble.cli import report
 from pyro_vble.cli.fit import Fit
@@ -12,9 +15,10 @@ from pyro_vble.cli.forecast import tell_forecast
 from pyro_vble.cli.measured import Measured
 from pyro_vble.cli.measurement import read_measurement, tell_bits, tell_missing
 from pyro_vble.cli.noise import estimated_noise
-from pyro_vble.cli.outputs import prepare_folder
+from pyro_vble.cli.outputs import earlier_results, prepare_folder, remove_others
 from pyro_vble.cli.problems import Problem
-from pyro_vble.cli.tiled import Tiles, tell_tiles
+from pyro_vble.cli.sensors import files_of_sensor
+from pyro_vble.cli.tiled import Tiles, tell_tiles, tile_names
 from pyro_vble.cli.words import say, stage, warn
 from pyro_vble.io.checksums import digest_of
 
@@ -57,17 +61,8 @@ class Asked:
     def files(self) -> list[Path]:
         """Files that are read beside the image."""
         named = [self.mask, self.calibration, *self.problem.files, Path(self.fit.prior)]
+        named += files_of_sensor(self.problem.settings.get("sensor"))
         return [path for path in named if path is not None]
-
-    @property
-    def _files_of_sensor(self) -> list[Path]:
-        """Files that a sensor's own file names."""
-        sensor = self.problem.settings.get("sensor")
-        if not isinstance(sensor, Path) or not sensor.is_file():
-            return []
-        from pyro_vble.sensors import load_sensor
-
-        return load_sensor(sensor).files
 
     @property
     def words(self) -> dict[str, Any]:
@@ -77,7 +72,7 @@ class Asked:
         plain = (int, float, str, type(None))
         words = {name: value if isinstance(value, plain) else str(value) for name, value in told.items()}
         # A file may have changed since, under the same name.
-        there = [path for path in (*self.files, *self._files_of_sensor) if path.is_file()]
+        there = [path for path in self.files if path.is_file()]
         return words | ({"files": {str(path): digest_of(path)[:16] for path in there}} if there else {})
 
 
@@ -89,11 +84,13 @@ class Outcome:
         interrupted: Whether the user ended it early.
         written: Whether there are results.
         failed_tiles: How many tiles are missing.
+        first: Name of the file to look at first.
     """
 
     interrupted: bool = False
     written: bool = True
     failed_tiles: int = 0
+    first: str = ""
 
     @property
     def status(self) -> int:
@@ -118,9 +115,12 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
     fit, spread = asked.fit, asked.fit.family.spread
     suffix = _ENDINGS.get(image.suffix.lower(), ".png")
     names = [*report.file_names(suffix, spread=spread), "fit.pvble", "metrics.json"]
+    names += report.file_names(".tif", spread=spread) if suffix == ".png" else []  # of what no PNG holds
     names += ["figure.png", "error_bars.png", "posterior.nc"] if spread else []
     names += ["page.html"] if asked.page else []
-    prepare_folder(output, names, [image, *asked.files])
+    read = [image, *asked.files]
+    prepare_folder(output, names, read)
+    earlier = earlier_results(output, read)
 
     problem, source, y = read_measurement(asked.problem, image, scale=asked.scale, nodata=asked.nodata, mask=asked.mask)
     missing, filled = ~y.isfinite(), asked.fill or problem.fills
@@ -131,17 +131,19 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
         noise = _told_noise(y, source)
     measured = problem.measured(source, y, noise, asked.scale)
     prior = load_prior()
+    white = measured.source.widths_in_file(torch.ones(measured.source.values.shape[1], 1, 1)) * measured.source.scale
     about = {
-        "input": image,
+        "input": os.path.abspath(image),
         "problem": problem.name,
         "problem_options": {**problem.settings, **measured.estimated},
         "problem_options_estimated": sorted(measured.estimated),
         "noise": noise,
         "noise_estimated": estimated,
         "missing_pixels": int(missing.any(1).sum()),
-        "mask": asked.mask,
+        "mask": None if asked.mask is None else os.path.abspath(asked.mask),
         "nodata": asked.nodata,
         "white": measured.source.white,
+        "width_of_white": float(white[0]) if bool((white == white[0]).all()) else None,
         "guide": fit.family.name,
         "prior": fit.prior,
         "kl_weight": fit.kl_weight,
@@ -160,19 +162,22 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
         if refusal is not None:
             raise too_large or ValueError(f"--tile {asked.tile}: {refusal}; leave one of the two out.")
         tiles = tell_tiles(tiles, shape, prior, " are more than memory holds" if too_large else "")
-        found = tiles.restore(
+        prepare_folder(output, tile_names(suffix), read)
+        found, written = tiles.restore(
             output, measured.source, measured.y, prior, suffix=suffix, fill=filled, calibration=learnt
         )
+        written += [output / "metrics.json", output / "error_bars.png"]
+        remove_others(earlier, written)
         metrics = about | {"rate_scale": fit.rate_scale, "interrupted": False} | found
         report.write_metrics(output / "metrics.json", metrics)
-        outcome = Outcome(failed_tiles=found["failed_tiles"])
+        outcome = Outcome(failed_tiles=found["failed_tiles"], first=written[0].name)
     else:
-        outcome = _in_one_piece(image, output, asked, problem, measured, prior, learnt, about, filled=filled)
+        outcome = _in_one_piece(image, output, asked, problem, measured, prior, learnt, about, earlier, filled=filled)
     if not outcome.written:
         return outcome
     if asked.page:
         write_page_of(output, image)
-    say(f"Written to {output}/ (restored{suffix} first)")
+    say(f"Written to {output}/ ({outcome.first} first)")
     return outcome
 
 
@@ -198,6 +203,7 @@ def _in_one_piece(
     prior: Any,
     learnt: Any,
     about: dict[str, Any],
+    earlier: list[Path],
     *,
     filled: bool,
 ) -> Outcome:
@@ -229,13 +235,18 @@ def _in_one_piece(
         suffix = _ENDINGS.get(image.suffix.lower(), ".png")
         title = f"{image.name}: {problem}"
         with stage("Writing"):
-            report.write_estimates(output, result, suffix=suffix, source=source, missing=absent)
+            paths = report.write_estimates(output, result, suffix=suffix, source=source, missing=absent)
+            written = [*paths.values(), metrics, output / "fit.pvble"]
             if result.std is not None:
                 report.draw_figure(output / "figure.png", problem.shown(y, physics), result, absent, title)
                 report.draw_error_bars(output / "error_bars.png", result.std, source, absent, title)
-        _write_draws(output / "posterior.nc", asked, result, drawn, source)
+                written += [output / "figure.png", output / "error_bars.png"]
+        if _write_draws(output / "posterior.nc", asked, result, drawn, source):
+            written.append(output / "posterior.nc")
+        remove_others(earlier, written)
         spent = {"seconds": seconds, "interrupted": interrupted}
-        width = {} if result.std is None else {"mean_std": float(result.std.mean())}
+        std = None if result.std is None else result.std if absent is None else result.std[~absent]
+        width = {} if std is None or not std.numel() else {"mean_std": float(std.mean())}
         report.write_metrics(metrics, about | width | spent | result.figures)
     except KeyboardInterrupt:
         say(f"Interrupted while results were drawn and written: {output}/ is incomplete, as its metrics.json says.")
@@ -246,7 +257,7 @@ def _in_one_piece(
                 "guide": fit.family.name,
                 "ELBO": f"{result.figures['elbo']:,.0f}",
                 "steps": result.figures["steps"],
-                "mean error bar (std)": report.mean_error_bar(result.std, source),
+                "mean error bar (std)": report.mean_error_bar(result.std, source, absent),
                 "residual / noise": f"{result.figures['residual_over_noise']:.2f}",
                 "fit": f"{seconds['fit']:.1f} s",
                 "sampling": f"{seconds['sampling']:.1f} s",
@@ -260,12 +271,13 @@ def _in_one_piece(
         steps, fits = f"{len(posterior.elbo)} of {fit.num_steps} steps", f"{len(posterior.fits)} of {fit.num_fits} fits"
         done = f"{steps} of the first of {fit.num_fits} fits" if len(posterior.elbo) < fit.num_steps else fits
         warn(f"the fit was interrupted after {steps if fit.num_fits == 1 else done}; metrics.json says so.")
-    return Outcome(interrupted=interrupted)
+    return Outcome(interrupted=interrupted, first=paths["restored"].name)
 
 
-def _write_draws(path: Path, asked: Asked, result: report.Estimates, drawn: Any, source: Any) -> None:
+def _write_draws(path: Path, asked: Asked, result: report.Estimates, drawn: Any, source: Any) -> bool:
+    """Write draws, unless none are wanted; returns whether there are some."""
     if not asked.fit.family.spread:
-        return
+        return False
     draws = asked.draws
     if draws is None:
         draws = 16 if 16 * result.mmse_x.numel() <= _LARGE else 0
@@ -275,6 +287,7 @@ def _write_draws(path: Path, asked: Asked, result: report.Estimates, drawn: Any,
         coords = source.coordinates(*result.mmse_x.shape[-2:])
         with stage(f"Writing {draws} draws"):
             report.write_netcdf(path, drawn, draws, coords=coords)
+    return bool(draws)
 
 
 def write_page_of(output: Path, image: Path) -> None:

@@ -1,6 +1,7 @@
 """``pyro-vble scene``: restore a satellite scene of any size."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +121,7 @@ def scene(
     check_prior(prior)
     from pyro_vble._forecast import in_words
     from pyro_vble.cli.outputs import prepare_file
+    from pyro_vble.cli.sensors import files_of_sensor
     from pyro_vble.cli.words import say, warn
     from pyro_vble.diagnostics import Calibration
     from pyro_vble.io.checksums import digest_of
@@ -138,8 +140,10 @@ def scene(
     options.check_computing(device, precision)
     source = open_source(image, _bands(bands), nodata, _numbers(window))
     names = ["mean", "std", "low", "high", *(f"sample_{k}" for k in range(write_samples))]
-    for path in output_paths(output, names).values():
-        prepare_file(path, [image, calibration, forward.kernel, Path(prior)])
+    manifest = output.with_suffix(".json")
+    read = [image, calibration, forward.kernel, forward.sensor, *files_of_sensor(forward.sensor), Path(prior)]
+    for path in (*output_paths(output, names).values(), manifest):
+        prepare_file(path, read)
     radiometry, physics = radiometry_and_physics(forward, source, options.given(context))
     learnt = None if calibration is None else Calibration.load(calibration)
     started = datetime.now(UTC)
@@ -179,7 +183,6 @@ def scene(
     say("Writing GeoTIFFs ...")
     paths = write_outputs(restored, output, source)
     ended = datetime.now(UTC)
-    manifest = output.with_suffix(".json")
     making = Making(
         started,
         ended,
@@ -189,7 +192,9 @@ def scene(
         settings=restored.settings,
         seeds={"fits and samples": seed},
         failed=[_offsets(restored.cell(place)) for place in restored.failed],
-        source=str(image),
+        source=str(image) if path is None else os.path.abspath(image),
+        source_window=source.window,
+        source_bands=source.band_numbers,
         source_fingerprint=source.fingerprint(),
     )
     products = {_PRODUCTS.get(name, name): path for name, path in paths.items()}

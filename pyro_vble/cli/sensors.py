@@ -23,6 +23,15 @@ Sensor = Annotated[
 ]
 
 
+def files_of_sensor(sensor: Any) -> list[Path]:
+    """Files that a sensor's own file names, if it is one."""
+    if not isinstance(sensor, Path) or not sensor.is_file():
+        return []
+    from pyro_vble.sensors import load_sensor
+
+    return load_sensor(sensor).files
+
+
 @dataclass(frozen=True)
 class SensorBands:
     """Some bands of a sensor, in the order of an image's.

@@ -77,8 +77,8 @@ class Tiles:
         suffix: str,
         fill: bool,
         calibration: Any,
-    ) -> dict[str, Any]:
-        """Restore y and write the images into the folder; returns what metrics.json is to say.
+    ) -> tuple[dict[str, Any], list[Path]]:
+        """Restore y and write the images into the folder; returns what metrics.json is to say, and the images' paths.
 
         The posterior's store is ``fit.scene``, from which ``pyro_vble.open_scene`` draws; a run that was ended goes on
         from there.
@@ -113,7 +113,7 @@ class Tiles:
             )
         for place, why in scene.failed.items():
             warn(f"the tile at {scene.cell(place)} failed three times and is missing: {why}")
-        raster = source.raster
+        raster, written = source.raster, []
         for name in scene.result_names:
             values = torch.from_numpy(scene.result(name)(*(slice(0, side) for side in scene.shape[2:])))
             if name in _BARS:
@@ -122,19 +122,26 @@ class Tiles:
                     report.draw_error_bars(folder / "error_bars.png", values[None], source, None, folder.name)
                 numbers = source.widths_in_file(values) if name == "std" else source.in_file(values)
                 of = report.of_error_bars(raster, source.dtype, widths=name == "std")
-                write_image(folder / f"{name}{kind}", numbers, dtype=np.float32, scale=source.scale, raster=of)
+                how = {"dtype": np.float32, "scale": source.scale, "raster": of}
+                written.append(write_image(folder / f"{name}{kind}", numbers, **how))
             else:
                 known = bool(values.isfinite().all()) or suffix != ".npy"
                 dtype = source.dtype if known else np.dtype(np.float32)
                 file = folder / f"{_name(name)}{suffix}"
                 how = {"dtype": dtype, "scale": source.scale, "raster": raster, "profile": source.profile}
-                write_image(file, source.in_file(values), **how)
+                written.append(write_image(file, source.in_file(values), **how))
         return {
             "tiles": math.prod((scene.rows, scene.columns)),
             "tile": self.tile,
             "failed_tiles": len(scene.failed),
             "seconds": {"all": time.perf_counter() - begin},
-        }
+        }, written
+
+
+def tile_names(suffix: str) -> list[str]:
+    """Names of the files that a restoration in tiles writes, of an image of this kind."""
+    images = [f"{name}{kind}" for name in ("restored", "sample_1", "sample_2") for kind in {suffix, ".tif"}]
+    return [*images, *(f"{name}{'.npy' if suffix == '.npy' else '.tif'}" for name in _BARS), "error_bars.png"]
 
 
 def tell_tiles(tiles: Tiles, shape: tuple[int, int, int], prior: Any, why: str) -> Tiles:

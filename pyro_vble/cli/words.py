@@ -131,7 +131,7 @@ def in_options(message: str) -> str:
     )
     # Other names are words of English as well.
     code = "|".join(name for name in known if "_" in name or name == "lr")
-    message = re.sub(rf"(?<![-\w.])(?P<name>{code})\b(?![-=(]|\.\w)", option, message)
+    message = re.sub(rf"(?<![-\w./])(?P<name>{code})\b(?![-=(/]|\.\w)", option, message)
     rule, *others = message.removesuffix(".").split("; ")
     kept = [rule, *filter(None, map(_without_code, others))]
     return "; ".join(kept) + ("." if message.endswith(".") else "")

@@ -66,6 +66,17 @@ def decode_photograph(path: Path, nodata: float | None, formats: tuple[str, ...]
     return replace(_photograph(array, path, nodata, orientation), jpeg_quantisation=error, profile=profile)
 
 
+def jpeg_error_of(path: Path) -> float | None:
+    """Standard deviation of the errors of a JPEG file on [0, 1], as its quantisation tells; None of any other file."""
+    from PIL import Image, JpegImagePlugin  # noqa: F401, by name as above
+
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            return _jpeg_error(image.quantization)  # pyright: ignore[reportAttributeAccessIssue]
+    except (OSError, ValueError):
+        return None
+
+
 def _photograph(array: np.ndarray, path: Path, nodata: float | None, orientation: int) -> Decoded:
     """Samples (H, W) or (H, W, C), the last of 2 or 4 bands alpha."""
     array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

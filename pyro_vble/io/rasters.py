@@ -77,6 +77,11 @@ class Raster:
         return len(self.descriptions)
 
     @property
+    def is_placed(self) -> bool:
+        """Whether it says where on the ground it lies."""
+        return self.crs is not None or self.transform is not None or bool(self.gcps) or self.rpcs is not None
+
+    @property
     def grid(self) -> tuple[float, float, float, float] | None:
         """(x of the left edge, pixel width, y of the top edge, pixel height); None without them, or if turned."""
         t = self.transform

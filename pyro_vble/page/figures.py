@@ -31,16 +31,17 @@ def figures_of(metrics: Mapping[str, Any], stem: str = "") -> tuple[Figure, ...]
 
 def _all(m: Mapping[str, Any]) -> list[Figure]:
     white = m.get("white") if isinstance(m.get("white"), int | float) else None
+    wide = m.get("width_of_white", white)
     estimated = " (estimated from the image)" if m.get("noise_estimated") else ""
     seconds = m.get("seconds")
     missing = m.get("missing_pixels") or 0
     return [
         Figure("Problem", _text(m.get("problem")), _options(m.get("problem_options"))),
-        Figure("Noise", _level(m.get("noise"), white) + estimated * (m.get("noise") is not None)),
+        Figure("Noise", _level(m.get("noise"), white, wide) + estimated * (m.get("noise") is not None)),
         Figure("Missing pixels", f"{missing:,}" if missing else ""),
         Figure(
             "Mean error bar",
-            _level(m.get("mean_std"), white),
+            _level(m.get("mean_std"), white, wide),
             "The standard deviation, averaged over the image: a restored pixel is off by about so much.",
         ),
         Figure("Error bars", _calibrated(m)),
@@ -70,11 +71,19 @@ def _decibels(value: Any) -> str:
     return f"{text} dB" if text else ""
 
 
-def _level(value: Any, white: float | None) -> str:
-    """A standard deviation on [0, 1] in the file's numbers, or in hundredths of white."""
+def _level(value: Any, white: float | None, wide: float | None) -> str:
+    """A standard deviation on [0, 1] in the file's numbers, or in hundredths of white.
+
+    Args:
+        value: The standard deviation.
+        white: The number that stands for 1.
+        wide: How far it lies from the one that stands for 0, which is less where there is an offset.
+    """
     if not isinstance(value, int | float):
         return ""
-    return f"{plain(100 * value)} % of white" if white in (None, 1.0) else f"{plain(value * white)} of {white:g}"
+    if white is None or wide is None or white == 1:
+        return f"{plain(100 * value)} % of white"
+    return f"{plain(value * wide)} of {white:g}"
 
 
 def _options(options: Any) -> str:

@@ -20,6 +20,9 @@ _SAMPLES = "One of many images that would explain the measurement."
 _MOVED = (
     "The image before restoration is not shown: it is not where it was ({path}); say with --before where it is now."
 )
+_CHANGED = (
+    "The image before restoration is not shown: the file has changed since ({path}); say with --before what to show."
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ def of_folder(folder: Path, before: Path | None = None) -> Content:
     for name, alt, file in _measured(found, before):
         if not file.is_file():
             notes.append(_MOVED.format(path=file))
+            continue
+        if before is None and _has_changed(file, found.metrics):
+            notes.append(_CHANGED.format(path=file))
             continue
         pictures.append(Picture(name, alt, shown(_input(file, found.metrics), bands, ends)))
     place = len(pictures)
@@ -153,6 +159,15 @@ def _measured(found: _Found, before: Path | None) -> list[tuple[str, str, Path]]
     told = found.metrics.get("input")
     file = before or (Path(told) if isinstance(told, str) else found.folder / "measurement.png")
     return [("Before", "The image before restoration.", file)]
+
+
+def _has_changed(file: Path, metrics: Mapping[str, Any]) -> bool:
+    """Whether a file is another than the one that was restored."""
+    asked = metrics.get("asked")
+    told = asked if isinstance(asked, Mapping) else {}
+    status = file.stat()
+    now = {"input_bytes": status.st_size, "input_modified": status.st_mtime_ns}
+    return any(told.get(name, value) != value for name, value in now.items())
 
 
 def _input(file: Path, metrics: Mapping[str, Any]) -> np.ndarray:

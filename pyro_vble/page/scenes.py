@@ -50,7 +50,8 @@ def _content(rasterio: Any, path: Path, before: Path | None, manifest: Mapping[s
         told = before or _source(manifest)
         if told is not None and Path(told).is_file():
             with rasterio.open(told) as source:
-                values = _before(rasterio, source, file, size, bands)
+                part = {} if before is not None else _part(manifest)
+                values = _before(rasterio, source, file, size, bands, part.get("window"), part.get("bands"))
             pictures.append(Picture("Before", "The scene before restoration.", shown(values, _all(values), ends)))
         else:
             notes.append("The scene before restoration is not shown; say with --before where it is.")
@@ -93,15 +94,37 @@ def _values(rasterio: Any, file: Any, size: tuple[int, int], bands: tuple[int, .
     return np.where(np.ma.getmaskarray(read), np.nan, read.data)
 
 
-def _before(rasterio: Any, source: Any, file: Any, size: tuple[int, int], bands: tuple[int, ...]) -> np.ndarray:
-    """The part of a source that was restored, in the bands that are shown; no finer than it is."""
+def _before(
+    rasterio: Any,
+    source: Any,
+    file: Any,
+    size: tuple[int, int],
+    bands: tuple[int, ...],
+    window: Any = None,
+    numbers: Any = None,
+) -> np.ndarray:
+    """The part of a source that was restored, in the bands that are shown; no finer than it is.
+
+    Args:
+        rasterio: The package.
+        source: The source, opened.
+        file: The restored scene, opened.
+        size: Of the page's pictures.
+        bands: Which of the scene's bands are shown.
+        window: Which part of the source was restored, (column, row, width, height), where the manifest says.
+        numbers: Which of its bands, from 1, where the manifest says.
+    """
     part: dict[str, Any] = {}
     rows, columns = source.shape
-    if not source.transform.is_identity and not file.transform.is_identity:
+    if window is not None:
+        part, (rows, columns) = {"window": rasterio.windows.Window(*window)}, (window[3], window[2])
+    elif not source.transform.is_identity and not file.transform.is_identity:
         window = rasterio.windows.from_bounds(*file.bounds, transform=source.transform)
         part, (rows, columns) = {"window": window}, (round(window.height), round(window.width))
     names, own = list(source.descriptions), file.descriptions
     chosen = tuple(names.index(own[i]) if own[i] and own[i] in names else i for i in bands)
+    if numbers is not None and len(numbers) == file.count:
+        chosen = tuple(numbers[i] - 1 for i in bands)
     if max(chosen) >= source.count:
         chosen = shown_bands(source.count)[: len(bands)]
     return _values(rasterio, source, (min(rows, size[0]), min(columns, size[1])), chosen, **part)
@@ -141,6 +164,19 @@ def _source(manifest: Mapping[str, Any]) -> Path | None:
     told = manifest.get("pyro_vble:source")
     name = told.get("name") if isinstance(told, dict) else None
     return Path(name) if isinstance(name, str) else None
+
+
+def _part(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Which window and bands of its source a scene is of, where the manifest says so in whole numbers."""
+    told = manifest.get("pyro_vble:source")
+    found = {name: told.get(name) for name in ("window", "bands")} if isinstance(told, dict) else {}
+    whole = {
+        name: value for name, value in found.items()
+        if isinstance(value, list) and value and all(type(number) is int and number >= 0 for number in value)
+    }  # fmt: skip
+    if len(whole.get("window", [0] * 4)) != 4:
+        del whole["window"]
+    return whole
 
 
 def _figures(manifest: Mapping[str, Any], std: np.ndarray | None) -> tuple[Figure, ...]:

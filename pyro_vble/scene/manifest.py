@@ -69,6 +69,8 @@ class Making:
     failed: Sequence[tuple[int, int, int, int]] = ()
     source: str | None = None
     source_fingerprint: str | None = None
+    source_window: tuple[int, int, int, int] | None = None
+    source_bands: tuple[int, ...] | None = None
 
 
 def _products(value: Any) -> dict[str, Path]:
@@ -218,7 +220,12 @@ def _processing(making: Making) -> dict[str, Any]:
         "pyro_vble:settings": dict(making.settings),
         "pyro_vble:seeds": dict(making.seeds),
         "pyro_vble:failed_windows": failed,
-        "pyro_vble:source": {"name": making.source, "fingerprint": making.source_fingerprint},
+        "pyro_vble:source": {
+            "name": making.source,
+            "fingerprint": making.source_fingerprint,
+            "window": None if making.source_window is None else list(making.source_window),
+            "bands": None if making.source_bands is None else list(making.source_bands),
+        },
     }
 
 

@@ -118,6 +118,10 @@ class RasterSource(Source):
         self._full = rows, columns
         self._window = placed(window, rows, columns, self.name)
         self.shape = len(indices), *self._window[2:]
+        if self._orientation == 1:
+            top, left, height, width = self._window
+            self.window = left, top, width, height
+        self.band_numbers = None if self._colours is not None else tuple(i + 1 for i in self._indices)
         if raster is not None:
             raster = replace(raster, rows=rows, columns=columns, nodata=self.nodata).cropped(*self._window)
         self.raster = raster

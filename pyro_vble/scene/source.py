@@ -32,6 +32,8 @@ class Source(abc.ABC):
         raster: Georeference and metadata of these bands and this window, in the file's own numbers; None if there are
             none.
         nodata: The value of missing pixels, if one is named.
+        window: Which part of a file it is: (column offset, row offset, width, height); None of what is no file's part.
+        band_numbers: Which of a file's bands, from 1; None of what are none of its.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Source(abc.ABC):
     dtype: np.dtype
     raster: Raster | None
     nodata: float | None
+    window: tuple[int, int, int, int] | None = None
+    band_numbers: tuple[int, ...] | None = None
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """The values of a window (C, h, w), float32, NaN where there is no data.

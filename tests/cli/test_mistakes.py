@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from pyro_vble.cli.app import main
-from pyro_vble.io.images import write_image
+from pyro_vble.cli.words import in_options
+from pyro_vble.io.images import read_image, write_image
 
 RESTORE = ("restore", "rgb.png", "--output", "out", "--problem")
 
@@ -264,3 +265,17 @@ def test_an_interrupted_fit(folder, command, monkeypatch, steps):
         metrics = json.loads((folder / "out" / "metrics.json").read_text())
         assert metrics["interrupted"] is True
         assert metrics["steps"] == 3
+
+
+@pytest.mark.parametrize("path", ["lr/none.png", "a/lr", "init_std/x.png", "./lr"])
+def test_a_path_is_none_of_options(path):
+    said = f"Nothing is at {path} (IN); check the path."
+    assert in_options(said) == said
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("problem", "size", "found"), [("super-resolve", 65, 64), ("denoise", 24, 24)])
+def test_a_demo_of_any_size_that_it_takes(command, problem, size, found):
+    code, *said = command("demo", "--output", "out", "--problem", problem, "--size", size, "--steps", 1, "--samples", 2)
+    assert code == 0, said
+    assert read_image("out/truth.png").values.shape[-1] == found

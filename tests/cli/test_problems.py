@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import pytest
 import skimage.data
 import torch
 import typer
+import xarray
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -200,6 +202,30 @@ class TestPansharpening:
             read_image(folder / "ms.tif").values, scale_factor=4, mode="bicubic", align_corners=False
         )
         assert (restored - truth).square().mean() < 0.5 * (coarse - truth).square().mean()
+
+    @pytest.mark.parametrize("says", ["nothing", "nodata alone"])
+    def test_a_panchromatic_image_without_a_place_leaves_the_colours_theirs(self, run, pair, says):
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning
+
+        folder, _ = pair
+        options = {"nodata": 0} if says == "nodata alone" else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(folder / "pan.tif") as file:
+                values, transform = file.read(), file.transform
+            shape = {"count": 1, "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
+            with rasterio.open(folder / "plain.tif", "w", driver="GTiff", **shape, **options) as file:
+                file.write(values)
+            arguments = ("restore", folder / "ms.tif", "--output", folder / "out", "--problem", "pansharpen")
+            run(*arguments, "--pan", folder / "plain.tif", "--steps", 1, "--samples", 2, "--draws", 1, "--noise", 0.01)
+        with rasterio.open(folder / "out" / "restored.tif") as found, rasterio.open(folder / "ms.tif") as colours:
+            assert found.crs == colours.crs
+            assert found.transform.almost_equals(transform)
+        draws = xarray.open_dataset(folder / "out" / "posterior.nc", group="posterior")
+        columns = draws["col"].values
+        assert columns[0] == pytest.approx(transform.c + transform.a / 2)
+        assert columns[1] - columns[0] == pytest.approx(transform.a)
 
     def test_what_does_not_fit_is_refused(self, run, pair):
         folder, _ = pair

@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+import skimage.data
+from PIL import Image
 from scene.rasters import NORTH_UP, save
 from scene.scenes import measured, prior
 from typer.testing import CliRunner
@@ -163,3 +165,18 @@ def test_the_library_imports_none_of_what_scenes_need():
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
     assert callable(pv.load_prior)
+
+
+def test_noise_is_no_less_than_what_the_file_has_rounded(tmp_path, network):
+    """As for one image: JPEG's errors, and whole numbers, are seen as less noise than they are."""
+    photograph = Image.fromarray(skimage.data.astronaut()[:128, 128:256])
+    photograph.save(tmp_path / "x.jpg", quality=30)
+    flat = save(tmp_path / "flat.tif", np.full((1, 64, 64), 90, np.uint8))
+    quick = ("--steps", "1", "--samples", "2", "--workers", "0", "--prior", str(network), "--tile", "128")
+    for path, floor, least in ((tmp_path / "x.jpg", "JPEG compression", 0.02), (flat, "pixel values", 0.001)):
+        output = tmp_path / f"{path.stem}-out.tif"
+        result = CliRunner().invoke(app, ["scene", str(path), str(output), *quick], catch_exceptions=False)
+        said = " ".join(result.output.split())
+        assert result.exit_code == 0, said
+        assert floor in said
+        assert float(said.split("parts of the scene: ")[1].split(",")[0]) > least

@@ -203,3 +203,26 @@ def test_a_title_that_is_no_text_is_shown_as_far_as_it_is(tmp_path):
         "caf\udce9", "", (Picture("a", "b", values / 255),), 0, values, None, None, None, ("grey",), (8, 8)
     )
     assert "<title>caf?</title>" in write_page(tmp_path / "page.html", content).read_text(encoding="utf-8")
+
+
+def test_before_is_the_part_and_the_bands_that_were_restored(tmp_path):
+    """Of a file without a place on the ground and without names of its bands, as the manifest says."""
+    values = np.random.default_rng(0).integers(1, 255, (4, 64, 80)).astype(np.uint8)
+    source = save(tmp_path / "in.tif", values, crs=None, transform=None)
+    part = np.ascontiguousarray(values[[3, 1, 2], 16:48, 8:56])
+    restored = save(tmp_path / "out.tif", part, crs=None, transform=None)
+    told = {"name": str(source), "fingerprint": "", "window": [8, 16, 48, 32], "bands": [4, 2, 3]}
+    (tmp_path / "out.json").write_text(json.dumps({"properties": {"pyro_vble:source": told}}))
+    before, after = content_of(restored).pictures[:2]
+    assert (before.name, after.name) == ("Before", "Restored")
+    np.testing.assert_allclose(before.values, after.values, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"window": [1, 2, 3]}, {"window": "x"}, {"bands": [1.5]}, {"bands": [9]}, {}])
+def test_a_manifest_that_says_something_else_is_not_believed(tmp_path, wrong):
+    values = np.random.default_rng(0).integers(1, 255, (1, 64, 80)).astype(np.uint8)
+    source, restored = (save(tmp_path / name, values) for name in ("in.tif", "out.tif"))
+    told = {"name": str(source), **wrong}
+    (tmp_path / "out.json").write_text(json.dumps({"properties": {"pyro_vble:source": told}}))
+    before, after = content_of(restored).pictures[:2]
+    np.testing.assert_allclose(before.values, after.values, atol=1e-6)
