@@ -72,15 +72,15 @@ class DecoderStd(nn.Module):
             raise ValueError(f"std must lie above the floor {floor} and in the range of {link}; received {std}.")
         network = copy.deepcopy(decoder)
         layers = [m for m in network.modules() if [*m.parameters(recurse=False)]]
-        known = bool(layers) and isinstance(layers[-1], nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
-        if not known or layers[-1].bias is None:
+        last = layers[-1] if layers else None
+        if not isinstance(last, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) or last.bias is None:
             raise ValueError(
                 "A decoder of standard deviations is made from one whose last layer is a convolution (or linear) with "
                 f"a bias; received {type(decoder).__name__}; build DecoderStd(network) yourself."
             )
         with torch.no_grad():
-            layers[-1].weight.zero_()
-            layers[-1].bias.fill_(LINKS[link][1](std - floor))
+            last.weight.zero_()
+            last.bias.fill_(LINKS[link][1](std - floor))
         return cls(network, link, floor)
 
 

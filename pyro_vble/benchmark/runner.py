@@ -214,12 +214,13 @@ class Measurement:
             scale = enlargement(*self._measured())
         stands_on = self.run.resources.fingerprint(call.needs, method.settings.get("architecture", ""), scale)
         problem, truth = benchmark.problems[self.problem], self.truth
+        _, bands, height, width = truth.shape
         own = {"call": method.call, "settings": method.settings, "needs": call.needs, "stands_on": stands_on}
         return {
             "method": own,
             "problem": problem.model_dump(mode="json", exclude={"label"}),
             # By its values: files that a problem names may change, and so may what makes operators.
-            "operator": describe(problem.physics(tuple(truth.shape[1:]), self.seed)),
+            "operator": describe(problem.physics((bands, height, width), self.seed)),
             "image": tensors_checksum({"truth": truth})[:16],
             "rules": {key: getattr(benchmark, key) for key in ("seed", "samples", "probability", "border", "crop")},
             "lpips": self.run.perceptual.network if self.run.perceptual else None,
