@@ -48,6 +48,7 @@ class TestStaleFiles:
         assert left == {"restored.png", "mmse_z.png", "fit.pvble", "metrics.json", "mine.txt"}
         assert content_of(out).std is None
 
+    @pytest.mark.slow
     def test_those_of_one_piece_and_of_tiles(self, image, tmp_path):
         out = tmp_path / "out"
         assert run("restore", image, "--output", out, *DENOISE, *QUICK)[0] == 0

@@ -76,7 +76,7 @@ def test_it_writes_georeferenced_files_and_what_draws_samples(tmp_path, image, n
     assert json.loads((tmp_path / "out.json").read_text())["type"] == "Feature"
 
 
-@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize("scale", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_finer_grids_have_finer_transforms(tmp_path, image, network, scale):
     tile = {2: 64, 3: 192}[scale]
     result = run(image, tmp_path / "out.tif", network, "--scale", scale, "--noise", 0.02, "--tile", tile, "--bands", 2)

@@ -159,7 +159,7 @@ def test_map_z_is_the_ridge_solution_and_csgm_least_squares(problem):
     assert_close(csgm, torch.linalg.lstsq(problem.AW, problem.residual.T).solution.T, 1e-2)
 
 
-@pytest.mark.parametrize("kl_weight", [0.5, 3.0])
+@pytest.mark.parametrize("kl_weight", [0.5, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_the_kl_weight_tempers_the_posterior(kl_weight):
     """With weight λ the optimum is that of noise variance λ t²."""
     problem = Problem(1)

@@ -36,7 +36,7 @@ def problem():
     return prior, y.reshape(1, 1, 20, 20), mean, (weight * (grid - mean).square()).sum().sqrt()
 
 
-@pytest.mark.parametrize("wrong", [0.05, 0.2])
+@pytest.mark.parametrize("wrong", [0.05, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_the_noise_level_is_that_of_numerical_integration(problem, wrong):
     prior, y, mean, std = problem
     posterior = pv.restore(
@@ -65,6 +65,7 @@ def test_widths_and_levels_of_every_image_are_their_own(bundled):
         assert posterior.predictive(3).shape == (3, 2, 3, 64, 64)
 
 
+@pytest.mark.slow
 def test_on_an_image_of_the_prior_a_level_wrong_by_two_is_recovered(bundled):
     """To a quarter: what a mean-field guide does not fit of the image, it takes for noise."""
     torch.manual_seed(1)
