@@ -128,6 +128,16 @@ def _last_of_its_own(network: nn.Module, part: str) -> str:
     return f"{part}.{[name for name, child in children if isinstance(child, nn.Conv2d)][-1]}"
 
 
+def _passed_by_a_gate(network: nn.Module, part: str) -> list[str]:
+    """Names of the convolutions whose sum a block of attention at the end lets through its gate; none without one."""
+    last, block = [*getattr(network, part).named_children()][-1]
+    found = []
+    for name, unit in getattr(block, "conv_a", nn.Sequential()).named_children():
+        inner = [inner for inner, layer in unit.named_modules() if isinstance(layer, nn.Conv2d)]
+        found.append(f"{part}.{last}.conv_a.{name}.{inner[-1]}")
+    return found
+
+
 @torch.no_grad()
 def _take(larger: nn.Module, smaller: nn.Module, groups: dict[tuple[str, int], int]) -> None:
     """Give a larger module the weights of a smaller one, and zeros where old channels would read new ones."""
@@ -160,7 +170,7 @@ def _hush(larger: Any, smaller: Any) -> None:
     """Have new latents encoded to almost nothing, and expected there."""
     bottleneck, latents, hyper_latents = larger.entropy_bottleneck, smaller.M, smaller.entropy_bottleneck.channels
     for part, count in (("g_a", latents), ("h_a", hyper_latents)):
-        for name in {_last_layer(larger, part), _last_of_its_own(larger, part)}:
+        for name in {_last_layer(larger, part), _last_of_its_own(larger, part), *_passed_by_a_gate(larger, part)}:
             layer = larger.get_submodule(name)
             layer.weight[count:] *= _FAINT
             layer.bias[count:] = 0.0

@@ -166,11 +166,12 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
         found, written = tiles.restore(
             output, measured.source, measured.y, prior, suffix=suffix, fill=filled, calibration=learnt
         )
+        first = next(path for path in written if path.stem == "restored")
         written += [output / "metrics.json", output / "error_bars.png"]
         remove_others(earlier, written)
         metrics = about | {"rate_scale": fit.rate_scale, "interrupted": False} | found
         report.write_metrics(output / "metrics.json", metrics)
-        outcome = Outcome(failed_tiles=found["failed_tiles"], first=written[0].name)
+        outcome = Outcome(failed_tiles=found["failed_tiles"], first=first.name)
     else:
         outcome = _in_one_piece(image, output, asked, problem, measured, prior, learnt, about, earlier, filled=filled)
     if not outcome.written:

@@ -332,9 +332,9 @@ def _believed(content: Mapping) -> dict[str, str]:
     """What is taken for said of a prior in a checkpoint that others wrote, who mean their own by most of its names."""
     alpha, distortion, architecture = (content.get(key) for key in ("alpha", "distortion", "architecture"))
     told = {}
-    if isinstance(alpha, float | int) and 0 < alpha < math.inf:
+    if isinstance(alpha, float | int) and not isinstance(alpha, bool) and 0 < alpha < math.inf:
         told["alpha"] = str(alpha)
-    if isinstance(distortion, str) and distortion.startswith(("mean", "sum")):
+    if distortion in ("mean", "sum"):
         told["distortion"] = distortion
     if architecture in networks.ZOO_CLASSES.values():
         told["architecture"] = architecture

@@ -104,17 +104,23 @@ def _mask_beside(path: Path, size: tuple[int, ...]) -> np.ndarray | None:
     """Where GDAL's mask in a file beside the image, NAME.tif.msk, has no data: (H, W), or one a band; None without one.
 
     Raises:
-        ImageFileError: If it is of another size.
+        ImageFileError: If it is damaged, or of another size.
     """
     import tifffile
 
     beside = path.with_name(path.name + ".msk")
     if not beside.is_file():
         return None
-    with tifffile.TiffFile(beside) as file:
-        series = file.series[0]
-        check_claim(beside, *series.shape)
-        hidden = _bands_first(series.asarray(), series.axes, beside) == 0
+    try:
+        with tifffile.TiffFile(beside) as file:
+            series = file.series[0]
+            check_claim(beside, *series.shape)
+            hidden = _bands_first(series.asarray(), series.axes, beside) == 0
+    except ImageFileError:
+        raise
+    except Exception as error:  # every decoder has exceptions of its own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ImageFileError(f"The mask beside {path.name}, {beside}, cannot be read ({reason}); remove it.") from error
     if hidden.shape[1:] != size:
         raise ImageFileError(
             f"A mask must be of its image's size, {size[0]}x{size[1]}; {beside} is {hidden.shape[1]}x"

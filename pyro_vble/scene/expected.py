@@ -13,6 +13,8 @@ from pyro_vble.scene.grid import Grid
 
 # What a process takes before its first cell, for its libraries: some of it is shared.
 _LIBRARIES = 1.0e9
+# Pixels of a scene that is done before one has tried out what it takes.
+_QUICK = 2**18
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Expected:
     """What the cells of a scene take.
 
     Attributes:
-        cells: How many there are to fit.
+        cells: How many there are to fit; others are fitted, and are blended or drawn.
         side: Pixels along a side of a cell.
         workers: Processes that restore them.
         seconds: Time on this machine, as busy as it is now; NaN where it was not tried out.
@@ -76,17 +78,20 @@ def expected_of(
         guide: The guide.
         cells: How many cells are to be fitted; all if None.
         workers: How many processes there are to be; if None one a GPU, or one a core, but no more than there are cells
-            or than memory holds.
+            in all, or than memory holds.
         steps: Steps of a fit.
         samples: Samples of each statistic.
         device: Where they compute; what that takes is tried out on a CPU only.
         precision: Precision of the networks.
     """
-    cells = len(grid.places) if cells is None else cells
+    every = len(grid.places)
+    cells = every if cells is None else cells
     if device.type == "cuda":
         gpus = 1 if device.index is not None else torch.cuda.device_count()
-        return Expected(cells, grid.cell, workers or max(1, min(gpus, cells)))
+        return Expected(cells, grid.cell, workers or max(1, min(gpus, every)))
     cores = len(os.sched_getaffinity(0))
+    if not cells or grid.height * grid.width < _QUICK:
+        return Expected(cells, grid.cell, workers or max(1, min(cores, every)))
     side = grid.cell + 2 * grid.halo
     window = bands, min(side, grid.height), min(side, grid.width)
     how = {"steps": steps, "samples": samples, "device": device, "precision": precision}
@@ -94,7 +99,7 @@ def expected_of(
     needed = one.needed + _LIBRARIES
     if workers is None:
         held = cores if one.free is None else int(one.free // needed)
-        workers = max(1, min(cores, cells, held))
+        workers = max(1, min(cores, every, held))
     # The trial ran on all threads, and as many processes of one thread do about as much.
     seconds = one.seconds * cells * torch.get_num_threads() / min(workers, cores)
     return Expected(cells, grid.cell, workers, seconds, needed, one.free)

@@ -57,6 +57,8 @@ class Making:
         failed: Windows (column offset, row offset, width, height) that could not be restored and are missing.
         source: What was restored.
         source_fingerprint: Its :meth:`~pyro_vble.scene.sources.Source.fingerprint`.
+        source_window: Which part of it, (column offset, row offset, width, height); None where that is not known.
+        source_bands: Which of its bands, from 1; None likewise.
     """
 
     started: datetime

@@ -279,7 +279,7 @@ def _hands(
         job.bands,
         unfitted.model.prior,
         job.guide,
-        cells=sum(store.marked("fitted", place) is None for place in job.grid.places),
+        cells=sum(not _is_fitted(store.marked("fitted", place)) for place in job.grid.places),
         workers=workers,
         steps=FitSettings.of(job.options["quality"], **asked).num_steps,
         samples=job.samples,
@@ -290,6 +290,10 @@ def _hands(
     if expected.too_much:
         told("Together they may want more memory than is free: take fewer workers, or a smaller tile.")
     return expected.workers, gpus
+
+
+def _is_fitted(mark: dict[str, Any] | None) -> bool:
+    return mark is not None and mark["status"] != "failed"
 
 
 def latent_step(prior: CAE) -> int:

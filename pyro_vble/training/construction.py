@@ -128,7 +128,8 @@ def _with_decoder_std(recipe: DecoderStdRecipe, init: Prior | None, init_std: Pr
     init = _trainable(init)
     if isinstance(init, CAE):
         std = _start_of_std(recipe, _as_wide(init_std, init), init.decoder_std, init.network.g_s, init.gamma)
-        return CAE(init.network, init.alpha, decoder_std=std, distortion=init.distortion)
+        how = {"distortion": init.distortion, "rate_scale": init.rate_scale}
+        return CAE(init.network, init.alpha, decoder_std=std, **how)
     if not isinstance(init, VAE):
         raise ValueError(
             f"Standard deviations are trained of a CAE or a VAE; received a {type(init).__name__}; give your prior a "
@@ -149,8 +150,17 @@ def _trainable(prior: Prior) -> Prior:
         return copy.deepcopy(prior)
     # A file holds weights and names, which are those of the layers that were exchanged.
     with tempfile.TemporaryDirectory() as folder:
-        save_prior(prior, Path(folder, "prior.safetensors"))
-        return load_prior(Path(folder, "prior.safetensors"))
+        path = Path(folder, "prior.safetensors")
+        try:
+            save_prior(prior, path)
+        except TypeError as error:
+            raise ValueError(
+                "Layers that are for inference alone cannot be trained, nor networks of your own be built again; pass "
+                "the prior as it was before it was frozen."
+            ) from error
+        copied = load_prior(path)
+    copied = copied.with_rate_scale(prior.rate_scale) if isinstance(copied, CAE) and isinstance(prior, CAE) else copied
+    return copied.to(**prior.tensor_options())
 
 
 def _start_of_std(

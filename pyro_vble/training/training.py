@@ -211,7 +211,7 @@ def _resuming(checkpoint: Path, resume: bool) -> bool:
         raise ValueError(
             f"{folder} holds a training already; pass --resume to go on with it, or another --output for a new one."
         )
-    if (folder / PRIOR).exists() and not checkpoint.exists():
+    if _is_trained(folder / PRIOR) and not checkpoint.exists():
         raise ValueError(
             f"{folder} holds a prior whose training cannot be gone on with, as {CHECKPOINT} is missing; pass another "
             f"--output, with --init {folder / PRIOR} to start from its weights."
@@ -220,6 +220,19 @@ def _resuming(checkpoint: Path, resume: bool) -> bool:
         warnings.warn(f"There is no training to resume in {folder}: a new one starts.", stacklevel=3)
     remove_leftovers(folder)  # what a killed run was writing
     return checkpoint.exists()
+
+
+def _is_trained(path: Path) -> bool:
+    """Whether there is a prior that took a step of training; one that was written before the first is worth nothing."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("steps") != "0"
+    except (OSError, SafetensorError):
+        return True  # whatever it is, it is not ours to overwrite
 
 
 def _budget(recipe: Recipe, report: Report, write: Callable[[], None]) -> Budget:
@@ -335,7 +348,8 @@ def _images(
     if validation is not None:
         # Whatever is measured on is not trained on, though its folder lie within the other.
         held_out = image_paths(validation)
-        if {path.resolve() for path in image_paths(data)} <= {path.resolve() for path in held_out}:
+        every = {path.resolve() for path in image_paths(data)}
+        if every and every <= {path.resolve() for path in held_out}:
             raise ValueError(
                 f"validation must leave images to train on; received {validation}, which holds all of {data}; name "
                 "another folder, or none: some of the images are then held out."

@@ -425,3 +425,15 @@ def test_the_error_of_a_jpeg_is_told_from_its_table(tmp_path, quality):
     assert 1 / 1.8 < image.jpeg_quantisation / true < 1.8
     Image.fromarray(grey).save(tmp_path / "x.png")
     assert read_image(tmp_path / "x.png").jpeg_quantisation is None
+
+
+def test_the_errors_of_a_large_jpeg_are_told_from_its_header(tmp_path, recwarn):
+    from pyro_vble.io.photographs import jpeg_error_of
+
+    Image.new("L", (14_000, 13_000)).save(tmp_path / "large.jpg", quality=30)
+    Image.new("L", (64, 64)).save(tmp_path / "small.jpg", quality=30)
+    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0" + b"\0" * 40)
+    assert jpeg_error_of(tmp_path / "large.jpg") == jpeg_error_of(tmp_path / "small.jpg") > 0.01
+    assert jpeg_error_of(tmp_path / "damaged.jpg") is None
+    assert jpeg_error_of(tmp_path / "none.jpg") is None
+    assert not recwarn.list

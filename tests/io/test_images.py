@@ -144,6 +144,12 @@ class TestColourProfiles:
         path = write_image(tmp_path / f"out{written}", image.values, dtype=image.dtype, profile=image.profile)
         assert read_image(path).profile == _profile(space)
 
+    @pytest.mark.parametrize("content", [b"stub" * 15, b"\0" * 2**24, (2**24).to_bytes(4, "big") + b"\0" * (2**24 - 4)])
+    def test_what_is_none_is_not_kept(self, tmp_path, content):
+        """Too short, of another length than it says, or longer than any: of a kilobyte that expands to many."""
+        Image.new("RGB", (8, 8)).save(tmp_path / "x.png", icc_profile=content)
+        assert read_image(tmp_path / "x.png").profile is None
+
     def test_one_of_other_bands_is_not_written(self, tmp_path):
         for bands, space in ((1, b"RGB "), (3, b"GRAY"), (3, b"CMYK")):
             path = write_image(tmp_path / "out.png", torch.rand(1, bands, 8, 9), profile=_profile(space))
@@ -182,4 +188,7 @@ def test_a_mask_beside_a_tiff_says_what_is_missing(tmp_path, bands):
     (tmp_path / "x.tif").rename(tmp_path / "y.tif")
     tifffile.imwrite(tmp_path / "y.tif.msk", mask[:, :20])
     with pytest.raises(ValueError, match="A mask must be of its image's size, 40x50"):
+        read_image(tmp_path / "y.tif")
+    (tmp_path / "y.tif.msk").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"The mask beside y\.tif, .*y\.tif\.msk, cannot be read"):
         read_image(tmp_path / "y.tif")

@@ -422,7 +422,14 @@ class TestMetadata:
 
     @pytest.mark.parametrize(
         "said",
-        [{"network": "mbt"}, {"checksum": "abc"}, {"architecture": "mbt2018-mean"}, {"alpha": 0}, {"model": "x"}],
+        [
+            {"network": "mbt"},
+            {"checksum": "abc"},
+            {"architecture": "mbt2018-mean"},
+            {"alpha": 0},
+            {"alpha": True},
+            {"model": "x"},
+        ],
     )
     def test_what_others_mean_by_their_names_is_not_believed(self, tmp_path, said):
         network = small_network()

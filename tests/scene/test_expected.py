@@ -25,20 +25,33 @@ def expected(cae, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
 
-    def of(needed=0.0, free=None, device=CPU, **how):
+    def of(needed=0.0, free=None, device=CPU, grid=GRID, **how):
         monkeypatch.setattr(module, "forecast", lambda *_, **__: Forecast(60.0, needed, free))
         settings = {"steps": 90, "samples": 100, "device": torch.device(device), "precision": "auto"}
-        return expected_of(GRID, 4, cae, VBLExz, **settings, **how)
+        return expected_of(grid, 4, cae, VBLExz, **settings, **how)
 
     return of
 
 
 def test_no_more_processes_than_cores_cells_or_memory(expected):
     assert expected(1e9, None).workers == 9  # of cells
-    assert expected(1e9, None, cells=40).workers == 16  # of cores
+    assert expected(1e9, None, grid=Grid(4000, 4000, cell=512, halo=64, ramp=16)).workers == 16  # of cores
     assert expected(1e9, int(8.5e9)).workers == 4  # with a gigabyte for each one's libraries
     assert expected(1e12, int(8e9)).workers == 1
-    assert expected(1e9, None, cells=0).workers == 1  # what is left of a run is to be blended
+
+
+def test_what_is_fitted_is_still_to_be_blended_and_drawn(expected):
+    assert expected(1e9, None, cells=1).workers == 9
+    assert expected(1e9, None, cells=0).workers == 9
+    assert math.isnan(expected(1e9, None, cells=0).seconds)
+
+
+def test_a_small_scene_is_not_tried_out(expected, monkeypatch):
+    small = Grid(300, 300, cell=128, halo=64, ramp=16)
+    found = expected(1e12, int(8e9), grid=small)
+    assert math.isnan(found.seconds)
+    assert found.workers == 9
+    assert not found.too_much
 
 
 def test_as_many_as_are_asked_for_and_a_word_if_that_is_too_many(expected):
@@ -56,7 +69,7 @@ def test_fewer_processes_take_longer(expected):
 def test_one_process_a_gpu(expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert expected(device="cuda").workers == 4
-    assert expected(device="cuda", cells=3).workers == 3
+    assert expected(device="cuda", cells=3).workers == 4
     assert expected(device="cuda", workers=8).workers == 8
     assert expected(device="cuda:1").workers == 1
     assert math.isnan(expected(device="cuda").seconds)  # not tried out

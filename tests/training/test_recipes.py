@@ -243,6 +243,16 @@ def test_standard_deviations_of_a_frozen_prior_start_flat_and_can_be_trained(kin
         torch.testing.assert_close(std, torch.full_like(std, float(prior.decode_std(z, (3, 64, 64)).mean())))
 
 
+def test_a_frozen_prior_keeps_its_scale_and_type(cae):
+    recipe = parse_recipe(
+        {"kind": "decoder_std", "data": {"crop": 64, "batch_size": 2}, "schedule": {"steps": 6, "lr": 1e-3}}
+    )
+    for init in (cae.with_rate_scale(0.5).double(), frozen(cae.with_rate_scale(0.5)).double()):
+        built = build_prior(recipe, init)
+        assert built.rate_scale == 0.5
+        assert built.tensor_options()["dtype"] == torch.float64
+
+
 def test_a_decoder_whose_last_layer_is_unknown_has_no_flat_start():
     with pytest.raises(ValueError, match="whose last layer is a convolution"):
         DecoderStd.starting_flat(torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3)), 0.1)

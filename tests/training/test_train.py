@@ -169,6 +169,20 @@ class TestCAE:
             train(recipe(), photographs, tmp_path / "out", resume=resume, progress=False, **settings)
         assert (tmp_path / "out" / "prior.safetensors").read_bytes() == before
 
+    def test_one_that_took_no_step_is(self, photographs, tmp_path, monkeypatch):
+        """A run that was killed before its first checkpoint leaves it, and can be started again."""
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pyro_vble.training.checkpoint.TrainingState.save", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train(recipe(), photographs, tmp_path / "out", steps=1, progress=False)
+        assert (tmp_path / "out" / "prior.safetensors").exists()
+        assert not (tmp_path / "out" / "training.ckpt").exists()
+        assert train(recipe(), photographs, tmp_path / "out", steps=1, progress=False).steps == 1
+
     def test_what_is_measured_on_is_not_trained_on(self, photographs, tmp_path):
         """Though the one folder lie within the other."""
         (photographs / "val").mkdir()
