@@ -31,8 +31,7 @@ def posterior_std(model: "RestorationModel", y: Tensor, latents: dict[str, Tenso
 
     for v = z and, with a latent image, v = e in x = D(z) + σ(z)·e. F is Fisher's information, from one simulated
     measurement, averaged over neighbours, or from several where latents are no maps: it works for every operator and
-    noise. With a linear decoder and Gaussian
-    noise this is the optimum of a mean-field Gaussian guide.
+    noise. With a linear decoder and Gaussian noise this is the optimum of a mean-field Gaussian guide.
 
     Latents whose prior the model does not tell the variance of are left out, as is everything where the likelihood
     has no useful gradient.

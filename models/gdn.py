@@ -91,10 +91,7 @@ def _meet_constraints(layer: FrozenGDN, incompatible: object) -> None:
 
 def fuse_gdn(module: nn.Module) -> None:
     """Exchange CompressAI's layers within a module for :class:`FusedGDN`, of the same parameters and names."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if networks.is_gdn(child):
-                setattr(parent, name, FusedGDN(child))
+    networks.exchange(module, networks.is_gdn, FusedGDN)
 
 
 def divisive_normalisation(x: Tensor, gamma: Tensor, beta: Tensor, inverse: bool) -> Tensor:

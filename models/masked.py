@@ -51,7 +51,4 @@ class MaskedConvolution(nn.Conv2d):
 
 def mask_in_place(module: nn.Module) -> None:
     """Exchange CompressAI's layers within a module for :class:`MaskedConvolution`."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if networks.is_masked_convolution(child):
-                setattr(parent, name, MaskedConvolution(child))
+    networks.exchange(module, networks.is_masked_convolution, MaskedConvolution)

@@ -4,6 +4,7 @@ import copy
 import functools
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,6 +58,14 @@ def check_hyperprior(network: nn.Module) -> None:
             f"CAE needs a network of one bitrate; received {type(network).__name__}, whose gains it would ignore; use "
             "rate_scale for other bitrates."
         )
+
+
+def exchange(module: nn.Module, chosen: Callable[[Any], bool], made: Callable[[Any], nn.Module]) -> None:
+    """Exchange the layers within a module that are chosen for what is made of them."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if chosen(child):
+                setattr(parent, name, made(child))
 
 
 def is_gdn(module: nn.Module) -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vble.models import networks
+
 _conv, _backward = torch.ops.aten.convolution, torch.ops.aten.convolution_backward
 
 
@@ -40,10 +42,8 @@ class TransposedConvolution(nn.Module):
 
 def apart_biases(module: nn.Module) -> None:
     """Exchange PyTorch's layers within a module for :class:`TransposedConvolution`, of the same weights and names."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.ConvTranspose2d and child.bias is not None:
-                setattr(parent, name, TransposedConvolution(child))
+    chosen = lambda layer: type(layer) is nn.ConvTranspose2d and layer.bias is not None  # noqa: E731
+    networks.exchange(module, chosen, TransposedConvolution)
 
 
 class _TransposedConvolution(torch.autograd.Function):

@@ -16,6 +16,8 @@ from pyro_vble.memory import free_memory
 from pyro_vble.physics import problems
 from pyro_vble.restoration import restore
 
+#: Up to so many pixels nobody waits long, and any machine has memory enough: they are done before one has tried it out.
+QUICK = 2**18
 # Sides of the squares that are restored for a trial: what the larger takes more than the smaller is the pixels' share.
 _SIDES = (64, 256)
 _TRIAL_STEPS, _TRIAL_SAMPLES = 4, 4

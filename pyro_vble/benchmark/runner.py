@@ -22,6 +22,7 @@ from pyro_vble.benchmark.records import (
     differences,
     digest,
     read_record,
+    read_records,
     write_pictures,
     write_record,
 )
@@ -121,12 +122,11 @@ class Run:
 
     def _check(self, waiting: "list[tuple[Measurement, dict[str, dict[str, Any]]]]") -> None:
         """See that what is to be made can stand in one table with what is there and stays."""
-        new = {m.place.record(name): (m.problem, m.path.name, own) for m, todo in waiting for name, own in todo.items()}
-        folder = self.folder / self.benchmark.name
-        there = {path: read_record(path) for path in folder.glob("*/*/*.json") if path not in new}
-        old = [(r["problem"], r["image"], r["made_with"]) for r in there.values() if r is not None]
+        own = (r for r in read_records(self.folder) if r["benchmark"] == self.benchmark.name)
+        made = {(r["problem"], r["image"], r["method"]): r["made_with"] for r in own}
+        made |= {(m.problem, m.path.name, name): own for m, todo in waiting for name, own in todo.items()}
         try:
-            check_comparable([*old, *new.values()])
+            check_comparable((problem, image, own) for (problem, image, _), own in made.items())
         except IncomparableError as error:
             raise OtherSettingsError(f"{error} (--replace makes anew no more than what is asked for.)") from error
 

@@ -2,13 +2,11 @@
 
 from typing import Any
 
+from pyro_vble._forecast import QUICK as _QUICK
 from pyro_vble._forecast import forecast
 from pyro_vble.cli.fit import Fit
 from pyro_vble.cli.words import say, stage
 from pyro_vble.inference import resolve_device
-
-# Up to so many pixels nobody waits long, and any machine has memory enough.
-_QUICK = 2**18
 
 
 def tell_forecast(shape: tuple[int, int, int], prior: Any, fit: Fit) -> MemoryError | None:

@@ -91,13 +91,12 @@ def _estimated_noise(source: Any, radiometry: Any) -> float:
 
     from pyro_vble.cli.noise import estimated_noise
     from pyro_vble.cli.words import say
+    from pyro_vble.io.images import unit_step
     from pyro_vble.io.photographs import jpeg_error_of
 
     # What a file's numbers are rounded to, and JPEG's errors, are seen as less noise than they are.
-    zeros = np.zeros((source.shape[0], 1, 1))
-    step = float(np.max(radiometry.to_unit(zeros + 1) - radiometry.to_unit(zeros)))
-    floors: dict[str, Any] = {"quantisation": step / math.sqrt(12) if source.dtype.kind in "ui" else 0.0}
-    floors["jpeg"] = jpeg_error_of(Path(source.name))
+    step = unit_step(radiometry, source.shape[0]) if source.dtype.kind in "ui" else 0.0
+    floors = {"quantisation": step / math.sqrt(12), "jpeg": jpeg_error_of(Path(source.name))}
     found = []
     _, height, width = source.shape
     for row in range(_LOOKS):
@@ -112,6 +111,5 @@ def _estimated_noise(source: Any, radiometry: Any) -> float:
         raise ValueError("A noise level cannot be estimated where most pixels are missing; pass --noise.")
     middle = sorted(found, key=lambda one: one.level)[len(found) // 2]
     parts = f"{len(found)} parts of the scene"
-    how = f"that of {middle.floor}, as what is seen of noise is less" if middle.floor else "as white noise"
-    say(f"Noise level estimated from {parts}: {middle.level:.4g}, {how} (set it with --noise).")
+    say(f"Noise level estimated from {parts}: {middle.level:.4g}, {middle.reason} (set it with --noise).")
     return middle.level

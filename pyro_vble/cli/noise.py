@@ -36,6 +36,11 @@ class NoiseEstimate:
     level: float
     floor: str = ""
 
+    @property
+    def reason(self) -> str:
+        """What it is the level of."""
+        return f"that of {self.floor}, as what is seen of noise is less" if self.floor else "as white noise"
+
 
 def estimated_noise(values: Tensor, *, quantisation: float = 0.0, jpeg: float | None = None) -> NoiseEstimate:
     """Estimate the standard deviation of white noise from what was observed of an image.

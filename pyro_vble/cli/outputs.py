@@ -7,8 +7,10 @@ from pathlib import Path
 
 from pyro_vble.io.atomic import check_writable, remove_leftovers
 
-# All that ``restore`` may write, whatever the image and the options.
-_IMAGES = ("restored", "mmse_z", "sample_1", "sample_2", "std", "error_quantile_90", "low", "high")
+#: Images that ``restore`` writes: what an estimate is written as, and what needs a spread; error bars of tiles.
+IMAGES, SAMPLES, ERROR_BARS = ("restored", "mmse_z"), ("sample_1", "sample_2"), ("std", "error_quantile_90")
+TILE_BARS = ("std", "low", "high")
+# All else that it may write, whatever the image and the options.
 _OTHERS = ("fit.pvble", "metrics.json", "figure.png", "error_bars.png", "posterior.nc", "page.html")
 
 
@@ -44,7 +46,8 @@ def earlier_results(folder: Path, inputs: Iterable[Path | None]) -> list[Path]:
     if not isinstance(told, dict) or "pyro_vble" not in told:
         return []
     inputs = [path for path in inputs if path is not None]
-    names = (*(f"{name}{suffix}" for name in _IMAGES for suffix in (".png", ".tif", ".npy")), *_OTHERS)
+    images = {*IMAGES, *SAMPLES, *ERROR_BARS, *TILE_BARS}
+    names = (*(f"{name}{suffix}" for name in images for suffix in (".png", ".tif", ".npy")), *_OTHERS)
     found = [folder / name for name in names if (folder / name).is_file()]
     return [path for path in found if not any(_same(path, other) for other in inputs)]
 

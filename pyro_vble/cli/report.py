@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_vble import metrics
 from pyro_vble._version import __version__
+from pyro_vble.cli.outputs import ERROR_BARS, IMAGES, SAMPLES
 from pyro_vble.cli.words import console, in_options, one_line, printable, say, warn
 from pyro_vble.diagnostics import PredictiveCheck, predictive_check
 from pyro_vble.figures import RestorationRow, error_bar_figure, restoration_figure
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 #: Probability of the intervals and error quantiles that are written.
 PROBABILITY = 0.9
-#: What an estimate is written as, and what needs a spread.
-IMAGES, ERROR_BARS = ("restored", "mmse_z"), ("std", "error_quantile_90")
-SAMPLES = ("sample_1", "sample_2")
 # Draws behind the residual of a measurement, whose many values leave little to chance.
 _CHECKED = 16
 

@@ -3,11 +3,10 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from pyro_vble.cli import report
 from pyro_vble.cli.fit import Fit
@@ -64,10 +63,10 @@ class Asked:
         named += files_of_sensor(self.problem.settings.get("sensor"))
         return [path for path in named if path is not None]
 
-    @property
+    @cached_property
     def words(self) -> dict[str, Any]:
-        """The same as JSON holds it."""
-        own = {name: value for name, value in vars(self).items() if name not in ("problem", "fit")}
+        """The same as JSON holds it; the files are read once, whatever the number of images."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("problem", "fit")}
         told = {"problem": self.problem.name, **self.problem.settings, **vars(self.fit), **own}
         plain = (int, float, str, type(None))
         words = {name: value if isinstance(value, plain) else str(value) for name, value in told.items()}
@@ -131,7 +130,6 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
         noise = _told_noise(y, source)
     measured = problem.measured(source, y, noise, asked.scale)
     prior = load_prior()
-    white = measured.source.widths_in_file(torch.ones(measured.source.values.shape[1], 1, 1)) * measured.source.scale
     about = {
         "input": os.path.abspath(image),
         "problem": problem.name,
@@ -143,7 +141,7 @@ def restored_image(image: Path, output: Path, asked: Asked, load_prior: Callable
         "mask": None if asked.mask is None else os.path.abspath(asked.mask),
         "nodata": asked.nodata,
         "white": measured.source.white,
-        "width_of_white": float(white[0]) if bool((white == white[0]).all()) else None,
+        "width_of_white": measured.source.width_of_white,
         "guide": fit.family.name,
         "prior": fit.prior,
         "kl_weight": fit.kl_weight,
@@ -190,8 +188,7 @@ def stamp(image: Path) -> dict[str, int]:
 
 def _told_noise(y: Any, source: Any) -> float:
     found = estimated_noise(y, quantisation=source.quantisation, jpeg=source.jpeg_quantisation)
-    raised = f", that of {found.floor}, as what is seen of noise is less" if found.floor else ", as white noise"
-    say(f"Noise level estimated from the image: {found.level:.4g}{raised} (set it with --noise).")
+    say(f"Noise level estimated from the image: {found.level:.4g}, {found.reason} (set it with --noise).")
     return found.level
 
 

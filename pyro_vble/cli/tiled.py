@@ -13,15 +13,13 @@ from torch import Tensor
 from pyro_vble.cli import report
 from pyro_vble.cli.any_size import TILEABLE, physics_of_any_size
 from pyro_vble.cli.fit import Fit
+from pyro_vble.cli.outputs import SAMPLES, TILE_BARS
 from pyro_vble.cli.problems import Problem
 from pyro_vble.cli.words import say, warn
 from pyro_vble.io.images import ImageFile, write_image
 
 if TYPE_CHECKING:
     from pyro_vble.scene.grid import Grid
-
-#: Images that are written, beside the restored one as error bars.
-_BARS = ("std", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Tiles:
         raster, written = source.raster, []
         for name in scene.result_names:
             values = torch.from_numpy(scene.result(name)(*(slice(0, side) for side in scene.shape[2:])))
-            if name in _BARS:
+            if name in TILE_BARS:
                 kind = ".npy" if suffix == ".npy" else ".tif"
                 if name == "std":
                     report.draw_error_bars(folder / "error_bars.png", values[None], source, None, folder.name)
@@ -140,8 +138,8 @@ class Tiles:
 
 def tile_names(suffix: str) -> list[str]:
     """Names of the files that a restoration in tiles writes, of an image of this kind."""
-    images = [f"{name}{kind}" for name in ("restored", "sample_1", "sample_2") for kind in {suffix, ".tif"}]
-    return [*images, *(f"{name}{'.npy' if suffix == '.npy' else '.tif'}" for name in _BARS), "error_bars.png"]
+    images = [f"{name}{kind}" for name in ("restored", *SAMPLES) for kind in {suffix, ".tif"}]
+    return [*images, *(f"{name}{'.npy' if suffix == '.npy' else '.tif'}" for name in TILE_BARS), "error_bars.png"]
 
 
 def tell_tiles(tiles: Tiles, shape: tuple[int, int, int], prior: Any, why: str) -> Tiles:

@@ -72,9 +72,7 @@ class ImageFile:
         Args:
             radiometry: With ``to_unit`` and ``from_unit``, a :class:`~pyro_vble.physics.Radiometry` for example.
         """
-        # A step of the numbers, which is another in every band.
-        zeros = torch.zeros(1, self.values.shape[1], 1, 1, dtype=torch.float64)
-        step = float((radiometry.to_unit(zeros + 1) - radiometry.to_unit(zeros)).amax())
+        step = unit_step(radiometry, self.values.shape[1])
         values = radiometry.to_unit(self.values)
         return replace(self, values=values, quantisation=step * self.quantisation, radiometry=radiometry)
 
@@ -97,6 +95,12 @@ class ImageFile:
         return bands[0] if len(set(bands)) == 1 else tuple(bands)
 
     @property
+    def width_of_white(self) -> float | None:
+        """How far the number that is 1 here lies from the one that is 0; None where that differs by band."""
+        bands = self.widths_in_file(torch.ones(1, self.values.shape[1], 1, 1)).flatten() * self.scale
+        return float(bands[0]) if bool((bands == bands[0]).all()) else None
+
+    @property
     def grid(self) -> tuple[float, float, float, float] | None:
         """Of a raster with axes along those of its coordinate system: (left edge, pixel width, top edge, pixel height).
 
@@ -115,6 +119,12 @@ class ImageFile:
         rows, columns = self.values.shape[-2:]
         row, column = (np.arange(n) + 0.5 for n in (height, width))
         return {"row": top + dy * row * (rows / height), "col": left + dx * column * (columns / width)}
+
+
+def unit_step(radiometry: Any, bands: int) -> float:
+    """How far numbers of a file that differ by 1 lie apart on [0, 1], in the band where that is most."""
+    zeros = torch.zeros(1, bands, 1, 1, dtype=torch.float64)
+    return float((radiometry.to_unit(zeros + 1) - radiometry.to_unit(zeros)).amax())
 
 
 @checked

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from pyro_vble._arguments import Count, checked
 from pyro_vble.inference.draws import Draws
-from pyro_vble.samples.stored import StoredSamples
+from pyro_vble.samples.stored import AT_ONCE, StoredSamples
 from pyro_vble.seeding import derived_seed
 
 if TYPE_CHECKING:
     from arviz import InferenceData
-
-_AT_ONCE = 16
 
 
 class ReferencePosterior(StoredSamples):
@@ -96,7 +94,7 @@ class ReferencePosterior(StoredSamples):
     def _pieces(self, n: int, seed: int | None) -> Iterator[Draws]:
         """Images in chunks, with their latents."""
         latents = {name: value.flatten(0, 1) for name, value in self.latents.items()}
-        for at in torch.arange(self.stored)[self._chosen(n, self.stored)].split(_AT_ONCE):
+        for at in torch.arange(self.stored)[self._chosen(n, self.stored)].split(AT_ONCE):
             yield Draws(self.images[at], {name: value[at] for name, value in latents.items()})
 
     def _chain(self, k: int, chosen: Any, replicas: bool, seed: int | None) -> Draws:

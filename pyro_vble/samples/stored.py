@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pyro_vble.samples.samples import Samples
 
-_AT_ONCE = 16
+#: Samples of a chunk.
+AT_ONCE = 16
 
 
 class StoredSamples(Samples):
@@ -46,7 +47,7 @@ class StoredSamples(Samples):
 
     def chunks(self, num_samples: int, *, seed: int | None = None) -> Iterator[Tensor]:
         """The samples in chunks (n, B, C, H, W); fewer than there are, at even distances. A seed changes nothing."""
-        return iter(self.images[self._chosen(num_samples, self.stored)].split(_AT_ONCE))
+        return iter(self.images[self._chosen(num_samples, self.stored)].split(AT_ONCE))
 
     @staticmethod
     def _chosen(num_samples: int, stored: int) -> slice | Tensor:

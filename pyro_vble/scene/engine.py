@@ -294,7 +294,7 @@ def _without_neighbours(job: Job, store: Store, fitted: set[Place], report: Repo
 
 def _unblended(job: Job, store: Store, fitted: set[Place]) -> set[Place]:
     """Cells that fits have a say in, and that have not been blended."""
-    return {place for place in job.grid.about(fitted) if not _is_done(store.marked("blended", place))}
+    return {place for place in job.grid.about(fitted) if not store.is_done("blended", place)}
 
 
 def _take_back(job: Job, store: Store) -> bool:
@@ -305,7 +305,7 @@ def _take_back(job: Job, store: Store) -> bool:
     are not there or damaged are to be fitted again, too.
     """
     places = job.grid.places
-    undone = {place for place in places if not _is_done(store.marked("fitted", place))}
+    undone = {place for place in places if not store.is_done("fitted", place)}
     fitted = {place for place in places if store.is_fitted(place)}
     while True:
         for place in job.grid.about(undone):
@@ -314,7 +314,7 @@ def _take_back(job: Job, store: Store) -> bool:
         open_cells = _unblended(job, store, fitted)
         lacking = {place for place in job.grid.about(open_cells) & fitted - undone if not store.has_tile(place)}
         if not lacking:
-            drawn = all(_is_done(store.marked("drawn", place)) for place in fitted)
+            drawn = all(store.is_done("drawn", place) for place in fitted)
             return bool(undone or open_cells) or not drawn
         for place in lacking:
             store.unmark("fitted", place)
@@ -331,7 +331,7 @@ def _stage(
     told: Callable[[Progress], None],
 ) -> None:
     store, begin, total = Store(job.store), time.perf_counter(), len(job.grid.places)
-    left = [place for place in sorted(cells) if not _is_done(store.marked(task.stage, place))]
+    left = [place for place in sorted(cells) if not store.is_done(task.stage, place)]
     done = total - len(left)
     told(Progress(task.stage, done, total, pace.remaining(task.stage, len(left))))
     for place, said in crew.work(task, job, left):
@@ -346,11 +346,6 @@ def _stage(
         pace.add(task.stage, said)
         told(Progress(task.stage, done, total, pace.remaining(task.stage, total - done)))
     report.seconds[task.stage] = time.perf_counter() - begin
-
-
-def _is_done(mark: dict[str, Any] | None) -> bool:
-    """Whether a cell has come through a stage; one that was given up in an earlier run is tried again."""
-    return mark is not None and mark["status"] != "failed"
 
 
 class _Pace:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from pyro_vble._forecast import forecast, in_words
+from pyro_vble._forecast import QUICK, forecast, in_words
 from pyro_vble.models import Prior
 from pyro_vble.scene.grid import Grid
 
 # What a process takes before its first cell, for its libraries: some of it is shared.
 _LIBRARIES = 1.0e9
-# Pixels of a scene that is done before one has tried out what it takes.
-_QUICK = 2**18
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,13 @@ class Expected:
         return f"{tiles} on {processes}, {in_words(self.seconds)} and {self.needed / 1e9:.1f} GB of memory{each}{free}"
 
 
+def gpus_of(device: torch.device) -> int:
+    """How many GPUs a device stands for: all, or the one that it names; none on a CPU."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.device_count() if device.index is None else 1
+
+
 def expected_of(
     grid: Grid,
     bands: int,
@@ -87,10 +92,9 @@ def expected_of(
     every = len(grid.places)
     cells = every if cells is None else cells
     if device.type == "cuda":
-        gpus = 1 if device.index is not None else torch.cuda.device_count()
-        return Expected(cells, grid.cell, workers or max(1, min(gpus, every)))
+        return Expected(cells, grid.cell, workers or max(1, min(gpus_of(device), every)))
     cores = len(os.sched_getaffinity(0))
-    if not cells or grid.height * grid.width < _QUICK:
+    if not cells or grid.height * grid.width < QUICK:
         return Expected(cells, grid.cell, workers or max(1, min(cores, every)))
     side = grid.cell + 2 * grid.halo
     window = bands, min(side, grid.height), min(side, grid.width)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 
 from pyro_vble._arguments import (
     Count,
@@ -35,7 +34,7 @@ from pyro_vble.models.identity import fingerprint
 from pyro_vble.physics import Radiometry
 from pyro_vble.samples import Posterior
 from pyro_vble.scene.engine import Alone, Progress, crew, run
-from pyro_vble.scene.expected import expected_of
+from pyro_vble.scene.expected import expected_of, gpus_of
 from pyro_vble.scene.grid import Grid
 from pyro_vble.scene.job import Job
 from pyro_vble.scene.operators import SceneOperator, scene_operator
@@ -272,14 +271,13 @@ def _hands(
     if scheduler is not None or workers == 0:
         return 0, 0
     device = resolve_device(job.options["device"])
-    gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
     asked = {name: job.options[name] for name in ("num_steps", "tolerance")}
     expected = expected_of(
         job.grid,
         job.bands,
         unfitted.model.prior,
         job.guide,
-        cells=sum(not _is_fitted(store.marked("fitted", place)) for place in job.grid.places),
+        cells=sum(not store.is_done("fitted", place) for place in job.grid.places),
         workers=workers,
         steps=FitSettings.of(job.options["quality"], **asked).num_steps,
         samples=job.samples,
@@ -289,11 +287,7 @@ def _hands(
     told(f"{expected}.")
     if expected.too_much:
         told("Together they may want more memory than is free: take fewer workers, or a smaller tile.")
-    return expected.workers, gpus
-
-
-def _is_fitted(mark: dict[str, Any] | None) -> bool:
-    return mark is not None and mark["status"] != "failed"
+    return expected.workers, gpus_of(device)
 
 
 def latent_step(prior: CAE) -> int:

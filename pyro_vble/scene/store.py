@@ -100,6 +100,10 @@ class Store:
             return None
         return said if isinstance(said, dict) and "status" in said else None
 
+    def is_done(self, stage: str, place: tuple[int, int]) -> bool:
+        """Whether a cell has come through a stage; one that was given up in an earlier run is tried again."""
+        return (self.marked(stage, place) or {"status": "failed"})["status"] != "failed"
+
     def is_fitted(self, place: tuple[int, int]) -> bool:
         """Whether there is a fit of a cell: it has not failed, and something was measured there."""
         return (self.marked("fitted", place) or {}).get("status") == "fitted"
